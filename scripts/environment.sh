@@ -1,0 +1,65 @@
+#!/usr/bin/env bash
+# Makes the virtual environment of the quickstart and the tests; sourced by both.
+# Usage: source scripts/environment.sh EXTRAS, where EXTRAS is empty or like "[test]".
+
+say() { printf '%s\n' "openba_jax: $*"; }
+die() { printf '%s\n' "openba_jax: error: $*" >&2; exit 1; }
+
+REPOSITORY="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+ENVIRONMENT="${OPENBA_VENV:-$REPOSITORY/.venv}"
+EXTRAS="$1"
+NEEDED_MIB=6000
+
+find_python() {
+  local candidate
+  for candidate in "${PYTHON:-}" python3.12 python3.13 python3.11 python3 python; do
+    [ -n "$candidate" ] && command -v "$candidate" >/dev/null 2>&1 || continue
+    if "$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
+      >/dev/null 2>&1; then
+      printf '%s' "$candidate"
+      return
+    fi
+  done
+}
+
+make_environment() {
+  local python stamp wanted free log
+  stamp="$ENVIRONMENT/.openba_jax"
+  wanted="$(cat "$REPOSITORY/setup.cfg" "$REPOSITORY/constraints.txt" | cksum) $EXTRAS"
+  if [ -f "$stamp" ] && grep -qxF "$wanted" "$stamp"; then
+    say "using $ENVIRONMENT"
+    return
+  fi
+  python="$(find_python)"
+  if [ -z "$python" ]; then
+    die "no Python 3.11, 3.12 or 3.13 was found ($(python3 --version 2>&1 | head -n 1)); install" \
+      "one, or name it with PYTHON=/path/to/python."
+  fi
+  mkdir -p "$ENVIRONMENT" || die "cannot make $ENVIRONMENT; name another folder with OPENBA_VENV."
+  if [ ! -f "$stamp" ]; then
+    free="$(df -Pm "$ENVIRONMENT" | awk 'NR == 2 { print $4 }')"
+    if [ "$free" -lt "$NEEDED_MIB" ]; then
+      die "$ENVIRONMENT has $free MiB free and the installation needs $NEEDED_MIB; free some, or" \
+        "name a folder on another disk with OPENBA_VENV."
+    fi
+  fi
+  say "making $ENVIRONMENT with $("$python" --version)"
+  "$python" -m venv "$ENVIRONMENT" >/dev/null \
+    || die "$python cannot make virtual environments; install its venv module."
+  say "installing openba_jax$EXTRAS (2 to 4 minutes)"
+  log="$ENVIRONMENT/install.log"
+  if ! "$ENVIRONMENT/bin/python" -m pip install --disable-pip-version-check --quiet \
+    --constraint "$REPOSITORY/constraints.txt" --editable "$REPOSITORY$EXTRAS" >"$log" 2>&1; then
+    tail -n 5 "$log" >&2
+    if grep -qi 'no space left' "$log"; then
+      die "the disk of $ENVIRONMENT is full; free some, or name another with OPENBA_VENV."
+    elif grep -qiE 'connection|temporary failure|timed out|could not find a version' "$log"; then
+      die "the package index is out of reach or lacks a package; check the network and pip's" \
+        "index settings (the whole log is $log)."
+    fi
+    die "the installation failed; the whole log is $log."
+  fi
+  printf '%s\n' "$wanted" >>"$stamp"
+}
+
+make_environment
