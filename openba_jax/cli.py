@@ -1,0 +1,167 @@
+"""What every main shares: gin flags as T5X spells them, and user errors without stack traces.
+
+The gin surface is T5X's (`t5x/gin_utils.py`): `--gin_file` and `--gin_search_paths` may repeat,
+`--gin.NAME=VALUE` is rewritten to `--gin_bindings='NAME = VALUE'`, later bindings win.
+"""
+
+from __future__ import annotations
+
+import difflib
+import logging as py_logging
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from absl import app, flags, logging
+
+from openba_jax.errors import UserError
+
+# gin raises plain exceptions, which are told apart by what they say.
+_GIN_PHRASES = ("Required bindings", "Unable to find value for", "macro", "by Gin")
+
+_REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+def define_gin_flags() -> None:
+    """Defines `--gin_file`, `--gin_bindings` and `--gin_search_paths`."""
+    flags.DEFINE_multi_string("gin_file", [], "Path to a gin file; may be given several times.")
+    flags.DEFINE_multi_string("gin_bindings", [], "A gin binding; --gin.NAME=VALUE does the same.")
+    flags.DEFINE_list("gin_search_paths", ["."], "Comma-separated folders searched for gin files.")
+
+
+def rewrite_gin_arguments(arguments: Sequence[str]) -> list[str]:
+    """Rewrites `--gin.NAME=VALUE` to `--gin_bindings=NAME = VALUE`.
+
+    Raises:
+      UserError: an argument starts with `--gin.` and has no `=`.
+    """
+    rewritten = []
+    for argument in arguments:
+        if argument.startswith("--gin."):
+            name, equals, value = argument.removeprefix("--gin.").partition("=")
+            if not equals:
+                raise UserError(f"{argument} has no value; write {argument}=VALUE.")
+            argument = f"--gin_bindings={name} = {value}"
+        rewritten.append(argument)
+    return rewritten
+
+
+def parse_gin() -> None:
+    """Parses the gin files and bindings given by flags, and locks the configuration.
+
+    Configurables must be imported before. Besides `--gin_search_paths`, the folder that holds the
+    package is searched, so that `--gin_file=gin/...` works from any working folder.
+
+    Raises:
+      UserError: a file is missing, or gin refuses what a file or a binding says.
+    """
+    import gin
+
+    for folder in [*flags.FLAGS.gin_search_paths, str(_REPOSITORY)]:
+        gin.add_config_file_search_path(folder)
+    root = py_logging.getLogger()
+    level = root.level
+    # Where a file is not in the first folder but in the next, gin logs an error.
+    root.setLevel(py_logging.CRITICAL)
+    try:
+        gin.parse_config_files_and_bindings(flags.FLAGS.gin_file, [], finalize_config=False)
+        _check_macros(flags.FLAGS.gin_bindings)
+        for binding in flags.FLAGS.gin_bindings:
+            _parse_binding(binding)
+        gin.finalize()
+    except (OSError, ValueError, SyntaxError, TypeError, ImportError, AttributeError) as error:
+        raise UserError(f"gin: {_first_sentence(error)}") from error
+    finally:
+        root.setLevel(level)
+
+
+def _parse_binding(binding: str) -> None:
+    """Parses one binding.
+
+    Raises:
+      UserError: gin refuses it; the message names it.
+    """
+    import gin
+
+    try:
+        gin.parse_config(binding)
+    except (ValueError, SyntaxError, TypeError) as error:
+        value = binding.partition("=")[2].strip()
+        hint = "" if value[:1] in "'\"([{%@0123456789-" else f"; text stands in quotes: '{value}'"
+        raise UserError(f"gin: {binding}: {_first_sentence(error)}{hint}") from error
+
+
+def _check_macros(bindings: Sequence[str]) -> None:
+    """gin takes a misspelt macro for a new one, which nobody reads.
+
+    Raises:
+      UserError: a binding names a macro that neither the files nor other bindings know.
+    """
+    import gin
+
+    known = {scope for scope, selector in gin.config._CONFIG if selector == "gin.macro"}
+    for binding in bindings:
+        name = binding.partition("=")[0].strip()
+        if not name.isidentifier() or name in known:
+            continue
+        if any(f"%{name}" in other for other in bindings):
+            continue
+        close = difflib.get_close_matches(name, known, 1)
+        hint = f"; did you mean {close[0]}?" if close else "."
+        raise UserError(f"no gin file has a macro {name}{hint}")
+
+
+def call_configured(function: Callable[..., object]) -> object:
+    """Calls a gin-configurable function; a macro or argument left open becomes a `UserError`.
+
+    gin resolves macros and required arguments only when the function is called; everything else
+    that goes wrong inside is passed through untouched.
+    """
+    try:
+        return function()
+    except UserError as error:
+        # gin appends where in the configuration the call stands.
+        raise UserError(_first_sentence(error)) from error
+    except (ValueError, RuntimeError, TypeError) as error:
+        text = str(error)
+        if any(phrase in text for phrase in _GIN_PHRASES):
+            raise UserError(f"gin: {_first_sentence(error)}") from error
+        raise
+
+
+def run(main: Callable[[Sequence[str]], None]) -> None:
+    """Runs `main(argv)` under absl; a `UserError` ends it with one sentence and exit code 2."""
+
+    def guarded(argv: Sequence[str]) -> None:
+        # Libraries log backends that are not there and every file they write; users want warnings.
+        py_logging.getLogger("jax").setLevel(py_logging.WARNING)
+        logging.set_verbosity(logging.WARNING)
+        try:
+            main(argv)
+        except UserError as error:
+            sys.stderr.write(f"error: {error}\n")
+            sys.exit(2)
+        except OSError as error:  # No permission, a file where a folder should be, a full disk.
+            what = f"{error.filename}: " if error.filename else ""
+            sys.stderr.write(
+                f"error: {what}{error.strerror or error}; mend that and start again.\n"
+            )
+            sys.exit(2)
+        except KeyboardInterrupt:
+            sys.stderr.write("interrupted; start again with the same arguments to resume.\n")
+            sys.exit(130)
+
+    def parse(argv: Sequence[str]) -> list[str]:
+        try:
+            return list(app.parse_flags_with_usage(rewrite_gin_arguments(argv)))
+        except UserError as error:
+            sys.stderr.write(f"error: {error}\n")
+            sys.exit(2)
+
+    app.run(guarded, flags_parser=parse)
+
+
+def _first_sentence(error: BaseException) -> str:
+    """The first line of an exception's text, or its type where it has none."""
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__
