@@ -1,0 +1,1 @@
+"""The network, its configuration, its losses and decoding: jax and flax only."""
