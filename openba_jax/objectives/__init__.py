@@ -1,0 +1,1 @@
+"""Training objectives: from groups of tokens and instruction pairs to samples. numpy only."""
