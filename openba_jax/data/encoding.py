@@ -1,0 +1,230 @@
+"""From chunks of text to ids: what `prepare`'s workers do, and how they are kept busy.
+
+Few workers are threads: sentencepiece, which takes nine tenths of the time, lets others run. With
+more, parsing in Python would be the limit, so that they are processes.
+"""
+
+from __future__ import annotations
+
+import collections
+import concurrent.futures
+import dataclasses
+import itertools
+import multiprocessing
+import os
+import threading
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+
+import numpy as np
+
+from openba_jax.data.chunks import Chunk
+from openba_jax.data.documents import MissingColumnError, parse, place
+from openba_jax.data.rules import Pair, Rule
+from openba_jax.data.vocabulary import Vocabulary
+from openba_jax.errors import UserError
+
+_MOST_THREADS = 4
+_PART_CHARACTERS = 1 << 20
+_NOTHING = np.zeros(0, np.int32)
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoded:
+    """What a chunk gives.
+
+    Attributes:
+      ids: int32 `[tokens]`, sources and targets of all pairs one after another.
+      lengths: int32 `[2 pairs]`, of source and target by turns.
+      batch_ends: after how many of the ids a batch ends.
+      documents: records read.
+      empty: of them, those that give no pair.
+      too_long: pairs left out for the length of their source.
+      special: tokens that a text spells out, such as `<extra_id_0>`.
+      bad: what is wrong with each item that could not be used.
+    """
+
+    ids: np.ndarray
+    lengths: np.ndarray
+    batch_ends: Sequence[int]
+    documents: int
+    empty: int
+    too_long: int
+    special: int
+    bad: Sequence[str]
+
+
+class Encoder:
+    """Encodes chunks by a rule."""
+
+    def __init__(self, vocabulary: Vocabulary, rule: Rule, strict: bool) -> None:
+        """Takes what does not change.
+
+        Args:
+          vocabulary: encodes.
+          rule: says what becomes of a record.
+          strict: an item that cannot be used is an error.
+        """
+        self._vocabulary = vocabulary
+        self._rule = rule
+        self._strict = strict
+
+    def __call__(self, chunk: Chunk) -> Encoded:
+        """The ids of a chunk.
+
+        Raises:
+          UserError: the first record of a file lacks a column; if strict, any item cannot be used.
+        """
+        texts: list[Sequence[str]] = []
+        owners: list[int] = []  # The number of each record's item in the chunk.
+        bad: list[str] = []
+        for i, item in enumerate(chunk.items):
+            number = chunk.start + 1 + i
+            record = None
+            try:
+                record = parse(chunk.path, number, item, self._rule.text_column)
+                if record is not None:
+                    texts.append(self._rule.texts(record, place(chunk.path, number)))
+                    owners.append(i)
+            except UserError as error:
+                # A file whose first record lacks a column is not damaged but another one.
+                if self._strict or (number == 1 and isinstance(error, MissingColumnError)):
+                    raise
+                bad.append(str(error))
+        ids = encode_texts(self._vocabulary, list(itertools.chain(*texts)))
+        special = self._special(np.concatenate([_NOTHING, *ids]))
+        rest = iter(ids)
+        pairs_of = [self._rule.pairs(list(itertools.islice(rest, len(t)))) for t in texts]
+        longest = self._rule.max_length
+        kept = [[p for p in pairs if longest is None or len(p[0]) <= longest] for pairs in pairs_of]
+        sequences = [sequence for pairs in kept for pair in pairs for sequence in pair]
+        ends = np.cumsum([0, *(_tokens(pairs) for pairs in kept)])
+        return Encoded(
+            np.concatenate([_NOTHING, *sequences]),
+            np.fromiter(map(len, sequences), np.int32, len(sequences)),
+            ends[np.searchsorted(owners, chunk.batch_ends)].tolist(),
+            len(texts),
+            sum(not pairs for pairs in pairs_of),
+            sum(map(len, pairs_of)) - sum(map(len, kept)),
+            special,
+            bad,
+        )
+
+    def _special(self, ids: np.ndarray) -> int:
+        """How many special tokens there are among the ids of texts, newlines aside."""
+        names = ids[(ids >= self._vocabulary.piece_count) | (ids <= self._vocabulary.eos_id)]
+        if self._vocabulary.newline:
+            names = names[names != self._vocabulary.token_count - 1]
+        return len(names)
+
+
+def encode_chunks(
+    chunks: Iterator[Chunk], vocabulary: Vocabulary, rule: Rule, strict: bool, workers: int
+) -> Generator[tuple[Chunk, Encoded]]:
+    """Encodes chunks in order, each with what became of it.
+
+    Args:
+      chunks: read as they are needed.
+      vocabulary: encodes.
+      rule: says what becomes of a record.
+      strict: an item that cannot be used is an error.
+      workers: threads, or processes where they are many; 1 for less.
+
+    Raises:
+      UserError: as `Encoder` and the chunks do, or a worker died.
+    """
+    workers = max(1, workers)
+    executor, work = _executor(vocabulary, rule, strict, workers)
+    pending: collections.deque[tuple[Chunk, concurrent.futures.Future[Encoded]]]
+    pending = collections.deque()
+    try:
+        for chunk in chunks:
+            future = executor.submit(work, chunk)
+            pending.append((dataclasses.replace(chunk, items=()), future))
+            if len(pending) > 2 * workers:
+                done, future = pending.popleft()
+                yield done, future.result()
+        while pending:
+            done, future = pending.popleft()
+            yield done, future.result()
+    except BrokenProcessPool as error:
+        raise UserError(
+            "a worker process ended before its time, perhaps for want of memory; run the same "
+            "command again to go on, with fewer workers."
+        ) from error
+    finally:
+        executor.shutdown(cancel_futures=True)
+
+
+def _executor(
+    vocabulary: Vocabulary, rule: Rule, strict: bool, workers: int
+) -> tuple[concurrent.futures.Executor, Callable[[Chunk], Encoded]]:
+    """Workers, and what they are to do with a chunk."""
+    if workers <= _MOST_THREADS:
+        encoder = Encoder(vocabulary, rule, strict)
+        return concurrent.futures.ThreadPoolExecutor(workers), encoder
+    executor = concurrent.futures.ProcessPoolExecutor(
+        workers,
+        multiprocessing.get_context("spawn"),  # A fork of a process with threads can hang.
+        _start_worker,
+        (str(vocabulary.path), vocabulary.newline, rule, strict),
+    )
+    return executor, _work
+
+
+_encoder: Encoder
+
+
+def _start_worker(vocabulary: str | Path, newline: bool, rule: Rule, strict: bool) -> None:
+    """Makes a process ready to work, and lets it end with the process that started it."""
+    global _encoder
+    _encoder = Encoder(Vocabulary(vocabulary, newline), rule, strict)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _work(chunk: Chunk) -> Encoded:
+    return _encoder(chunk)
+
+
+def encode_texts(vocabulary: Vocabulary, texts: Sequence[str]) -> list[np.ndarray]:
+    """Encodes texts; those of a million characters and more in parts, cut before a space.
+
+    Pieces do not reach across spaces, so the ids are the same, and memory stays small.
+
+    Args:
+      vocabulary: encodes.
+      texts: any texts.
+
+    Returns:
+      int32 arrays.
+    """
+    parts = [list(_parts(text)) for text in texts]
+    encoded = iter(vocabulary.encode_arrays([p for part in parts for p in part], threads=1))
+    return [
+        next(encoded) if len(part) == 1 else np.concatenate([next(encoded) for _ in part])
+        for part in parts
+    ]
+
+
+def _parts(text: str) -> Iterator[str]:
+    """Cuts a text before spaces where it can."""
+    start = 0
+    while len(text) - start > _PART_CHARACTERS:
+        space = text.rfind(" ", start + 1, start + _PART_CHARACTERS)
+        end = space if space > 0 else start + _PART_CHARACTERS
+        yield text[start:end]
+        start = end
+    yield text[start:]
+
+
+def _tokens(pairs: Sequence[Pair]) -> int:
+    """The ids of some pairs."""
+    return sum(len(source) + len(target) for source, target in pairs)

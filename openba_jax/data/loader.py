@@ -1,0 +1,383 @@
+"""`BatchLoader`: a training batch as a pure function of (seed, step).
+
+Position p = step * batch_size + row of the stream is given to a task by the mixture's rates
+(`schedule.Schedule`). Tasks that take the same kind of pair share one shuffled order of the
+examples (`order`), so an epoch shows each example once, to one of them; every epoch has a new order
+and new noise. Nothing is consumed: to resume, ask for the next step.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import logging
+
+from openba_jax.data import packing
+from openba_jax.data.manifest import check_vocabulary
+from openba_jax.data.order import Order, order_of
+from openba_jax.data.permutation import permute
+from openba_jax.data.samples import build_samples
+from openba_jax.data.schedule import Schedule
+from openba_jax.data.token_store import JoinedStores, Kind, open_stores
+from openba_jax.data.vocabulary import Vocabulary
+from openba_jax.errors import UserError
+from openba_jax.objectives import counter_random
+from openba_jax.objectives.instruction import Instruction
+from openba_jax.objectives.mixture import Mixture
+
+Batch = dict[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Pool:
+    """The examples to draw from: of each kind a first number and how many.
+
+    Where examples share rows, `packed` says which, and the range is one of rows. Without `orders`
+    they come as they lie there.
+    """
+
+    stores: JoinedStores
+    ranges: Mapping[Kind, tuple[int, int]]
+    packed: Mapping[Kind, packing.PackedRows] = dataclasses.field(default_factory=dict)
+    orders: Mapping[Kind, Order] = dataclasses.field(default_factory=dict)
+
+
+class BatchLoader:
+    """Draws batches from a mixture over token stores.
+
+    Attributes:
+      mixture: tasks and initial rates.
+      batch_size: rows of a batch, over all processes.
+      encoder_length: width of the inputs.
+      decoder_length: width of the targets.
+      schedule: rates and counts; all the state there is.
+    """
+
+    def __init__(
+        self,
+        mixture: Mixture,
+        stores: Sequence[str | Path],
+        vocabulary: Vocabulary,
+        batch_size: int,
+        encoder_length: int,
+        decoder_length: int,
+        seed: int = 0,
+        held_out: int = 0,
+        evaluation_stores: Sequence[str | Path] = (),
+        pack: bool = False,
+    ) -> None:
+        """Opens the stores.
+
+        Args:
+          mixture: what to train on.
+          stores: prefixes of token stores; their examples are numbered through.
+          vocabulary: the one that the stores were made with.
+          batch_size: rows of a batch.
+          encoder_length: width of the inputs.
+          decoder_length: width of the targets.
+          seed: of order and noise.
+          held_out: the last so many examples of each kind are kept from training, to evaluate on.
+          evaluation_stores: stores to evaluate on instead.
+          pack: let several instruction samples share a row of the training batches.
+
+        Raises:
+          UserError: a store is missing, damaged, of another vocabulary or without the pairs that
+            the mixture takes, or the lengths are too short for the mixture.
+        """
+        if batch_size < 1:
+            raise UserError(f"batch_size is {batch_size}; it must be at least 1.")
+        if held_out < 0:
+            raise UserError(f"held_out is {held_out}; it must be at least 0.")
+        self.mixture = mixture
+        self.batch_size = batch_size
+        self.encoder_length = encoder_length
+        self.decoder_length = decoder_length
+        self._vocabulary = vocabulary
+        self._seed = seed
+        joined = self._open(stores)
+        ranges, tails = {}, {}
+        for kind in _kinds(mixture):
+            count = joined.count(kind) - held_out
+            if count < 1:
+                raise UserError(
+                    f"{', '.join(map(str, stores))} have {count + held_out} {kind}, and mixture "
+                    f"{mixture.name} needs more than the {held_out} held out; prepare more."
+                )
+            ranges[kind] = (0, count)
+            tails[kind] = (count, held_out)
+        packed: dict[Kind, packing.PackedRows] = {}
+        orders = {kind: order_of(joined, kind, count, seed) for kind, (_, count) in ranges.items()}
+        if pack and "instructions" in ranges:
+            packed["instructions"] = self._packed_rows(joined, ranges["instructions"][1])
+            ranges["instructions"] = (0, len(packed["instructions"]))
+            if orders["instructions"].weights:
+                raise UserError(
+                    "the stores have sources with weights, which packed rows would mix; train "
+                    "without packing, or prepare them without weights."
+                )
+            orders["instructions"] = Order("instructions", seed, (len(packed["instructions"]),))
+        self._pack = pack
+        self._training = _Pool(joined, ranges, packed, orders)
+        counts = {kind: count for kind, (_, count) in ranges.items()}
+        self.schedule = Schedule(mixture.initial_rates(counts), seed=seed)
+        if evaluation_stores:
+            joined = self._open(evaluation_stores)
+            tails = {kind: (0, joined.count(kind)) for kind in ranges}
+        self._evaluation = _Pool(joined, tails)
+        self._check_lengths()
+
+    @property
+    def rates(self) -> tuple[float, ...]:
+        """Present rates of the tasks; only their ratios count."""
+        return self.schedule.rates
+
+    def batch(self, step: int, rows: slice | None = None) -> Batch:
+        """The batch of a step.
+
+        Args:
+          step: 0 for the first.
+          rows: only these rows, e.g. those of one process; the others are not built.
+
+        Returns:
+          `encoder_input_tokens` int32 `[n, encoder_length]`, `decoder_input_tokens` and
+          `decoder_target_tokens` int32 `[n, decoder_length]`, `decoder_loss_weights` float32
+          `[n, decoder_length]`: 1 where there is a target, 0 on padding. With packing also
+          `encoder_segment_ids`, `encoder_positions`, `decoder_segment_ids` and
+          `decoder_positions`, see `packing`.
+        """
+        found = self._rows(self.mixture, self.schedule, self._training, step, rows, self._seed)
+        return found.packed() if self._pack else found.plain()
+
+    def evaluation_batches(
+        self,
+        count: int,
+        seed: int = 0,
+        mixture: Mixture | None = None,
+        rows: slice | None = None,
+    ) -> list[Batch]:
+        """Fixed batches of held-out examples, which training and its rates do not touch.
+
+        Args:
+          count: how many; small sets are gone through again, with other noise.
+          seed: of the noise.
+          mixture: another one than the training's, e.g. one task alone.
+          rows: as for `batch`.
+
+        Raises:
+          UserError: nothing is held out.
+        """
+        mixture = mixture or self.mixture
+        for kind in _kinds(mixture):
+            if not self._evaluation.ranges.get(kind, (0, 0))[1]:
+                raise UserError(
+                    f"there are no {kind} to evaluate {mixture.name} on; hold some out or give "
+                    "evaluation stores."
+                )
+        counts = {kind: count for kind, (_, count) in self._evaluation.ranges.items()}
+        schedule = Schedule(mixture.initial_rates(counts), seed=seed)
+        found = (
+            self._rows(mixture, schedule, self._evaluation, step, rows, seed)
+            for step in range(count)
+        )
+        return [each.plain() for each in found]
+
+    def change_rates(self, step: int, rates: Sequence[float]) -> None:
+        """Gives the tasks other rates from a step on; batches of earlier steps are then refused."""
+        self.schedule = self.schedule.change(step * self.batch_size, rates)
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint must hold besides the step, ready for JSON."""
+        return dataclasses.asdict(self.schedule)
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """The inverse of `state`.
+
+        Raises:
+          UserError: it is the state of another mixture.
+        """
+        schedule = Schedule(**state)
+        if len(schedule.rates) != len(self.mixture.tasks):
+            raise UserError(
+                f"the saved rates are for {len(schedule.rates)} tasks and {self.mixture.name} has "
+                f"{len(self.mixture.tasks)}; resume with the mixture that the run began with."
+            )
+        self.schedule = schedule
+
+    def _open(self, prefixes: Sequence[str | Path]) -> JoinedStores:
+        """Opens stores that were made with the vocabulary."""
+        for prefix in prefixes:
+            check_vocabulary(prefix, self._vocabulary)
+        return open_stores(prefixes)
+
+    def _check_lengths(self) -> None:
+        """Fails early where no sample fits, and tells where something is cut off."""
+        stores = self._training.stores
+        cut: dict[str, list[str]] = collections.defaultdict(list)
+        for task in self.mixture.tasks:
+            limits = task.objective.limits(self.encoder_length, self.decoder_length)
+            for side, limit in limits.items():
+                longest = stores.longest(task.kind, side)
+                if longest > limit:
+                    cut[f"{side}s of {longest} tokens are cut to {limit}"].append(task.name)
+        for what, names in cut.items():
+            logging.warning(
+                "At %d/%d tokens, %s for %s.",
+                self.encoder_length,
+                self.decoder_length,
+                what,
+                ", ".join(names),
+            )
+
+    def _packed_rows(self, stores: JoinedStores, count: int) -> packing.PackedRows:
+        """Which of the first `count` instructions share a row."""
+        objective = Instruction()
+        order = permute(
+            np.arange(count), count, counter_random.key(self._seed, "pack", "instructions")
+        )
+        sources, targets = (
+            stores.lengths("instructions", side)[order] for side in ("source", "target")
+        )
+        widths = self.encoder_length, self.decoder_length
+        inputs, outputs = objective.sample_lengths(sources, targets, *widths)
+        return packing.plan_rows(order, inputs, outputs, widths)
+
+    def _rows(
+        self,
+        mixture: Mixture,
+        schedule: Schedule,
+        pool: _Pool,
+        step: int,
+        rows: slice | None,
+        seed: int,
+    ) -> _Samples:
+        """The samples of a step of a schedule over a pool."""
+        positions = step * self.batch_size + np.arange(self.batch_size)
+        if rows is not None:
+            positions = positions[rows]
+        tasks = schedule.tasks_at(positions)
+        counts = schedule.counts_before(positions)
+        epochs, indices = np.zeros_like(positions), np.zeros_like(positions)
+        for kind in _kinds(mixture):
+            of_kind = np.array([task.kind == kind for task in mixture.tasks])
+            here = of_kind[tasks]
+            draws = counts[of_kind][:, here].sum(axis=0)
+            if kind in pool.orders:
+                epochs[here], indices[here] = pool.orders[kind].at(draws)
+            else:
+                first, size = pool.ranges[kind]
+                epochs[here], indices[here] = draws // size, first + draws % size
+        found = _Samples(len(positions), self.encoder_length, self.decoder_length)
+        for number, task in enumerate(mixture.tasks_at(schedule.rates)):
+            places = np.flatnonzero(tasks == number)
+            if not len(places):
+                continue
+            examples = indices[places]
+            if task.kind in pool.packed:
+                place, examples = pool.packed[task.kind].members(examples)
+                places = places[place]
+            samples = build_samples(
+                task,
+                pool.stores,
+                examples,
+                epochs[places],
+                self._vocabulary,
+                self.encoder_length,
+                self.decoder_length,
+                seed,
+            )
+            found.parts.append((places, samples["inputs"], samples["targets"]))
+        return found
+
+
+@dataclasses.dataclass
+class _Samples:
+    """The samples of a batch: rows that they belong to, inputs and targets, task by task."""
+
+    rows: int
+    encoder_length: int
+    decoder_length: int
+    parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = dataclasses.field(default_factory=list)
+
+    def plain(self) -> Batch:
+        """One sample in each row."""
+        inputs = np.zeros((self.rows, self.encoder_length), np.int32)
+        targets = np.zeros((self.rows, self.decoder_length), np.int32)
+        for places, some_inputs, some_targets in self.parts:
+            inputs[places], targets[places] = some_inputs, some_targets
+        return as_batch(inputs, targets)
+
+    def packed(self) -> Batch:
+        """All samples of each row, one behind the other."""
+        places, inputs, targets = map(np.concatenate, zip(*self.parts, strict=True))
+        order = np.argsort(places, kind="stable")
+        return packing.packed_batch(
+            *(
+                packing.pack_samples(places[order], samples[order], self.rows, width)
+                for samples, width in (
+                    (inputs, self.encoder_length),
+                    (targets, self.decoder_length),
+                )
+            )
+        )
+
+
+def as_batch(inputs: np.ndarray, targets: np.ndarray) -> Batch:
+    """Names samples as T5X does and shifts the targets right, 0 in front.
+
+    Args:
+      inputs: int32 `[n, encoder_length]`.
+      targets: int32 `[n, decoder_length]`, padded with 0.
+    """
+    return {
+        "encoder_input_tokens": inputs,
+        "decoder_input_tokens": np.pad(targets[:, :-1], ((0, 0), (1, 0))),
+        "decoder_target_tokens": targets,
+        "decoder_loss_weights": (targets > 0).astype(np.float32),
+    }
+
+
+def prefetch(
+    loader: BatchLoader,
+    start_step: int,
+    stop_step: int | None = None,
+    rows: slice | None = None,
+    depth: int = 2,
+) -> Iterator[Batch]:
+    """The batches from a step on, built in a background thread.
+
+    Close it before `change_rates` and start another.
+
+    Args:
+      loader: where they come from.
+      start_step: the first.
+      stop_step: the first that is not wanted; endless without.
+      rows: as for `batch`.
+      depth: batches made ahead.
+    """
+    steps: Iterable[int] = (
+        itertools.count(start_step) if stop_step is None else range(start_step, stop_step)
+    )
+    pending: collections.deque[Future[Batch]] = collections.deque()
+    with ThreadPoolExecutor(max_workers=1) as executor:
+        try:
+            for step in steps:
+                pending.append(executor.submit(loader.batch, step, rows))
+                if len(pending) > depth:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            for future in pending:
+                future.cancel()
+
+
+def _kinds(mixture: Mixture) -> list[Kind]:
+    """The kinds of pairs that a mixture takes."""
+    return sorted({task.kind for task in mixture.tasks})

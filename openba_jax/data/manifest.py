@@ -1,0 +1,136 @@
+"""`PREFIX.json`: what a token store was made from, by what rule, and whether it is finished."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+
+from openba_jax.data.token_store import TokenStore
+from openba_jax.data.vocabulary import Vocabulary
+from openba_jax.errors import UserError
+from openba_jax.files import sha256, write_atomically
+from openba_jax.objectives.rows import Kind
+
+
+def sibling(prefix: str | Path, suffix: str) -> Path:
+    """A file of a store, whose prefix may contain dots."""
+    prefix = Path(prefix)
+    return prefix.with_name(prefix.name + suffix)
+
+
+def manifest_path(prefix: str | Path) -> Path:
+    """The manifest of a prefix."""
+    return sibling(prefix, ".json")
+
+
+def read_manifest(prefix: str | Path) -> dict[str, Any] | None:
+    """The manifest of a store; None for stores made by other programs."""
+    try:
+        manifest = json.loads(manifest_path(prefix).read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
+    return manifest if isinstance(manifest, dict) and "complete" in manifest else None
+
+
+def previous_manifest(output: str | Path) -> dict[str, Any] | None:
+    """The manifest of what was written to an output before; None if it is free.
+
+    Raises:
+      UserError: there are files that `prepare` did not write.
+    """
+    manifest = read_manifest(output)
+    foreign = [path for s in (".bin", ".idx", ".json") if (path := sibling(output, s)).exists()]
+    if manifest is None and foreign:
+        raise UserError(
+            f"{' and '.join(path.name for path in foreign)} in {foreign[0].parent} come from "
+            "elsewhere; choose another output."
+        )
+    return manifest
+
+
+def write_manifest(prefix: str | Path, manifest: dict[str, Any]) -> None:
+    """Writes a manifest at once."""
+    text = json.dumps(manifest, ensure_ascii=False, indent=1)
+    write_atomically(manifest_path(prefix), text + "\n")
+
+
+def describe_vocabulary(vocabulary: Vocabulary) -> dict[str, Any]:
+    """A vocabulary as manifests record it."""
+    return {
+        "path": str(vocabulary.path),
+        "sha256": vocabulary.fingerprint,
+        "pieces": vocabulary.piece_count,
+        "newline": vocabulary.newline,
+    }
+
+
+def describe_files(prefix: str | Path) -> dict[str, Any]:
+    """Size and sha256 of each file of a store, by its name."""
+    paths = [sibling(prefix, suffix) for suffix in (".bin", ".idx", ".counts.txt")]
+    return {
+        path.name: {"bytes": path.stat().st_size, "sha256": sha256(path)}
+        for path in paths
+        if path.exists()
+    }
+
+
+def sources_of(store: TokenStore) -> list[dict[str, Any]]:
+    """The sources of a store, in the order of their pairs.
+
+    Returns:
+      Of each at least `name`, `weight`, and the number of pairs of each kind that it has.
+
+    Raises:
+      UserError: manifest and index disagree.
+    """
+    manifest = read_manifest(store.prefix)
+    counts = {kind: store.count(kind) for kind in get_args(Kind)}
+    if manifest is None or "sources" not in manifest:
+        return [{"name": store.prefix.name, "weight": None, **counts}]
+    sources: list[dict[str, Any]] = manifest["sources"]
+    for kind, count in counts.items():
+        if sum(source.get(kind, 0) for source in sources) != count:
+            raise UserError(
+                f"{store.prefix}.idx has {count} {kind}, which is not what "
+                f"{manifest_path(store.prefix)} says; prepare the store again."
+            )
+    return sources
+
+
+def counts_text(vocabulary: Vocabulary, frequencies: np.ndarray) -> str:
+    """Lines `piece id count`, most frequent first, ties by id (the form of §6.5)."""
+    pieces = frequencies[: vocabulary.piece_count]
+    order = np.argsort(-pieces, kind="stable")
+    return "".join(f"{vocabulary.piece(int(i))} {i} {pieces[i]}\n" for i in order)
+
+
+def check_vocabulary(prefix: str | Path, vocabulary: Vocabulary) -> None:
+    """Checks that a store is finished, whole and holds ids of this vocabulary.
+
+    A store without a manifest, made by another program, is taken as it is.
+
+    Raises:
+      UserError: it does not.
+    """
+    manifest = read_manifest(prefix)
+    if manifest is None:
+        return
+    if not manifest["complete"]:
+        raise UserError(f"token store {prefix} is unfinished; run `openba-prepare` again.")
+    for name, file in manifest.get("files", {}).items():
+        path = Path(prefix).with_name(name)
+        if path.exists() and path.stat().st_size != file["bytes"]:
+            raise UserError(
+                f"{path} has {path.stat().st_size} bytes where {manifest_path(prefix)} says "
+                f"{file['bytes']}; prepare the store again."
+            )
+    if manifest["vocabulary"] is None:
+        return
+    if manifest["vocabulary"]["sha256"] != vocabulary.fingerprint:
+        raise UserError(
+            f"token store {prefix} was made with {manifest['vocabulary']['path']}, whose pieces "
+            f"are not those of {vocabulary.path}; prepare it again or give that vocabulary."
+        )

@@ -1,0 +1,199 @@
+"""Writing the memory-mapped token store, whose form `token_store` describes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import IO
+
+import numpy as np
+
+from openba_jax.data.token_store import (
+    CODES,
+    HEADER,
+    MAGIC,
+    PAIRS_AT_ONCE,
+    VERSION,
+    TokenStore,
+    paths_of,
+)
+from openba_jax.errors import UserError
+from openba_jax.objectives.rows import Kind
+
+
+class TokenStoreWriter:
+    """Writes a store as a stream; its files appear, the index last, when `close` is reached.
+
+    Lengths and pair numbers wait in files of their own, so memory does not grow with the store.
+    Used as a context manager, an exception inside leaves no files behind.
+    """
+
+    def __init__(
+        self, prefix: str | Path, dtype: np.dtype, resume: Mapping[str, int] | None = None
+    ) -> None:
+        """Opens `PREFIX.bin.tmp` and its companions.
+
+        Args:
+          prefix: of the files.
+          dtype: of the elements.
+          resume: a `mark` of a writer that did not come to its end: all that it wrote later is cut
+            off, and the writing goes on.
+
+        Raises:
+          UserError: the element type has no code.
+          FileNotFoundError: what is to be resumed is not there.
+        """
+        self.dtype = np.dtype(dtype).newbyteorder("<")
+        if self.dtype.str.replace("|", "<") not in CODES:
+            raise UserError(f"a token store cannot hold elements of type {dtype}.")
+        self._index_path, self._data_path = paths_of(Path(prefix))
+        self._data_path.parent.mkdir(parents=True, exist_ok=True)
+        if resume is not None and not _temporary(self._data_path).exists():
+            self._data_path.replace(_temporary(self._data_path))  # It was killed while closing.
+        names = {"lengths": ".lengths", "spans": ".spans", "instructions": ".instructions"}
+        paths = {"data": self._data_path}
+        paths |= {k: self._data_path.with_suffix(suffix) for k, suffix in names.items()}
+        mode = "wb" if resume is None else "r+b"
+        self._files = {name: _temporary(path).open(mode) for name, path in paths.items()}
+        for name, file in self._files.items():
+            if resume is not None:
+                file.truncate(resume[name])
+                file.seek(resume[name])
+        self._pairs = self._files["lengths"].tell() // 8
+
+    def add_groups(self, groups: np.ndarray) -> None:
+        """Appends groups of text: integers `[n, length]`."""
+        count, length = groups.shape
+        self.add_pairs("spans", groups.ravel(), np.tile(np.array([length, 0], np.int32), count))
+
+    def add_pair(self, kind: Kind, source: Sequence[int], target: Sequence[int] = ()) -> None:
+        """Appends one pair."""
+        self.add_pairs(kind, np.array([*source, *target]), np.array([len(source), len(target)]))
+
+    def add_pairs(self, kind: Kind, ids: np.ndarray, lengths: np.ndarray) -> None:
+        """Appends pairs.
+
+        Args:
+          kind: of all of them.
+          ids: integers `[tokens]`, sources and targets one after another.
+          lengths: integers `[2 n]`, of source and target by turns.
+
+        Raises:
+          ValueError: the element type would wrap an id.
+        """
+        if ids.size:
+            limits = np.iinfo(self.dtype)
+            if ids.min() < limits.min or ids.max() > limits.max:
+                raise ValueError(f"ids {ids.min()}..{ids.max()} do not fit {self.dtype.name}.")
+        count = len(lengths) // 2
+        self._files["data"].write(ids.astype(self.dtype).tobytes())
+        self._files["lengths"].write(lengths.astype("<i4").tobytes())
+        self._files[kind].write(np.arange(self._pairs, self._pairs + count, dtype="<i8").tobytes())
+        self._pairs += count
+
+    def add_store(self, store: TokenStore) -> None:
+        """Appends all pairs of another store, in their order (§4.7).
+
+        Raises:
+          UserError: the element types differ.
+        """
+        if store.dtype != self.dtype:
+            raise UserError(
+                f"{store.prefix} holds {store.dtype.name} and cannot be joined with "
+                f"{self.dtype.name}; prepare both with one vocabulary."
+            )
+        for kind, pairs in store._pairs.items():
+            for i in range(0, len(pairs), PAIRS_AT_ONCE):
+                shifted = pairs[i : i + PAIRS_AT_ONCE] + self._pairs
+                self._files[kind].write(shifted.astype("<i8").tobytes())
+        self._files["lengths"].write(np.ascontiguousarray(store._lengths).data)
+        with paths_of(store.prefix)[1].open("rb") as file:
+            shutil.copyfileobj(file, self._files["data"], 1 << 20)
+        self._pairs += len(store._lengths) // 2
+
+    def mark(self) -> dict[str, int]:
+        """Flushes to the disk and says how long each file is: where `resume` can go on."""
+        for file in self._files.values():
+            _flush(file)
+        return {name: file.tell() for name, file in self._files.items()}
+
+    def finish(self) -> None:
+        """Gives the store its names, but keeps what `resume` needs until `discard`."""
+        sizes = self.mark()
+        code = CODES[self.dtype.str.replace("|", "<")]
+        counts = [size // 8 for name, size in sizes.items() if name in ("spans", "instructions")]
+        with _temporary(self._index_path).open("wb") as index:
+            index.write(HEADER.pack(MAGIC, VERSION, code, 2 * self._pairs, *counts))
+            self._copy("lengths", index)
+            end = 0
+            for lengths in self._read("lengths", 4 * PAIRS_AT_ONCE):
+                widths = np.frombuffer(lengths, "<i4").astype("<i8") * self.dtype.itemsize
+                ends = end + np.cumsum(widths)
+                index.write((ends - widths).astype("<i8").tobytes())
+                end = int(ends[-1])
+            self._copy("spans", index)
+            self._copy("instructions", index)
+            _flush(index)
+        for path in (self._data_path, self._index_path):
+            _temporary(path).replace(path)
+
+    def discard(self) -> None:
+        """Removes all temporary files."""
+        self.release()
+        for file in self._files.values():
+            Path(file.name).unlink(missing_ok=True)
+        _temporary(self._index_path).unlink(missing_ok=True)
+
+    def release(self) -> None:
+        """Closes the files as they are."""
+        for file in self._files.values():
+            with contextlib.suppress(OSError):  # A full disk refuses what was not flushed.
+                file.close()
+
+    def close(self) -> None:
+        """Finishes the store and leaves nothing else."""
+        self.finish()
+        self.discard()
+
+    def __enter__(self) -> TokenStoreWriter:
+        """Itself."""
+        return self
+
+    def __exit__(
+        self,
+        error_type: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Closes, or after an exception removes what was written."""
+        try:
+            if error_type is None:
+                self.finish()
+        finally:
+            self.discard()
+
+    def _read(self, name: str, size: int) -> Iterator[bytes]:
+        """One of the temporary files in blocks."""
+        with Path(self._files[name].name).open("rb") as file:
+            while block := file.read(size):
+                yield block
+
+    def _copy(self, name: str, index: IO[bytes]) -> None:
+        """Puts one of the temporary files into the index."""
+        for block in self._read(name, 1 << 20):
+            index.write(block)
+
+
+def _temporary(path: Path) -> Path:
+    """Where a file is written before it is whole."""
+    return path.with_name(path.name + ".tmp")
+
+
+def _flush(file: IO[bytes]) -> None:
+    """Waits until the file is on the disk."""
+    file.flush()
+    os.fsync(file.fileno())

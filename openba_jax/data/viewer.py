@@ -1,0 +1,79 @@
+"""Samples as text, to look at what the model gets."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+
+import numpy as np
+
+from openba_jax.data.loader import BatchLoader
+from openba_jax.data.vocabulary import Vocabulary
+
+_SPAN_COLOURS = (32, 33, 34, 35, 36, 31)  # Of ANSI terminals.
+_BOLD, _DIM, _RESET = "\x1b[1m", "\x1b[2m", "\x1b[0m"
+
+
+def describe_samples(
+    loader: BatchLoader, vocabulary: Vocabulary, count: int, colour: bool
+) -> Iterator[str]:
+    """Describes the first samples of a training run.
+
+    Args:
+      loader: as the training run has it.
+      vocabulary: the one that the stores were made with.
+      count: how many.
+      colour: paint each span, and the sentinel that stands for it, with escape codes.
+
+    Yields:
+      Task, lengths, inputs and targets of each.
+    """
+    for number in range(count):
+        step, row = divmod(number, loader.batch_size)
+        batch = loader.batch(step, rows=slice(row, row + 1))
+        task = loader.mixture.tasks[int(loader.schedule.tasks_at(np.array([number]))[0])]
+        inputs, targets = batch["encoder_input_tokens"][0], batch["decoder_target_tokens"][0]
+        weights = batch["decoder_loss_weights"][0]
+        lengths = (
+            f"inputs {_length(inputs)} of {len(inputs)}, targets {_length(targets)} of "
+            f"{len(targets)}, {int((weights > 0).sum())} with loss"
+        )
+        title = f"sample {number}: {task.name}; {lengths}"
+        yield "\n".join(
+            [
+                f"{_BOLD}{title}{_RESET}" if colour else title,
+                f"  inputs   {show(inputs, vocabulary, colour)}",
+                f"  targets  {show(targets, vocabulary, colour, spans=True)}",
+            ]
+        )
+
+
+def show(ids: np.ndarray, vocabulary: Vocabulary, colour: bool, spans: bool = False) -> str:
+    """Ids as text, special tokens by name, without the padding behind.
+
+    Args:
+      ids: integers `[length]`.
+      vocabulary: decodes.
+      colour: paint sentinels.
+      spans: the text behind a sentinel belongs to it, as in targets, and is painted with it.
+    """
+    names = {i: name for name, i in vocabulary.special_tokens().items()}
+    parts: list[str] = []
+    code = ""
+    runs = itertools.groupby(ids[: _length(ids)].tolist(), key=lambda i: i if i in names else None)
+    for special, run in runs:
+        if special is None:
+            text = vocabulary.decode(run)
+            parts.append(f"{code}{text}{_RESET}" if code and spans else text)
+            continue
+        k = vocabulary.sentinel(0) - special
+        code = f"\x1b[{_SPAN_COLOURS[k % len(_SPAN_COLOURS)]}m" if 0 <= k < 100 else _DIM
+        code = code if colour else ""
+        name = names[special].replace("\n", "\\n")
+        parts += [f"{code}{name}{_RESET}" if code else name for _ in run]
+    return " ".join(parts)
+
+
+def _length(ids: np.ndarray) -> int:
+    """The length without padding behind; padding inside counts."""
+    return int(np.flatnonzero(ids).max(initial=-1)) + 1

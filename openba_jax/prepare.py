@@ -1,0 +1,328 @@
+r"""Prepares text for training: a vocabulary, then token stores; and looks at what came out.
+
+Input files hold JSON lines (.jsonl, .json), tables (.parquet) or plain text, one document per line,
+and may be compressed (.gz, .bz2, .xz, .zst). They are paths, patterns or URLs that fsspec knows.
+
+openba-prepare vocabulary --input=corpus.jsonl --size=8000 --output=data/tokenizer.model
+openba-prepare tokens --input=corpus.jsonl,more.txt.gz --vocabulary=data/tokenizer.model \
+  --output=data/corpus
+openba-prepare tokens --kind=instructions --input=pairs.jsonl \
+  --vocabulary=data/tokenizer.model --output=data/pairs
+openba-prepare tokens --source=wiki:2:wiki/*.jsonl.zst --source=books:1:s3://texts/books.parquet \
+  --vocabulary=data/tokenizer.model --output=data/mixed
+openba-prepare show --store=data/corpus --vocabulary=data/tokenizer.model --mixture=ul2
+openba-prepare merge --store=data/corpus,data/pairs --output=data/all
+openba-prepare split --store=data/all --parts=4 --output=data/part
+openba-prepare verify --store=data/all
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from absl import flags, logging
+
+from openba_jax import cli
+from openba_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from openba_jax.data.chunks import Source
+    from openba_jax.data.rules import Rule
+
+_NEEDED = {
+    "vocabulary": ("input", "output"),
+    "tokens": ("output", "vocabulary"),
+    "merge": ("store", "output"),
+    "split": ("store", "output"),
+    "verify": ("store",),
+    "show": ("store", "vocabulary"),
+}
+
+
+def define_flags() -> None:
+    """Defines the flags of this main."""
+    flags.DEFINE_list("input", [], "Files to read, in this order.")
+    flags.DEFINE_multi_string(
+        "source",
+        [],
+        "tokens: NAME:WEIGHT:FILE[,FILE...] in place of --input, once for each source. Training "
+        "draws from the sources in the ratio of their weights.",
+    )
+    flags.DEFINE_string("output", None, "vocabulary: the .model file. Else: PREFIX of the files.")
+    flags.DEFINE_string("text_column", "text", "The column with the text.")
+    flags.DEFINE_bool("strict", False, "Stop at a line that cannot be used; else leave it out.")
+    flags.DEFINE_integer("size", 32_000, "vocabulary: number of pieces.", lower_bound=1)
+    flags.DEFINE_float(
+        "character_coverage",
+        0.9995,
+        "vocabulary: share of the characters that get a piece.",
+        lower_bound=0.0,
+        upper_bound=1.0,
+    )
+    flags.DEFINE_string("vocabulary", None, "tokens, show: a sentencepiece .model file.")
+    flags.DEFINE_bool("newline", False, "tokens, show: the newline is a token of its own.")
+    flags.DEFINE_enum(
+        "kind",
+        "spans",
+        ["spans", "instructions", "dialogues", "translations"],
+        "tokens: what records become.",
+    )
+    flags.DEFINE_integer("group_size", 568, "spans: tokens of a group.", lower_bound=2)
+    flags.DEFINE_integer(
+        "batch_size",
+        1000,
+        "spans: documents that are cut in groups together, what remains is dropped; 0: all.",
+        lower_bound=0,
+    )
+    flags.DEFINE_string("input_column", "inputs", "instructions: the column with the input.")
+    flags.DEFINE_string("target_column", "targets", "instructions: the column with the target.")
+    flags.DEFINE_string(
+        "instruction_column", "text", "instructions: the column with the instruction, if any."
+    )
+    flags.DEFINE_string("task_prefix", "", "instructions: text in front of each target.")
+    flags.DEFINE_string("turns_column", "conversation", "dialogues: the column with the turns.")
+    flags.DEFINE_list(
+        "language_columns", ["en", "zh"], "translations: the columns with the two languages."
+    )
+    flags.DEFINE_list(
+        "translation_prompts",
+        ["Translate English to Chinese: ", "将中文翻译成英文："],
+        "translations: the text before a source, of either direction.",
+    )
+    flags.DEFINE_integer(
+        "max_length",
+        None,
+        "Not spans: pairs with a longer source are left out; 1024, dialogues 2048.",
+        lower_bound=1,
+    )
+    flags.DEFINE_integer(
+        "workers",
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "tokens: threads that encode, or processes if more than 4. The files do not depend on it.",
+        lower_bound=1,
+    )
+    flags.DEFINE_float(
+        "save_seconds", 10.0, "tokens: how often progress is saved, to resume.", lower_bound=0.0
+    )
+    flags.DEFINE_list("store", [], "merge, split, verify, show: PREFIX of token stores.")
+    flags.DEFINE_integer("parts", 2, "split: number of parts, OUTPUT-0 and so on.", lower_bound=2)
+    flags.DEFINE_integer("seed", None, "split: of the draws, 423 as the original. show: 0.")
+    flags.DEFINE_string("mixture", "ul2", "show: the task or mixture.")
+    flags.DEFINE_integer("count", 5, "show: number of samples.", lower_bound=1)
+    flags.DEFINE_integer("encoder_length", 570, "show: width of the inputs.", lower_bound=1)
+    flags.DEFINE_integer("decoder_length", 381, "show: width of the targets.", lower_bound=1)
+
+
+def main(argv: Sequence[str]) -> None:
+    """Does the action that the first argument names.
+
+    Raises:
+      UserError: the action is unknown, a flag is missing, or the work cannot be done.
+    """
+    values = flags.FLAGS
+    if len(argv) != 2 or argv[1] not in _NEEDED:
+        raise UserError(f"say what to do, {' or '.join(_NEEDED)}, and no other words.")
+    action = argv[1]
+    for flag in _NEEDED[action]:
+        if not values[flag].value:
+            raise UserError(f"--{flag} is missing.")
+    if action == "tokens" and bool(values.input) == bool(values.source):
+        raise UserError("--input is missing; give it or --source, not both.")
+    actions = {
+        "vocabulary": _vocabulary,
+        "tokens": _tokens,
+        "merge": _merge,
+        "split": _split,
+        "verify": _verify,
+        "show": _show,
+    }
+    try:
+        actions[action](values)
+    except BrokenPipeError:  # `show | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:  # No permission, a full disk.
+        raise UserError(
+            f"{error.filename or values.output}: {error.strerror}; mend that and run the same "
+            f"command again{', it goes on where it stopped' if action == 'tokens' else ''}."
+        ) from error
+
+
+def _vocabulary(values: flags.FlagValues) -> None:
+    """Trains a vocabulary."""
+    from openba_jax.data.documents import column, read_records
+    from openba_jax.data.inputs import expand
+    from openba_jax.data.vocabulary import train_vocabulary
+
+    def left_out(error: UserError) -> None:
+        if values.strict:
+            raise error
+        logging.warning("Left out: %s", error)
+
+    def texts() -> Iterator[str]:
+        files = expand(values.input)
+        for number, (place, record) in enumerate(
+            read_records(files, values.text_column, on_bad=left_out)
+        ):
+            try:
+                yield column(record, values.text_column, place)
+            except UserError as error:
+                if not number:  # It is the wrong column.
+                    raise
+                left_out(error)
+
+    vocabulary = train_vocabulary(
+        texts(), values.size, values.output, character_coverage=values.character_coverage
+    )
+    sys.stdout.write(
+        f"{vocabulary.path}: {vocabulary.piece_count} pieces, {vocabulary.size} embedding rows, "
+        f"sha256 {vocabulary.fingerprint}\n"
+    )
+
+
+def _tokens(values: flags.FlagValues) -> None:
+    """Makes a token store."""
+    from openba_jax.data.preparation import prepare
+    from openba_jax.data.vocabulary import Vocabulary
+
+    manifest = prepare(
+        _sources(values),
+        _rule(values),
+        Vocabulary(values.vocabulary, newline=values.newline),
+        values.output,
+        workers=values.workers,
+        strict=values.strict,
+        progress=True,
+        save_seconds=values.save_seconds,
+    )
+    for source in manifest["sources"] if values.source else ():
+        sys.stdout.write(f"{source['name']}: {_listed(source['numbers'])}\n")
+    _report(values.output, manifest)
+
+
+def _merge(values: flags.FlagValues) -> None:
+    """Makes one store of several."""
+    from openba_jax.data.store_tools import merge_stores
+
+    _report(values.output, merge_stores(values.store, values.output))
+
+
+def _split(values: flags.FlagValues) -> None:
+    """Makes several stores of one."""
+    from openba_jax.data.store_tools import SPLIT_SEED, split_store
+
+    seed = SPLIT_SEED if values.seed is None else values.seed
+    parts = split_store(_one_store(values), values.parts, values.output, seed)
+    for part, manifest in enumerate(parts):
+        _report(f"{values.output}-{part}", manifest)
+
+
+def _verify(values: flags.FlagValues) -> None:
+    """Checks stores."""
+    from openba_jax.data.store_tools import verify_store
+
+    for prefix in values.store:
+        sys.stdout.write(f"{prefix}: whole; {_listed(verify_store(prefix))}\n")
+
+
+def _show(values: flags.FlagValues) -> None:
+    """Prints samples."""
+    from openba_jax.data.loader import BatchLoader
+    from openba_jax.data.viewer import describe_samples
+    from openba_jax.data.vocabulary import Vocabulary
+    from openba_jax.objectives.mixture import get_mixture
+
+    vocabulary = Vocabulary(values.vocabulary, newline=values.newline)
+    loader = BatchLoader(
+        get_mixture(values.mixture),
+        values.store,
+        vocabulary,
+        batch_size=values.count,
+        encoder_length=values.encoder_length,
+        decoder_length=values.decoder_length,
+        seed=values.seed or 0,
+    )
+    # https://no-color.org
+    colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+    for text in describe_samples(loader, vocabulary, values.count, colour):
+        sys.stdout.write(f"{text}\n\n")
+    sys.stdout.flush()
+
+
+def _sources(values: flags.FlagValues) -> list[Source]:
+    """The sources that the flags name."""
+    from openba_jax.data.chunks import Source
+
+    if values.input:
+        return [Source("input", values.input)]
+    sources = []
+    for text in values.source:
+        name, _, rest = text.partition(":")
+        weight, _, files = rest.partition(":")
+        try:
+            sources.append(Source(name, files.split(","), float(weight)))
+        except ValueError as error:
+            raise UserError(
+                f"--source={text} has no number as weight; write NAME:WEIGHT:FILE[,FILE...]."
+            ) from error
+    return sources
+
+
+def _rule(values: flags.FlagValues) -> Rule:
+    """The rule that the flags name."""
+    from openba_jax.data.conversations import Dialogues, Translations
+    from openba_jax.data.rules import Instructions, Spans
+
+    if values.kind == "spans":
+        return Spans(values.group_size, values.batch_size, values.text_column)
+    limit = {} if values.max_length is None else {"max_length": values.max_length}
+    if values.kind == "dialogues":
+        return Dialogues(values.turns_column, **limit)
+    if values.kind == "translations":
+        for flag in ("language_columns", "translation_prompts"):
+            if len(list(values[flag].value or ())) != 2:
+                raise UserError(f"--{flag} must name two, one for each language.")
+        return Translations(*values.language_columns, *values.translation_prompts, **limit)
+    return Instructions(
+        values.input_column,
+        values.target_column,
+        values.instruction_column,
+        values.task_prefix,
+        **limit,
+    )
+
+
+def _one_store(values: flags.FlagValues) -> str:
+    """The only store."""
+    if len(values.store) != 1:
+        raise UserError(f"--store names {len(values.store)} stores; give one, or merge them.")
+    return str(values.store[0])
+
+
+def _report(prefix: str, manifest: dict[str, Any]) -> None:
+    """Prints what a store holds, and what a reader should know of it."""
+    numbers = manifest["numbers"]
+    sys.stdout.write(f"{prefix}: {_listed(numbers)}\n")
+    if special := numbers.get("special_tokens"):
+        sys.stderr.write(
+            f"warning: the text spells out {special:,} special tokens such as <extra_id_0>, which "
+            "became those tokens.\n"
+        )
+    if bad := numbers.get("bad_items"):
+        sys.stderr.write(f"warning: {bad:,} lines could not be used; {prefix}.json lists them.\n")
+
+
+def _listed(numbers: dict[str, int]) -> str:
+    return ", ".join(f"{name} {number:,}" for name, number in numbers.items())
+
+
+def run() -> None:
+    """Entry point."""
+    define_flags()
+    cli.run(main)
+
+
+if __name__ == "__main__":
+    run()

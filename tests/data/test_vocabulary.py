@@ -1,0 +1,166 @@
+import json
+import pickle
+
+import hypothesis.strategies as st
+import pytest
+import sentencepiece
+from hypothesis import given, settings
+from made_up_text import words
+
+from openba_jax.data.vocabulary import Vocabulary, train_vocabulary
+from openba_jax.errors import UserError
+from openba_jax.objectives.special_ids import SpecialIds
+
+
+@pytest.mark.parametrize("which", ["old", "new"])
+def test_encodings_of_the_original(shared_dir, which):
+    folder = shared_dir / "golden/vocab"
+    facts = json.loads((folder / "vocab_prune.json").read_text())["tokenizer_by_original_class"]
+    vocabulary = Vocabulary(folder / f"{which}.model", newline=True)
+    expected = facts[which]
+    assert vocabulary.piece_count == expected["spm_pieces"]
+    assert vocabulary.token_count == expected["vocab_size_with_specials"]
+    assert vocabulary.size == expected["padded_vocab_size_tp1"]
+    assert (vocabulary.sentinel(0), vocabulary.sentinel(99)) == (
+        expected["extra_id_0"],
+        expected["extra_id_99"],
+    )
+    assert [vocabulary.r_id, vocabulary.s_id, vocabulary.x_id] == [expected[x] for x in "RSX"]
+    assert vocabulary.special_tokens()["\n"] == expected["newline"]
+    for case in facts[f"{which}_encodings"]:
+        assert vocabulary.encode(case["text"]) == case["ids"]
+        assert vocabulary.decode(case["ids"]) == case["detokenized"]
+    texts = [case["text"] for case in facts[f"{which}_encodings"]]
+    assert vocabulary.encode_all(texts) == [case["ids"] for case in facts[f"{which}_encodings"]]
+
+
+def test_published_ids():
+    """§2.2: the mT5 vocabulary of OpenBA."""
+    ids = SpecialIds(250_100)
+    assert (ids.sentinel(99), ids.sentinel(0)) == (250_100, 250_199)
+    assert (ids.r_id, ids.s_id, ids.x_id) == (250_200, 250_201, 250_202)
+    assert (ids.token_count, ids.size) == (250_203, 250_240)
+    assert SpecialIds(250_100, newline=True).special_tokens()["\n"] == 250_203
+    with pytest.raises(ValueError, match="extra_id_100"):
+        ids.sentinel(100)
+
+
+def test_special_tokens_in_texts(vocabulary):
+    ids = vocabulary.encode("ba<S>ba <extra_id_12></s>\nba")
+    plain = vocabulary.encode("ba")
+    special = [vocabulary.sentinel(12), vocabulary.eos_id]
+    assert ids == [*plain, vocabulary.s_id, *plain, *special, *vocabulary.encode("\nba")]
+    assert vocabulary.encode("\nba") == plain  # Without a token of its own it is a space.
+    assert vocabulary.decode(ids, skip_special_tokens=True) == "ba ba ba"
+    assert vocabulary.decode(ids) == "ba <S> ba <extra_id_12>  </s> ba"
+
+
+@settings(deadline=None, max_examples=50)
+@given(text=st.text(max_size=40))
+def test_any_text_can_be_encoded(vocabulary, text):
+    ids = vocabulary.encode(text)
+    assert all(0 <= i < vocabulary.token_count for i in ids)
+    assert vocabulary.unk_id not in ids  # Bytes stand in for unknown characters.
+
+
+def test_unknown_as_a_string_is_its_id(vocabulary):
+    # As in both of the original's tokenizers; V2's and Hugging Face's agree.
+    plain = vocabulary.encode("ba")
+    ids = [*plain, vocabulary.unk_id, *plain]
+    assert vocabulary.encode("ba<unk>ba") == ids
+    assert vocabulary.decode(ids) == "ba <unk> ba"
+
+
+def _reference_tokenize(vocabulary, text):
+    """Reference §2.3 word by word: the earliest special string, again and again."""
+    specials, ids = vocabulary.special_tokens(), []
+    pieces = sentencepiece.SentencePieceProcessor(model_file=str(vocabulary.path))
+    while found := [token for token in specials if token in text]:
+        first = min(found, key=text.index)
+        before, _, text = text.partition(first)
+        ids += [*pieces.EncodeAsIds(before), specials[first]]
+    return ids + pieces.EncodeAsIds(text)
+
+
+_ATOMS = ["<S>", "<R>", "<extra_id_0>", "<extra_id_7>", "<extra_id_100>", "</s>", "<pad>", "<unk>"]
+_ATOMS += [" ", "  ", "\n", "\t", "\u3000", "你好", "中国", "😀", "ba", "<S", "extra_id_0>"]
+
+
+@settings(deadline=None, max_examples=200)
+@given(atoms=st.lists(st.sampled_from(_ATOMS), max_size=12), newline=st.booleans())
+def test_mixed_text_gives_the_ids_of_the_reference(vocabulary, atoms, newline):
+    text, tokenizer = "".join(atoms), Vocabulary(vocabulary.path, newline=newline)
+    assert tokenizer.encode(text) == _reference_tokenize(tokenizer, text)
+
+
+def test_rows_without_a_token_decode_as_unknown(vocabulary):
+    unknown = vocabulary.decode([vocabulary.unk_id])
+    assert vocabulary.decode([vocabulary.size - 1]) == unknown
+    assert vocabulary.decode([vocabulary.size + 1000]) == unknown
+
+
+def test_training_again_gives_the_same_file(vocabulary, tmp_path):
+    texts = [words(seed, 100) for seed in range(20)]
+    again = train_vocabulary(iter(texts), 300, tmp_path / "again.model")
+    assert again.fingerprint == vocabulary.fingerprint
+    assert train_vocabulary(texts, 300, tmp_path / "again.model").path == again.path
+    with pytest.raises(UserError, match=r"again.model is there already and differs"):
+        train_vocabulary(texts, 299, tmp_path / "again.model")
+    assert vocabulary.piece(0) == "<pad>"
+    assert {vocabulary.piece(i) for i in range(3, 259)} == {f"<0x{i:02X}>" for i in range(256)}
+
+
+@pytest.mark.parametrize("space", [" ", ""])
+def test_long_lines_are_not_ignored(tmp_path, space):
+    """The trainer itself drops lines of more than 4192 bytes, and then finds no text here."""
+    text = words(1, 3000).replace(" ", space)
+    assert train_vocabulary([text], 290, tmp_path / "long.model").piece_count == 290
+
+
+@pytest.mark.parametrize(
+    ("texts", "size", "message"),
+    [
+        (["hello world"], 5000, "at most 267"),
+        ([words(1, 200)], 260, "characters of the texts alone need"),
+        ([], 300, "there is no text"),
+        (["", "\n"], 300, "there is no text"),
+    ],
+)
+def test_impossible_sizes(tmp_path, capfd, texts, size, message):
+    with pytest.raises(UserError, match=message):
+        train_vocabulary(texts, size, tmp_path / "no.model")
+    assert not list(tmp_path.iterdir())
+    assert capfd.readouterr() == ("", "")
+
+
+def test_errors_while_reading_texts_come_through(tmp_path):
+    def texts():
+        yield words(1, 200)
+        raise UserError("line 2 is bad.")
+
+    with pytest.raises(UserError, match="line 2 is bad"):
+        train_vocabulary(texts(), 300, tmp_path / "no.model")
+
+
+def test_wrong_files(tmp_path):
+    with pytest.raises(UserError, match="cannot be read"):
+        Vocabulary(tmp_path / "missing.model")
+    (tmp_path / "text.model").write_text("not a model")
+    with pytest.raises(UserError, match="not a sentencepiece model"):
+        Vocabulary(tmp_path / "text.model")
+
+
+def test_models_with_other_control_ids_are_refused(tmp_path):
+    import sentencepiece
+
+    with (tmp_path / "bos.model").open("wb") as file:
+        sentencepiece.SentencePieceTrainer.Train(
+            sentence_iterator=iter([words(1, 500)]), model_writer=file, vocab_size=40, minloglevel=2
+        )
+    with pytest.raises(UserError, match="pad, eos and unk"):
+        Vocabulary(tmp_path / "bos.model")
+
+
+def test_can_be_sent_to_another_process(vocabulary):
+    copy = pickle.loads(pickle.dumps(vocabulary))
+    assert copy.encode("ba de") == vocabulary.encode("ba de")
