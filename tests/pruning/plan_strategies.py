@@ -1,0 +1,76 @@
+"""A small model, its parameters, and hypothesis strategies for plans."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import numpy as np
+from hypothesis import strategies as st
+
+from openba_jax.model.config import OpenBAConfig
+from openba_jax.model.network import abstract_params
+from openba_jax.pruning.plan import Plan, pruned_config
+
+CONFIG = OpenBAConfig(
+    vocab_size=12,
+    embed_dim=8,
+    num_heads=4,
+    head_dim=2,
+    mlp_dim=6,
+    encoder_layers=3,
+    decoder_layers=4,
+)
+
+
+def random_params(config: OpenBAConfig, seed: int = 0) -> dict[str, Any]:
+    """Parameters that are all different from zero, biases and scales too, as numpy arrays."""
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(
+        lambda shape: rng.normal(size=shape.shape, scale=0.3).astype(shape.dtype),
+        abstract_params(config),
+    )
+
+
+@st.composite
+def subsets(draw, size: int, count: int | None = None) -> tuple[int, ...]:
+    """An ascending, non-empty choice of indices."""
+    count = draw(st.integers(1, size)) if count is None else count
+    return tuple(sorted(draw(st.permutations(range(size)))[:count]))
+
+
+@st.composite
+def keeps(draw, config: OpenBAConfig) -> dict:
+    """Lists for a model, of all forms."""
+    keep = {}
+    if draw(st.booleans()):
+        keep["embed"] = draw(subsets(config.embed_dim))
+    if draw(st.booleans()):
+        rows = draw(st.permutations(range(config.vocab_size)))
+        rows = rows[: draw(st.integers(1, config.vocab_size))]
+        keep["vocab"] = (*rows, *[rows[0]] * draw(st.integers(0, 2)))
+    depths = {"encoder": config.encoder_layers, "decoder": config.decoder_layers}
+    for stack, depth in depths.items():
+        if draw(st.booleans()):
+            keep[f"{stack}/layers"] = draw(subsets(depth))
+    for name, size in {"heads": config.num_heads, "mlp": config.mlp_dim}.items():
+        if draw(st.booleans()):
+            count = draw(st.integers(1, size))
+            for stack, depth in depths.items():
+                if draw(st.booleans()):
+                    keep[f"{stack}/{name}"] = draw(subsets(size, count))
+                else:
+                    keep[f"{stack}/{name}"] = tuple(
+                        draw(subsets(size, count)) for _ in range(depth)
+                    )
+    return keep
+
+
+@st.composite
+def chains(draw, length: int) -> list[Plan]:
+    """Plans that follow each other: the next one's root is the model that the last one makes."""
+    config, plans = CONFIG, []
+    for number in range(length):
+        plans.append(Plan(config.to_dict(), "ancestor", draw(keeps(config)), ({"n": number},)))
+        config = pruned_config(plans[-1])
+    return plans

@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from plan_strategies import CONFIG
+
+from openba_jax.errors import UserError
+from openba_jax.model.config import named_config
+from openba_jax.pruning.plan import Plan, pruned_config
+from openba_jax.pruning.stages import OPENBA_V2_STAGES, Stage, apply_stage, merge_stages
+
+DATA = Path(__file__).parent / "data"
+ROOT = Plan.identity(named_config("openba_15b"), "openba")
+# 120,000 pieces, the special tokens, and padding.
+ROWS = (*range(120_000), *range(250_100, 250_203), *[250_100] * 89)
+
+
+def staged() -> list[Plan]:
+    plans = [ROOT]
+    for stage in OPENBA_V2_STAGES:
+        rows = ROWS if stage.vocabulary else None
+        plans.append(apply_stage(stage, plans[-1], vocabulary_rows=rows))
+    return plans
+
+
+def test_the_published_schedule_gives_the_published_sizes() -> None:
+    rows = json.loads((DATA / "stages.json").read_text())["stages"]
+    plans = staged()
+    assert len(plans) == len(rows)
+    names = ["openba_15b", *(stage.name for stage in OPENBA_V2_STAGES)]
+    for plan, row, name in zip(plans, rows, names, strict=True):
+        config = pruned_config(plan)
+        assert config.encoder_layers == row["encoder_layers"]
+        assert config.decoder_layers == row["decoder_layers"]
+        assert config.embed_dim == row["hidden_size"]
+        assert config.mlp_dim == row["ffn_hidden_size"]
+        assert config.num_heads == row["num_heads"]
+        lengths = ("max_encoder_length", "max_decoder_length")
+        expected = named_config(name, **{field: getattr(config, field) for field in lengths})
+        assert config == expected
+    trained = {row["name"]: row["train_tokens"] for row in rows}
+    for stage, row in zip(OPENBA_V2_STAGES, rows[1:], strict=True):
+        assert stage.recover_tokens == (trained[row["name"]] or 0)
+
+
+def test_the_published_schedule_keeps_the_published_layers() -> None:
+    golden = json.loads((DATA / "layer_pruning.json").read_text())
+    plan = staged()[-1]
+    assert list(plan.indices("encoder/layers")) == golden["kept_if_0_based"]["enc"]
+    assert list(plan.indices("decoder/layers")) == golden["kept_if_0_based"]["dec"]
+    assert [step["stage"] for step in plan.steps] == [
+        stage.name for stage in OPENBA_V2_STAGES if stage.name != "stage5_3_8b"
+    ]
+
+
+def test_all_at_once_reaches_the_same_shape() -> None:
+    merged = merge_stages(OPENBA_V2_STAGES)
+    assert merged.recover_tokens == 800_000_000_000
+    assert merged.recover_objective == "o_ul2"
+    plan, last = apply_stage(merged, ROOT, vocabulary_rows=ROWS), staged()[-1]
+    assert pruned_config(plan) == pruned_config(last)
+    for key in ("encoder/layers", "decoder/layers", "vocab"):
+        assert plan.indices(key) == last.indices(key)
+
+
+def test_merging_keeps_the_last_word() -> None:
+    merged = merge_stages(
+        [
+            Stage("a", drop_encoder=[1], embed=6, method="magnitude", seed=1, recover_tokens=5),
+            Stage("b", drop_decoder=[2], mlp=4, embed=4, seed=2),
+            Stage("c", recover_tokens=7, recover_objective="ul2"),
+        ]
+    )
+    assert merged == Stage(
+        "all_at_once",
+        drop_encoder=(1,),
+        drop_decoder=(2,),
+        embed=4,
+        mlp=4,
+        method="random",
+        seed=2,
+        recover_tokens=12,
+        recover_objective="ul2",
+    )
+    with pytest.raises(UserError, match="no stages"):
+        merge_stages([])
+
+
+def test_width_is_drawn_before_layers_go() -> None:
+    root = Plan.identity(CONFIG, "root")
+    both = apply_stage(Stage("s", drop_encoder=(0,), mlp=3, seed=9), root)
+    width = apply_stage(Stage("s", mlp=3, seed=9), root)
+    assert both.keep == width.drop_layers(encoder=[0]).keep
+    assert [step["method"] for step in both.steps] == ["random", "drop_layers"]
+
+
+def test_refuses_what_cannot_be_done() -> None:
+    root = Plan.identity(CONFIG, "root")
+    with pytest.raises(UserError, match="stage v cuts the vocabulary to 200"):
+        apply_stage(Stage("v", vocabulary=200), root)
+    with pytest.raises(UserError, match="mlp from 6 to 7"):
+        apply_stage(Stage("w", mlp=7), root)
+    with pytest.raises(UserError, match="encoder layer 1 is dropped already"):
+        apply_stage(merge_stages([Stage("a", drop_encoder=[1])] * 2), root)
