@@ -1,0 +1,1 @@
+"""The native runner: sharding, optimizer, train step, metrics and the training loop."""

@@ -1,0 +1,95 @@
+"""The names that gin files of the native runner may configure, in one place.
+
+Nothing else in the package knows gin: what is called from Python is never changed by a gin file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import gin
+from openba_jax import gin_values
+from openba_jax.checkpoints.native import load_config, split_path
+from openba_jax.data.loader import BatchLoader
+from openba_jax.data.vocabulary import Vocabulary
+from openba_jax.model.config import OpenBAConfig, named_config
+from openba_jax.objectives.mixture import get_mixture
+from openba_jax.training import optimizer, trainer
+from openba_jax.training.adaptation import PUBLISHED, Adaptation
+
+
+def config_of(folder: str, **changes: Any) -> OpenBAConfig:
+    """The configuration of a model folder (or of `DIR/checkpoints/<step>`), fields changed at will.
+
+    Raises:
+      UserError: the folder has none, or a field is unknown.
+    """
+    config = load_config(split_path(folder)[0])
+    return OpenBAConfig.from_dict({**config.to_dict(), **changes})
+
+
+def token_batches(
+    mixture: str,
+    stores: Sequence[str],
+    vocabulary: str,
+    batch_size: int,
+    feature_lengths: Mapping[str, int],
+    seed: int = 0,
+    held_out: int = 0,
+    evaluation_stores: Sequence[str] = (),
+    pack: bool = False,
+) -> BatchLoader:
+    """Batches from token stores, in T5X's terms.
+
+    Args:
+      mixture: name of a task or mixture.
+      stores: prefixes of token stores, or one of them.
+      vocabulary: the sentencepiece model that the stores were made with.
+      batch_size: rows of a batch.
+      feature_lengths: `{'inputs': encoder positions, 'targets': decoder positions}`.
+      seed: of order and noise.
+      held_out: examples of each kind at the end of the stores that are kept for evaluation.
+      evaluation_stores: stores to evaluate on instead.
+      pack: let several instruction samples share a row.
+
+    Raises:
+      UserError: something of this does not exist or does not fit together.
+    """
+    encoder_length, decoder_length = gin_values.feature_lengths(feature_lengths)
+    return BatchLoader(
+        get_mixture(mixture),
+        gin_values.several(stores),
+        Vocabulary(vocabulary),
+        batch_size=batch_size,
+        encoder_length=encoder_length,
+        decoder_length=decoder_length,
+        seed=seed,
+        held_out=held_out,
+        evaluation_stores=gin_values.several(evaluation_stores),
+        pack=pack,
+    )
+
+
+def adaptation(
+    mixture: str, target_losses: str | Mapping[str, float] = PUBLISHED, floor: float = 0.0
+) -> Adaptation | None:
+    """How the rates of a D-UL2 mixture move; None for others, whose rates are fixed.
+
+    Args:
+      mixture: name of a task or mixture.
+      target_losses: see `Adaptation`.
+      floor: see `Adaptation`.
+    """
+    found = get_mixture(mixture)
+    return None if found.rule is None else Adaptation(found, target_losses, floor)
+
+
+named_config = gin.external_configurable(named_config, "named_config")
+config_of = gin.external_configurable(config_of, "config_of")
+warmup_cosine = gin.external_configurable(optimizer.warmup_cosine, "warmup_cosine")
+warmup_constant = gin.external_configurable(optimizer.warmup_constant, "warmup_constant")
+adamw = gin.external_configurable(optimizer.adamw, "adamw")
+token_batches = gin.external_configurable(token_batches, "token_batches")
+adaptation = gin.external_configurable(adaptation, "adaptation")
+train = gin.external_configurable(trainer.train, "train")

@@ -1,0 +1,75 @@
+"""Peak FLOP/s of the machine, the denominator of MFU."""
+
+from __future__ import annotations
+
+import functools
+import time
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+# Dense bfloat16 peaks per device, FLOP/s, from the vendors' data sheets. The first name that the
+# device kind contains counts, so longer names stand before their beginnings.
+_PEAKS = {
+    "TPU v6": 918e12,
+    "TPU v5p": 459e12,
+    "TPU v5e": 197e12,
+    "TPU v5 lite": 197e12,
+    "TPU v5": 459e12,
+    "TPU v4": 275e12,
+    "B200": 2250e12,
+    "H200": 989e12,
+    "H100 PCIe": 756e12,
+    "H100": 989e12,
+    "A100": 312e12,
+}
+
+
+class Peak(NamedTuple):
+    """What the devices could do.
+
+    Attributes:
+      flops: FLOP/s of all devices together, or None if unknown.
+      source: where the number comes from, in words.
+    """
+
+    flops: float | None
+    source: str
+
+
+def describe() -> dict[str, str | int]:
+    """Kind and number of devices, number of processes."""
+    return {
+        "device": jax.devices()[0].device_kind,
+        "devices": jax.device_count(),
+        "processes": jax.process_count(),
+    }
+
+
+def peak_flops() -> Peak:
+    """Peak of all devices of all processes: from the table, or measured where there is only a CPU.
+
+    Host devices made by `--xla_force_host_platform_device_count` share one CPU.
+    """
+    device = jax.devices()[0]
+    if device.platform == "cpu":
+        return Peak(_measured() * jax.process_count(), "float32 matrix product, measured")
+    for name, flops in _PEAKS.items():
+        if name in device.device_kind:
+            return Peak(flops * jax.device_count(), f"{name}, bfloat16, data sheet")
+    return Peak(None, f"{device.device_kind} is not in the table")
+
+
+@functools.cache
+def _measured(size: int = 1024, repetitions: int = 4) -> float:
+    """Best rate of a square float32 product on the first local device."""
+    matrix = jax.device_put(jnp.ones((size, size), jnp.float32), jax.local_devices()[0])
+    product = jax.jit(jnp.matmul)
+    product(matrix, matrix).block_until_ready()
+    best = float("inf")
+    for _ in range(repetitions):
+        start = time.perf_counter()
+        product(matrix, matrix).block_until_ready()
+        best = min(best, time.perf_counter() - start)
+    return 2.0 * size**3 / best

@@ -1,0 +1,202 @@
+"""What a run writes down: `metrics.jsonl`, `speed.jsonl`, TensorBoard, and a line for the eye.
+
+`metrics.jsonl` holds what the run computes and is therefore the same, byte for byte, whether the
+run was interrupted or not; `speed.jsonl` holds what the machine made of it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+import tqdm
+
+from openba_jax.files import write_atomically
+from openba_jax.training.event_file import EventFile
+from openba_jax.training.hardware import Peak
+
+METRICS = "metrics.jsonl"
+SPEED = "speed.jsonl"
+TENSORBOARD = "tensorboard"
+
+QUIET_SECONDS = 30.0
+"""Where the output is no terminal, a progress line appears at most this often."""
+
+
+def read(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """The records of a jsonl file, none if it is absent; a line that was cut off ends them."""
+    path = Path(path)
+    records = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return records
+
+
+class MetricWriter:
+    """Writes the records of one run into its model folder."""
+
+    def __init__(self, folder: str | os.PathLike[str], start_step: int) -> None:
+        """Opens the files; records after `start_step`, which will be written again, are cut away.
+
+        Args:
+          folder: the model folder.
+          start_step: step of the restored checkpoint; 0 for a new run, which keeps no record.
+        """
+        self._folder = Path(folder)
+        self._files: dict[str, TextIO] = {}
+        for name in (METRICS, SPEED):
+            path = self._folder / name
+            kept = [r for r in read(path) if start_step and r["step"] <= start_step]
+            write_atomically(path, "".join(json.dumps(record) + "\n" for record in kept))
+            self._files[name] = path.open("a", encoding="utf-8")
+        self._events = EventFile(self._folder / TENSORBOARD, start_step + 1 if start_step else 0)
+
+    def write(self, split: str, step: int, values: Mapping[str, Any]) -> None:
+        """Appends one record.
+
+        Args:
+          split: `train` or `eval`; or `speed` or `machine`, which go to `speed.jsonl`.
+          step: number of steps taken.
+          values: what to record; what is no number is not for TensorBoard.
+        """
+        name = SPEED if split in ("speed", "machine") else METRICS
+        record = {"step": step, "split": split, **values}
+        self._files[name].write(json.dumps(record) + "\n")
+        scalars = {
+            f"{split}/{key}": float(value)
+            for key, value in values.items()
+            if isinstance(value, int | float)
+        }
+        if scalars:
+            self._events.write(step, scalars)
+
+    def flush(self) -> None:
+        """Brings everything to the disk: to be called before a checkpoint is written."""
+        for file in self._files.values():
+            file.flush()
+            os.fsync(file.fileno())
+        self._events.flush()
+
+    def close(self) -> None:
+        """Flushes and closes."""
+        self.flush()
+        for file in self._files.values():
+            file.close()
+        self._events.close()
+
+
+def averages(sums: Sequence[Mapping[str, np.ndarray]]) -> dict[str, float]:
+    """Loss and accuracy per target token, over several steps or batches.
+
+    Args:
+      sums: per step `loss_sum`, `correct_sum`, `weight_sum`, scalars.
+    """
+    loss, correct, weight = (
+        math.fsum(float(step[name]) for step in sums)
+        for name in ("loss_sum", "correct_sum", "weight_sum")
+    )
+    return {"loss": loss / (weight or 1.0), "accuracy": correct / (weight or 1.0)}
+
+
+def train_record(steps: Sequence[Mapping[str, np.ndarray]], tokens: int) -> dict[str, Any]:
+    """The record of an interval of training.
+
+    Args:
+      steps: metrics of its steps, on the host.
+      tokens: tokens seen since the run began, padding excluded.
+
+    Returns:
+      `loss`, `accuracy` per target token; the mean `grad_norm`; the last `learning_rate`; `tokens`.
+    """
+    return {
+        **averages(steps),
+        "grad_norm": math.fsum(float(step["grad_norm"]) for step in steps) / len(steps),
+        "learning_rate": float(steps[-1]["learning_rate"]),
+        "tokens": tokens,
+    }
+
+
+def speed(
+    steps: int,
+    seconds: float,
+    tokens: int,
+    positions_per_step: int,
+    flops_per_step: float,
+    peak: Peak,
+) -> dict[str, float | None]:
+    """What the machine made of some steps.
+
+    Args:
+      steps: how many.
+      seconds: they took.
+      tokens: encoder and decoder tokens in them, padding excluded.
+      positions_per_step: encoder and decoder positions of a batch, padding included.
+      flops_per_step: model FLOPs of a batch, padding included.
+      peak: of the machine.
+
+    Returns:
+      `steps_per_second`, `tokens_per_second`, `positions_per_second` and `mfu`, the share of the
+      peak, None where that is unknown.
+    """
+    rate = steps / seconds
+    return {
+        "steps_per_second": rate,
+        "tokens_per_second": tokens / seconds,
+        "positions_per_second": positions_per_step * rate,
+        "mfu": None if peak.flops is None else flops_per_step * rate / peak.flops,
+    }
+
+
+class Progress:
+    """A bar with the time left on a terminal; elsewhere a line now and then; or nothing."""
+
+    def __init__(self, total: int, step: int, title: str, enabled: bool = True) -> None:
+        """Starts at `step` of `total` steps."""
+        terminal = sys.stderr.isatty()
+        self._bar = tqdm.tqdm(
+            total=total,
+            initial=step,
+            desc=title,
+            unit="step",
+            dynamic_ncols=True,
+            disable=not (enabled and terminal),
+        )
+        self._lines = enabled and not terminal
+        self._title, self._total, self._step = title, total, step
+        self._quiet_until = time.monotonic() + QUIET_SECONDS
+
+    def update(self, step: int, latest: Mapping[str, Mapping[str, float | None]]) -> None:
+        """Shows where the run is, with its latest record of each split."""
+        text = ", ".join(
+            form.format(value)
+            for (split, name), form in _SHOWN.items()
+            if (value := latest.get(split, {}).get(name)) is not None
+        )
+        self._bar.set_postfix_str(text, refresh=False)
+        self._bar.update(step - self._step)
+        self._step = step
+        if self._lines and (time.monotonic() > self._quiet_until or step == self._total):
+            sys.stderr.write(f"{self._title}: step {step}/{self._total}, {text}\n")
+            self._quiet_until = time.monotonic() + QUIET_SECONDS
+
+    def close(self) -> None:
+        """Leaves the line as it stands."""
+        self._bar.close()
+
+
+_SHOWN = {
+    ("train", "loss"): "loss {:.4f}",
+    ("eval", "loss"): "eval {:.4f}",
+    ("speed", "tokens_per_second"): "{:,.0f} tokens/s",
+    ("speed", "mfu"): "MFU {:.1%}",
+}

@@ -1,0 +1,243 @@
+"""One step of training and one of evaluation, compiled; no data and no files here.
+
+Losses and gradients are summed over micro-batches and divided once, by the weight of the whole
+batch, so that accumulation changes nothing but memory (DESIGN §5 on what T5X does instead).
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, cast
+
+import flax
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from openba_jax.errors import UserError
+from openba_jax.model import network
+from openba_jax.model.config import OpenBAConfig
+from openba_jax.training import sharding as sharding_lib
+from openba_jax.training.optimizer import Optimizer
+
+MAX_PROGRAMS = 4
+"""Compiled programs kept, so that what trains again in one process need not compile again."""
+
+Batch = dict[str, jax.Array]
+Metrics = dict[str, jax.Array]
+
+
+@flax.struct.dataclass
+class TrainState:
+    """All that a step changes.
+
+    Attributes:
+      step: int32 scalar, number of steps taken.
+      params: the parameters, in `config.param_dtype`.
+      opt_state: the state of the optax transformation.
+    """
+
+    step: Any
+    params: Any
+    opt_state: Any
+
+
+def new_state(params: Any, optimizer: Optimizer) -> TrainState:
+    """The state before the first step."""
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        opt_state=optimizer.transformation.init(params),
+    )
+
+
+@functools.lru_cache(maxsize=MAX_PROGRAMS)
+def abstract_state(config: OpenBAConfig, optimizer: Optimizer, mesh: Mesh) -> TrainState:
+    """Shapes, dtypes and shardings of the whole state; nothing is allocated.
+
+    Optimizer moments lie as their parameters do, everything else is replicated.
+    """
+    params = network.abstract_params(config)
+    shardings = sharding_lib.param_shardings(network.logical_axes(config), params, mesh)
+    everywhere = sharding_lib.replicated(mesh)
+
+    def place(leaf: Any, sharding: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+    state = jax.eval_shape(lambda tree: new_state(tree, optimizer), params)
+    return TrainState(
+        step=place(state.step, everywhere),
+        params=jax.tree.map(place, params, shardings),
+        opt_state=optax.tree.map_params(
+            optimizer.transformation,
+            place,
+            state.opt_state,
+            shardings,
+            transform_non_params=lambda leaf: place(leaf, everywhere),
+        ),
+    )
+
+
+def shardings_of(abstract: Any) -> Any:
+    """The tree of shardings of a tree of `jax.ShapeDtypeStruct`."""
+    return jax.tree.map(lambda leaf: leaf.sharding, abstract)
+
+
+def init_state(
+    config: OpenBAConfig, optimizer: Optimizer, mesh: Mesh, *, seed: int = 0, params: Any = None
+) -> TrainState:
+    """Makes the first state directly where it belongs.
+
+    Args:
+      config: the model's configuration.
+      optimizer: the optimizer.
+      mesh: the mesh.
+      seed: of random parameters; they do not depend on the mesh.
+      params: parameters to start from instead, already sharded.
+    """
+    shardings = shardings_of(abstract_state(config, optimizer, mesh))
+
+    def of_rng(rng: jax.Array) -> TrainState:
+        return new_state(network.init_params(config, rng), optimizer)
+
+    def of_params(params: Any) -> TrainState:
+        return new_state(params, optimizer)
+
+    function, argument = (of_rng, jax.random.key(seed)) if params is None else (of_params, params)
+    init = sharding_lib.jit_on_mesh(function, mesh, out_shardings=shardings)
+    return cast(TrainState, init(argument))
+
+
+def summed_gradients(
+    config: OpenBAConfig,
+    params: Any,
+    batch: Batch,
+    dropout_rng: jax.Array | None,
+    accumulation: int,
+) -> tuple[Any, Metrics]:
+    """Gradients of the summed loss, and the sums that go with it.
+
+    Args:
+      config: the model's configuration.
+      params: the parameters.
+      batch: arrays `[batch, ...]`; `batch` is a multiple of `accumulation`.
+      dropout_rng: a key, or None for no dropout.
+      accumulation: micro-batches, taken one after the other.
+
+    Returns:
+      Gradients, float32, as `params`; `loss_sum`, `weight_sum`, `correct_sum`, float32 scalars.
+    """
+
+    def sums(rows: Batch, rng: jax.Array | None) -> tuple[Any, Metrics]:
+        loss_of = jax.value_and_grad(network.loss, argnums=1, has_aux=True)
+        (loss_sum, counts), gradients = loss_of(config, params, rows, rng)
+        gradients = jax.tree.map(lambda g: g.astype(jnp.float32), gradients)
+        return gradients, {"loss_sum": loss_sum, **counts}
+
+    if accumulation == 1:
+        return sums(batch, dropout_rng)
+
+    def split(x: jax.Array) -> jax.Array:
+        # Strided, so that the rows of every micro-batch are spread over all devices as they lie.
+        return jnp.swapaxes(x.reshape(-1, accumulation, *x.shape[1:]), 0, 1)
+
+    def add(total: Any, numbered: tuple[jax.Array, Batch]) -> tuple[Any, None]:
+        number, rows = numbered
+        rng = None if dropout_rng is None else jax.random.fold_in(dropout_rng, number)
+        return jax.tree.map(jnp.add, total, sums(rows, rng)), None
+
+    micro_batches = jax.tree.map(split, batch)
+    shapes = jax.eval_shape(sums, jax.tree.map(lambda x: x[0], micro_batches), dropout_rng)
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    total, _ = jax.lax.scan(add, zeros, (jnp.arange(accumulation), micro_batches))
+    return total
+
+
+@functools.lru_cache(maxsize=MAX_PROGRAMS)
+def make_train_step(
+    config: OpenBAConfig,
+    optimizer: Optimizer,
+    mesh: Mesh,
+    *,
+    accumulation: int = 1,
+    seed: int = 0,
+) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+    """The compiled step of training.
+
+    Args:
+      config: the model's configuration; `dtype` and `param_dtype` make it mixed precision.
+      optimizer: the optimizer.
+      mesh: the mesh.
+      accumulation: micro-batches per step.
+      seed: of dropout; the key of a step is a function of `(seed, step)`.
+
+    Returns:
+      `(state, batch) -> (state, metrics)`. The given state is donated: its buffers are gone
+      afterwards. Metrics are scalars: `loss_sum`, `correct_sum`, `weight_sum` (float32, over
+      target tokens), `tokens` (int32, encoder and decoder tokens that are no padding),
+      `grad_norm` (before clipping), `learning_rate`.
+    """
+    use_dropout = config.dropout_rate > 0 or config.attention_dropout_rate > 0
+
+    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        rng = jax.random.fold_in(jax.random.key(seed), state.step) if use_dropout else None
+        gradients, metrics = summed_gradients(config, state.params, batch, rng, accumulation)
+        weight = metrics["weight_sum"]
+        # A batch without a single target gives zero gradients rather than NaN.
+        scale = 1.0 / jnp.where(weight > 0, weight, 1.0)
+        gradients = jax.tree.map(lambda g, p: (g * scale).astype(p.dtype), gradients, state.params)
+        updates, opt_state = optimizer.transformation.update(
+            gradients, state.opt_state, state.params
+        )
+        metrics |= {
+            "tokens": jnp.sum(batch["encoder_input_tokens"] > 0)
+            + jnp.sum(batch["decoder_target_tokens"] > 0),
+            "grad_norm": optax.tree.norm(gradients),
+            "learning_rate": jnp.asarray(optimizer.learning_rate(state.step), jnp.float32),
+        }
+        params = optax.apply_updates(state.params, updates)
+        return TrainState(state.step + 1, params, opt_state), metrics
+
+    shardings = shardings_of(abstract_state(config, optimizer, mesh))
+    return sharding_lib.jit_on_mesh(
+        train_step,
+        mesh,
+        in_shardings=(shardings, sharding_lib.batch_sharding(mesh)),
+        out_shardings=(shardings, sharding_lib.replicated(mesh)),
+        donate_argnums=0,
+    )
+
+
+@functools.lru_cache(maxsize=MAX_PROGRAMS)
+def make_eval_step(config: OpenBAConfig, mesh: Mesh) -> Callable[[Any, Batch], Metrics]:
+    """The compiled `(params, batch) -> {loss_sum, weight_sum, correct_sum}`, without dropout."""
+
+    def eval_step(params: Any, batch: Batch) -> Metrics:
+        loss_sum, counts = network.loss(config, params, batch)
+        return {"loss_sum": loss_sum, **counts}
+
+    shardings = sharding_lib.param_shardings(
+        network.logical_axes(config), network.abstract_params(config), mesh
+    )
+    return sharding_lib.jit_on_mesh(
+        eval_step,
+        mesh,
+        in_shardings=(shardings, sharding_lib.batch_sharding(mesh)),
+        out_shardings=sharding_lib.replicated(mesh),
+    )
+
+
+def check_batch_size(batch_size: int, accumulation: int, mesh: Mesh) -> None:
+    """Checks that every device gets the same number of rows of every micro-batch.
+
+    Raises:
+      UserError: it would not.
+    """
+    shards = mesh.shape["data"] * mesh.shape["fsdp"]
+    if accumulation < 1 or batch_size % (accumulation * shards):
+        raise UserError(
+            f"batch_size {batch_size} is not a multiple of accumulation {accumulation} times "
+            f"the {shards} devices of the mesh axes data and fsdp."
+        )

@@ -1,0 +1,159 @@
+"""D-UL2 in the trainer: measured, logged, plotted, and resumed exactly."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from openba_jax.checkpoints import native
+from openba_jax.errors import UserError
+from openba_jax.objectives import d_ul2
+from openba_jax.objectives.mixture import get_mixture
+from openba_jax.training import metrics, sharding
+from openba_jax.training.adaptation import (
+    Adaptation,
+    measured_losses,
+    read_target_losses,
+    write_target_losses,
+)
+
+HERE = Path(__file__).resolve().parent
+NAMES = [task.name for task in get_mixture("d_ul2_code").tasks]
+
+
+def train(folder: Path, text: Path, **changes: Any) -> Any:
+    from toy_run import d_ul2_batches, d_ul2_train
+
+    changes.setdefault("batches", d_ul2_batches(text))
+    return d_ul2_train(folder, text, **changes)
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `tokenizer.model` and a token store `spans` of random groups."""
+    from toy_run import write_toy_store
+
+    folder = tmp_path_factory.mktemp("text")
+    write_toy_store(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, text: Path) -> Any:
+    return train(tmp_path_factory.mktemp("d_ul2") / "run", text)
+
+
+def records(result: Any) -> list[dict[str, Any]]:
+    return [r for r in metrics.read(result.history) if r["split"] == "denoisers"]
+
+
+def test_rates_follow_the_rule(finished: Any) -> None:
+    mixture = get_mixture("d_ul2_code")
+    found = records(finished)
+    assert [record["step"] for record in found] == [0, 4, 8, 12]
+    rates = mixture.rates
+    for number, record in enumerate(found):
+        losses = [record[f"loss/{name}"] for name in NAMES]
+        assert record["mean_loss"] == pytest.approx(np.mean(losses))
+        if number:  # The first measurement moves nothing, as in the original.
+            rates = mixture.rule(rates, losses, d_ul2.TARGET_LOSSES)
+        assert [record[f"rate/{name}"] for name in NAMES] == pytest.approx(rates, abs=1e-7)
+    assert rates != pytest.approx(mixture.rates, abs=1e-3)
+    _, data = native.restore_raw(finished.model_dir)
+    assert data["adaptation"]["target_losses"]["ul2_s"] == 2.106
+    assert data["adaptation"]["batches"]["rates"] == pytest.approx(rates, abs=1e-7)
+    image = (finished.model_dir / "rates.png").read_bytes()
+    assert image.startswith(b"\x89PNG")
+    assert len(image) > 10_000
+
+
+@pytest.mark.parametrize("dies_at", [3, 4, 7, 10])
+def test_a_killed_run_goes_on_exactly(
+    tmp_path: Path, text: Path, finished: Any, cached_environment: dict[str, str], dies_at: int
+) -> None:
+    folder = tmp_path / "run"
+    program = [sys.executable, str(HERE / "toy_run.py"), str(folder), "{}"]
+    environment = {**cached_environment, "TOY_DIES_AT": str(dies_at), "TOY_D_UL2": str(text)}
+    killed = subprocess.run(program, env=environment, capture_output=True, check=False)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert not (folder / "rates.png").exists()
+    train(folder, text)
+    assert (folder / "metrics.jsonl").read_text() == finished.history.read_text()
+    _, data = native.restore_raw(folder)
+    _, expected = native.restore_raw(finished.model_dir)
+    assert data == expected
+
+
+def test_targets_measured_on_another_model(
+    tmp_path: Path, text: Path, finished: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from toy_run import d_ul2_batches
+
+    source = f"{finished.model_dir}/checkpoints/12"
+    mixture = get_mixture("d_ul2_paper")
+    mesh = sharding.make_mesh((-1, 1, 1))
+    losses = measured_losses(source, mixture, d_ul2_batches(text), mesh, 1)
+    last = records(finished)[-1]
+    assert losses == pytest.approx({name: last[f"loss/{name}"] for name in NAMES}, abs=1e-5)
+    write_target_losses(tmp_path / "targets.json", losses)
+    assert read_target_losses(tmp_path / "targets.json") == losses
+    runs = []
+    for number, targets in enumerate((source, str(tmp_path / "targets.json"), losses)):
+        adaptation = Adaptation(mixture, targets, floor=0.01)
+        runs.append(
+            records(
+                train(
+                    tmp_path / f"run{number}",
+                    text,
+                    batches=d_ul2_batches(text, "d_ul2_paper"),
+                    adaptation=adaptation,
+                    train_steps=4,
+                )
+            )
+        )
+    assert runs[0] == runs[1] == runs[2]
+    assert min(runs[0][-1][f"rate/{name}"] for name in NAMES) >= 0.01 - 1e-9
+
+
+def test_mistakes(tmp_path: Path, text: Path) -> None:
+    mixture = get_mixture("d_ul2_code")
+    with pytest.raises(UserError, match="rates of mixture ul2 are fixed"):
+        Adaptation(get_mixture("ul2"))
+    with pytest.raises(UserError, match="set EVAL_PERIOD"):
+        train(tmp_path / "a", text, eval_every=None)
+    with pytest.raises(UserError, match="needs evaluation batches"):
+        train(tmp_path / "b", text, eval_batches=0)
+    with pytest.raises(UserError, match=r"none\.json cannot be read"):
+        train(tmp_path / "c", text, adaptation=Adaptation(mixture, str(tmp_path / "none.json")))
+    (tmp_path / "list.json").write_text("[1, 2]")
+    with pytest.raises(UserError, match="holds no target losses"):
+        train(tmp_path / "d", text, adaptation=Adaptation(mixture, str(tmp_path / "list.json")))
+    (tmp_path / "few.json").write_text(json.dumps({"ul2_s": 1.0}))
+    with pytest.raises(UserError, match="lack ul2_r3, ul2_r8, ul2_x3"):
+        train(tmp_path / "e", text, adaptation=Adaptation(mixture, str(tmp_path / "few.json")))
+
+
+def test_plot_command(finished: Any, tmp_path: Path, cached_environment: dict[str, str]) -> None:
+    command = [sys.executable, "-m", "openba_jax.training.rates_plot"]
+    environment = {**os.environ, **cached_environment}
+    drawn = subprocess.run(
+        [*command, str(finished.model_dir)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert drawn.stdout.strip() == str(finished.model_dir / "rates.png")
+    none = subprocess.run(
+        [*command, str(tmp_path)], env=environment, capture_output=True, text=True, check=False
+    )
+    assert none.returncode == 2
+    assert "has no rates" in none.stderr

@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from openba_jax.training import event_file, hardware, metrics
+
+
+def test_crc_of_the_check_string() -> None:
+    assert event_file.crc32c(b"123456789") == 0xE3069283
+    assert event_file.crc32c(b"") == 0
+
+
+def test_tensorflow_reads_the_events(tmp_path: Path) -> None:
+    tensorflow = pytest.importorskip("tensorflow")
+    events = event_file.EventFile(tmp_path, first_step=7)
+    events.write(8, {"train/loss": 1.5, "train/accuracy": 0.25})
+    events.write(300, {"eval/loss": -2.0})
+    events.close()
+    (path,) = tmp_path.iterdir()
+    version, start, *records = tensorflow.compat.v1.train.summary_iterator(str(path))
+    assert version.file_version == "brain.Event:2"
+    assert (start.step, start.session_log.status) == (7, 1)
+    assert [(r.step, [(v.tag, v.simple_value) for v in r.summary.value]) for r in records] == [
+        (8, [("train/loss", 1.5), ("train/accuracy", 0.25)]),
+        (300, [("eval/loss", -2.0)]),
+    ]
+
+
+def test_records_after_the_restored_step_are_cut_away(tmp_path: Path) -> None:
+    writer = metrics.MetricWriter(tmp_path, 0)
+    for step in (5, 10, 15):
+        writer.write("train", step, {"loss": 1.0 / step})
+        writer.write("speed", step, {"mfu": None})
+    writer.close()
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 20, "sp')
+    writer = metrics.MetricWriter(tmp_path, 10)
+    writer.write("eval", 10, {"loss": 0.5})
+    writer.close()
+    assert metrics.read(tmp_path / "metrics.jsonl") == [
+        {"step": 5, "split": "train", "loss": 0.2},
+        {"step": 10, "split": "train", "loss": 0.1},
+        {"step": 10, "split": "eval", "loss": 0.5},
+    ]
+    assert [record["step"] for record in metrics.read(tmp_path / "speed.jsonl")] == [5, 10]
+    assert len(list((tmp_path / "tensorboard").iterdir())) == 2
+    metrics.MetricWriter(tmp_path, 0).close()
+    assert metrics.read(tmp_path / "metrics.jsonl") == []
+
+
+def test_absent_file_has_no_records(tmp_path: Path) -> None:
+    assert metrics.read(tmp_path / "metrics.jsonl") == []
+
+
+def test_averages_weigh_by_tokens() -> None:
+    steps = [
+        {"loss_sum": np.float32(6), "correct_sum": np.float32(1), "weight_sum": np.float32(2)},
+        {"loss_sum": np.float32(2), "correct_sum": np.float32(7), "weight_sum": np.float32(6)},
+    ]
+    assert metrics.averages(steps) == {"loss": 1.0, "accuracy": 1.0}
+    nothing = {name: np.float32(0) for name in steps[0]}
+    assert metrics.averages([nothing]) == {"loss": 0.0, "accuracy": 0.0}
+
+
+def test_speed_counts_tokens_positions_and_flops() -> None:
+    peak = hardware.Peak(1e4, "made up")
+    speed = metrics.speed(10, 2.0, 60, 8, 500.0, peak)
+    assert speed == {
+        "steps_per_second": 5.0,
+        "tokens_per_second": 30.0,
+        "positions_per_second": 40.0,
+        "mfu": 0.25,
+    }
+    assert metrics.speed(10, 2.0, 60, 8, 500.0, hardware.Peak(None, "?"))["mfu"] is None
+
+
+def test_peak_of_a_cpu_is_measured_and_plausible() -> None:
+    peak = hardware.peak_flops()
+    assert "measured" in peak.source
+    assert peak.flops is not None
+    assert 1e8 < peak.flops < 1e14
+
+
+@pytest.mark.parametrize(
+    ("kind", "flops"),
+    [
+        ("TPU v4", 275e12),
+        ("TPU v5 lite", 197e12),
+        ("TPU v5p", 459e12),
+        ("TPU v5", 459e12),
+        ("TPU v6 lite", 918e12),
+        ("NVIDIA H200", 989e12),
+        ("NVIDIA A100-SXM4-80GB", 312e12),
+        ("NVIDIA H100 80GB HBM3", 989e12),
+        ("abacus", None),
+    ],
+)
+def test_peak_of_an_accelerator_is_looked_up(
+    monkeypatch: pytest.MonkeyPatch, kind: str, flops: float | None
+) -> None:
+    class Device:
+        platform = "accelerator"
+        device_kind = kind
+
+    monkeypatch.setattr(hardware.jax, "devices", lambda: [Device(), Device()])
+    monkeypatch.setattr(hardware.jax, "device_count", lambda: 2)
+    peak = hardware.peak_flops()
+    assert peak.flops == (None if flops is None else 2 * flops)
+
+
+def test_lines_stand_in_for_the_bar_where_there_is_no_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metrics, "QUIET_SECONDS", 1e6)
+    progress = metrics.Progress(20, 0, "small")
+    progress.update(10, {"train": {"loss": 3.0}})
+    progress.update(20, {"train": {"loss": 2.0}, "speed": {"mfu": 0.5, "tokens_per_second": 1234}})
+    progress.close()
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == ["small: step 20/20, loss 2.0000, 1,234 tokens/s, MFU 50.0%"]
