@@ -1,0 +1,73 @@
+"""Opens a checkpoint of any kind."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Literal
+
+from openba_jax.checkpoints import native, t5x
+from openba_jax.checkpoints.huggingface import open_huggingface
+from openba_jax.checkpoints.megatron import find_iteration, open_megatron
+from openba_jax.checkpoints.native_streaming import open_native
+from openba_jax.checkpoints.streaming import Source
+from openba_jax.errors import UserError
+from openba_jax.model.config import OpenBAConfig
+
+Kind = Literal["native", "huggingface", "megatron", "t5x"]
+
+
+def detect(path: Path) -> Kind:
+    """What kind of checkpoint a folder is.
+
+    Raises:
+      UserError: none of those that are known.
+    """
+    if not path.is_dir():
+        raise UserError(f"{path} is no folder; name the folder of a checkpoint.")
+    folder, _ = native.split_path(path)
+    if (folder / native.CHECKPOINTS).is_dir():
+        return "native"
+    config = path / "config.json"
+    if config.is_file():
+        try:
+            fields = json.loads(config.read_text(encoding="utf-8"))
+            if not isinstance(fields, dict):
+                raise UserError(f"{config} is no JSON object.")
+            if "model_type" in fields:
+                return "huggingface"
+        except ValueError as error:
+            raise UserError(f"{config} is not JSON: {error}.") from error
+    for kind, find in (("megatron", find_iteration), ("t5x", t5x.find_checkpoint)):
+        try:
+            find(path)
+        except UserError:
+            continue
+        return kind  # type: ignore[return-value]
+    raise UserError(
+        f"{path} is no checkpoint that is known: no model folder (checkpoints/), no Hugging Face "
+        "folder (config.json with model_type), no Megatron folder (mp_rank_00), no T5X folder "
+        "(checkpoint_<step>)."
+    )
+
+
+def open_checkpoint(path: Path, config: OpenBAConfig | None = None) -> Source:
+    """Opens a checkpoint of any kind; no tensor is read.
+
+    Args:
+      path: its folder.
+      config: the model's configuration, for T5X, which saves none.
+
+    Raises:
+      UserError: it is none, or it is damaged.
+    """
+    kind = detect(path)
+    if config is not None and kind != "t5x":
+        raise UserError(f"{path} has a configuration of its own; one is given for T5X only.")
+    if kind == "native":
+        return open_native(path)
+    if kind == "huggingface":
+        return open_huggingface(path)
+    if kind == "megatron":
+        return open_megatron(path)
+    return t5x.open_t5x(path, config)

@@ -1,0 +1,166 @@
+"""Compares two checkpoints: tensor by tensor, and by the logits that they give."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from openba_jax.checkpoints.mapping import Leaf
+from openba_jax.checkpoints.streaming import Source, load_params
+from openba_jax.checkpoints.tensors import SLICE_BYTES, count_not_finite, row_slices
+from openba_jax.data.vocabulary import Vocabulary
+from openba_jax.errors import UserError
+from openba_jax.model.config import OpenBAConfig
+from openba_jax.model.decoding import generate
+from openba_jax.model.network import OpenBA, Params
+
+CONTINUATION = 8
+"""Tokens that are generated after a prompt and then scored by both models."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Difference:
+    """How one parameter differs.
+
+    Attributes:
+      path: its path, all layers together.
+      largest: largest absolute difference; infinite where only one side has NaN or lacks it.
+      where: the leaf in which it is.
+      dtypes: the types on both sides.
+      note: what else there is to say: only some rows were compared, values are not finite.
+    """
+
+    path: str
+    largest: float
+    where: str
+    dtypes: tuple[str, str]
+    note: str = ""
+
+
+def compare(first: Source, second: Source) -> list[Difference]:
+    """Largest absolute difference of every parameter; vocabularies may be padded differently.
+
+    Raises:
+      UserError: the models differ in more than that.
+    """
+    a, b = first.parameters, second.parameters
+    for name in a.sizes:
+        if name != "vocab" and a.sizes[name] != b.sizes[name]:
+            raise UserError(f"The models differ: {name} is {a.sizes[name]} and {b.sizes[name]}.")
+    for stack, depth in a.depth.items():
+        if depth != b.depth[stack]:
+            raise UserError(f"The models differ: {stack} has {depth} and {b.depth[stack]} layers.")
+    rows = min(a.sizes["vocab"], b.sizes["vocab"])
+    note = ""
+    if a.sizes["vocab"] != b.sizes["vocab"]:
+        note = f"the first {rows} of {a.sizes['vocab']} and {b.sizes['vocab']} rows"
+    differences = []
+    for path in dict.fromkeys([*a.axes, *b.axes]):
+        if path not in a.axes or path not in b.axes:
+            side = "first" if path in a.axes else "second"
+            lone = Difference(path, np.inf, path, ("", ""), f"only in the {side}")
+            differences.append(lone)
+            continue
+        largest, where, not_finite = -1.0, Leaf(path), 0
+        for layer in a.layers(path):
+            leaf = Leaf(path, layer)
+            value, count = _leaf_difference(first, second, leaf, rows)
+            not_finite += count
+            if value > largest:
+                largest, where = value, leaf
+        dtypes = (first.dtype(where).name, second.dtype(where).name)
+        notes = [note] if note and "vocab" in a.axes[path] else []
+        if not_finite:
+            notes.append(f"{not_finite} NaN or infinite values on both sides together")
+        differences.append(Difference(path, largest, str(where), dtypes, ", ".join(notes)))
+    return differences
+
+
+def _leaf_difference(first: Source, second: Source, leaf: Leaf, rows: int) -> tuple[float, int]:
+    """Largest absolute difference, and how many values of both sides are not finite."""
+    axes = first.parameters.axes[leaf.path]
+    if "vocab" not in axes:
+        return _slice_difference(first.read(leaf), second.read(leaf))
+    widths = [first.parameters.sizes[name] for name in axes if name != "vocab"]
+    row_bytes = max(4 * int(np.prod(widths)), SLICE_BYTES // rows)
+    found = [
+        _slice_difference(first.read(leaf, part), second.read(leaf, part))
+        for part in row_slices(rows, row_bytes)
+    ]
+    return max(value for value, _ in found), sum(count for _, count in found)
+
+
+def _slice_difference(a: np.ndarray, b: np.ndarray) -> tuple[float, int]:
+    return _difference(a, b), count_not_finite(a) + count_not_finite(b)
+
+
+def _difference(a: np.ndarray, b: np.ndarray) -> float:
+    """Largest absolute difference; equal where both are the same infinity or both NaN."""
+    wide = np.float64 if np.float64 in (a.dtype, b.dtype) else np.float32
+    a, b = a.astype(wide), b.astype(wide)
+    with np.errstate(invalid="ignore"):
+        distance = np.abs(a - b)
+    odd = ~np.isfinite(distance)
+    if odd.any():
+        same = (a == b) | (np.isnan(a) & np.isnan(b))
+        distance[odd] = np.where(same[odd], 0.0, np.inf)
+    return float(distance.max(initial=0.0))
+
+
+def compare_logits(first: Source, second: Source, prompts: Sequence[Sequence[int]]) -> list[float]:
+    """Largest absolute difference of the logits for every prompt, both models in float32.
+
+    The first model continues each prompt greedily; both score this continuation.
+
+    Args:
+      first: one model.
+      second: the other.
+      prompts: encoder ids.
+    """
+    longest = max(map(len, prompts))
+    tokens = np.array([[*prompt, *[0] * (longest - len(prompt))] for prompt in prompts], np.int32)
+    inputs, logits = None, []
+    for source in (first, second):
+        config = source.config.replace(dtype="float32")
+        params = jax.tree.map(jnp.asarray, load_params(source))
+        if inputs is None:
+            rng = jax.random.key(0)
+            answers = generate(config, params, tokens, rng, max_new_tokens=CONTINUATION)
+            inputs = np.pad(np.asarray(answers)[:, :-1], [(0, 0), (1, 0)])
+        logits.append(np.asarray(_logits(config, params, tokens, inputs)))
+        del params
+    vocab = min(array.shape[-1] for array in logits)
+    return [_difference(a, b) for a, b in zip(*(x[..., :vocab] for x in logits), strict=True)]
+
+
+@functools.partial(jax.jit, static_argnames="config")
+def _logits(
+    config: OpenBAConfig, params: Params, tokens: jax.Array, inputs: jax.Array
+) -> jax.Array:
+    logits: Any = OpenBA(config).apply({"params": params}, tokens, inputs, enable_dropout=False)
+    return logits
+
+
+def encode_prompt(prompt: str, source: Source) -> list[int]:
+    """Encoder ids of a prompt: text, or ids like `12,5,7`.
+
+    Raises:
+      UserError: it is text and the checkpoint has no tokenizer, or an id is out of range.
+    """
+    pieces = prompt.split(",")
+    if all(piece.strip().isdigit() for piece in pieces):
+        ids = [int(piece) for piece in pieces]
+    elif source.tokenizer is None:
+        raise UserError("The checkpoints have no tokenizer; give prompts as ids, like 12,5,7.")
+    else:
+        vocabulary = Vocabulary(source.tokenizer)
+        ids = [*vocabulary.encode(prompt), vocabulary.eos_id]
+    if max(ids) >= source.config.vocab_size:
+        raise UserError(f"The prompt has id {max(ids)}, the model {source.config.vocab_size} ids.")
+    return ids

@@ -1,0 +1,275 @@
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from openba_jax.checkpoints.huggingface import (
+    ffn_hidden_size,
+    open_huggingface,
+    v1_width,
+    write_huggingface,
+)
+from openba_jax.checkpoints.safetensors_files import read_safetensors, write_safetensors
+from openba_jax.errors import UserError
+
+
+@pytest.fixture
+def folder(tmp_path):
+    path = tmp_path / "hf"
+    path.mkdir()
+    return path
+
+
+@pytest.mark.parametrize("weight_format", ["safetensors", "torch"])
+@pytest.mark.parametrize("max_shard_bytes", [10**9, 20_000])
+def test_round_trip(make_source, variant, dtype, folder, same, weight_format, max_shard_bytes):
+    variant = variant.replace(param_dtype=dtype.name, dtype=dtype.name, embedding_dropout=False)
+    source = make_source(variant)
+    options = {"weight_format": weight_format, "max_shard_bytes": max_shard_bytes}
+    write_huggingface(source, folder, **options)
+    read = open_huggingface(folder)
+    assert read.config == variant
+    same(source, read)
+    sharded = max_shard_bytes < 10**9
+    assert len(list(folder.glob("*.index.json"))) == sharded
+    assert (len(list(folder.glob("*-of-*"))) > 3) == sharded
+
+
+def test_types_may_differ_between_tensors(make_source, tiny, folder, same):
+    # As the original's converter leaves them: all in float16 but the bias of the logits.
+    source = make_source(tiny, {"": np.float16, "logits_dense/bias": np.float32})
+    write_huggingface(source, folder)
+    same(source, open_huggingface(folder))
+
+
+@pytest.mark.parametrize("style", ["v1", "v2"])
+def test_golden_conversion_of_megatron(shared_dir, style):
+    folder = shared_dir / "golden" / "megatron_ckpt" / f"{style}_style" / "hf_expected"
+    config = open_huggingface(folder).config
+    assert config.mlp_dim == {"v1": 256, "v2": 96}[style]
+    assert config.tie_embeddings
+    assert not config.scale_tied_logits
+    assert config.param_dtype == "float16"
+
+
+@pytest.mark.parametrize("model", ["a", "b", "c"])
+@pytest.mark.parametrize("weight_format", ["safetensors", "torch"])
+def test_golden_files_come_back_bit_for_bit(shared_dir, folder, model, weight_format):
+    golden = shared_dir / "golden" / f"model_{model}"
+    source = open_huggingface(golden)
+    write_huggingface(source, folder, weight_format=weight_format)
+    again = open_huggingface(folder)
+    assert again.config == source.config
+    original = read_safetensors(golden / "model.safetensors")
+    assert set(original) == set(again.tensors)
+    for name, tensor in original.items():
+        assert again.tensors[name].read().tobytes() == tensor.read().tobytes()
+    written = json.loads((folder / "config.json").read_text())
+    for name, value in json.loads((golden / "config.json").read_text()).items():
+        if name == "ffn_hidden_size":  # many numbers mean one width
+            assert v1_width(written[name]) == v1_width(value)
+        else:
+            assert written[name] == value, name
+
+
+def test_embedding_aliases_are_left_aside(shared_dir):
+    golden = shared_dir / "golden" / "model_b"
+    folder_with_aliases = open_huggingface(golden)
+    assert "encoder.embed_tokens.weight" not in folder_with_aliases.tensors
+
+
+def test_width_rules(tiny):
+    published = tiny.replace(embed_dim=4096, mlp_dim=11_008)
+    assert v1_width(16_384) == 11_008
+    assert ffn_hidden_size(published, "v1") == 16_384
+    assert ffn_hidden_size(published, "v2") == 11_008
+    v2 = tiny.replace(embed_dim=2560, mlp_dim=6912)
+    assert v1_width(ffn_hidden_size(v2, "v1")) == 6912
+    for width in range(256, 20_000, 256):
+        assert v1_width(ffn_hidden_size(tiny.replace(mlp_dim=width), "v1")) == width
+    with pytest.raises(UserError, match="--ffn_rule=v2"):
+        ffn_hidden_size(tiny.replace(mlp_dim=100), "v1")
+
+
+def test_tokenizer_files(make_source, tiny, folder, shared_dir):
+    model = shared_dir / "golden" / "vocab" / "old.model"
+    source = make_source(tiny.replace(vocab_size=896))
+    source.tokenizer = model
+    write_huggingface(source, folder)
+    assert (folder / "spiece.model").read_bytes() == model.read_bytes()
+    assert json.loads((folder / "added_tokens.json").read_text()) == {
+        "<R>": 860,
+        "<S>": 861,
+        "<X>": 862,
+    }
+    assert json.loads((folder / "tokenizer_config.json").read_text())["extra_ids"] == 100
+    assert open_huggingface(folder).tokenizer == folder / "spiece.model"
+    source = make_source(tiny)
+    source.tokenizer = model
+    with pytest.raises(UserError, match=r"760 pieces and needs 863 ids .* has 256 rows"):
+        write_huggingface(source, folder)
+
+
+# Bad input
+
+
+@pytest.fixture
+def sharded(make_source, tiny, folder):
+    write_huggingface(make_source(tiny), folder, max_shard_bytes=40_000)
+    return folder
+
+
+def edit(file, **changes):
+    fields = json.loads(file.read_text())
+    for name, value in changes.items():
+        if value is None:
+            del fields[name]
+        else:
+            fields[name] = value
+    file.write_text(json.dumps(fields))
+
+
+def rewrite(file, change):
+    """Writes a safetensors file anew, with other tensors."""
+    arrays = {name: np.array(t.read()) for name, t in read_safetensors(file).items()}
+    change(arrays)
+    plan = {name: (array.shape, array.dtype) for name, array in arrays.items()}
+    write_safetensors(file, plan, lambda name: [lambda: arrays[name]])
+
+
+def refused(folder, *words):
+    with pytest.raises(UserError) as caught:
+        open_huggingface(folder)
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_missing_shard(sharded):
+    next(sharded.glob("*-00002-of-*")).unlink()
+    refused(sharded, "model-00002-of-", "is missing", "says that it holds")
+
+
+def test_index_names_a_tensor_that_is_not_there(sharded):
+    index = sharded / "model.safetensors.index.json"
+    weight_map = json.loads(index.read_text())["weight_map"]
+    edit(index, weight_map={**weight_map, "ghost": weight_map["lm_head.bias"]})
+    refused(sharded, "index.json says that", "holds tensor ghost, which is not there")
+
+
+def test_index_leaves_the_folder(sharded):
+    index = sharded / "model.safetensors.index.json"
+    edit(index, weight_map={"x": "../other/model.safetensors"})
+    refused(sharded, "../other/model.safetensors, which is no file of its folder")
+
+
+def test_shard_holds_a_tensor_that_the_index_does_not_name(sharded):
+    index = sharded / "model.safetensors.index.json"
+    weight_map = json.loads(index.read_text())["weight_map"]
+    shard = weight_map.pop("lm_head.bias")
+    edit(index, weight_map=weight_map)
+    refused(sharded, shard, "tensor lm_head.bias is not in")
+
+
+@pytest.fixture
+def single(make_source, tiny, folder):
+    write_huggingface(make_source(tiny.replace(tie_embeddings=False)), folder)
+    return folder
+
+
+def test_missing_tensor(single):
+    name = "decoder.block.1.inter_attn.kv.weight"
+    rewrite(single / "model.safetensors", lambda arrays: arrays.pop(name))
+    refused(single, f"tensor {name} is missing")
+
+
+def test_extra_tensor(single):
+    rewrite(single / "model.safetensors", lambda a: a.update(more=np.zeros(2, np.float32)))
+    refused(single, "model.safetensors: tensor more is not part of the model")
+
+
+def test_wrong_shape(single):
+    name = "encoder.block.0.self_attn.o.weight"
+    rewrite(single / "model.safetensors", lambda a: a.update({name: a[name][:, :-1].copy()}))
+    refused(single, "model.safetensors", name, "[12, 23]", "[12, 24]")
+
+
+def test_weights_that_are_integers(single):
+    name = "encoder.final_layernorm.weight"
+    rewrite(single / "model.safetensors", lambda a: a.update({name: a[name].astype(np.int32)}))
+    refused(single, name, "int32")
+
+
+def test_alias_that_is_no_copy(single):
+    alias = "encoder.embed_tokens.weight"
+    rewrite(
+        single / "model.safetensors",
+        lambda arrays: arrays.update({alias: arrays["shared_embedding.weight"] + 1}),
+    )
+    refused(single, alias, "should be a copy of shared_embedding.weight")
+
+
+def test_truncated_weights(single):
+    file = single / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+    refused(single, "model.safetensors is cut short: tensor lm_head.bias")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"ffn_hidden_size": 999}, ["ffn_hidden_size 999", "width 768", "width 256"]),
+        ({"num_layers": 2}, ["tensor encoder.block.1.", "missing"]),
+        ({"num_decoder_layers": 1}, ["tensor decoder.block.1.", "not part of the model"]),
+        ({"add_qkv_bias": False}, ["self_attn.qkv.bias is not part"]),
+        ({"add_ffn_bias": True}, ["mlp.fc_in.bias is missing"]),
+        ({"hidden_size": 16}, ["shape", "[256, 12]", "[256, 16]"]),
+        ({"num_heads": 5}, ["self_attn.qkv.weight", "[72, 12]", "[90, 12]"]),
+        ({"tie_word_embeddings": True}, ["lm_head.weight should be a copy"]),
+        ({"model_type": "llama"}, ["model_type is 'llama'"]),
+        ({"model_type": None}, ["model_type is None"]),
+        ({"hidden_size": "wide"}, ["hidden_size is 'wide'"]),
+        ({"eos_token_id": 2}, ["eos_token_id is 2"]),
+    ],
+)
+def test_config_that_contradicts_the_tensors(single, changes, words):
+    edit(single / "config.json", **changes)
+    refused(single, *words)
+
+
+def test_config_that_is_no_json(single):
+    (single / "config.json").write_text("{")
+    refused(single, "config.json is not JSON")
+    (single / "config.json").unlink()
+    refused(single, "config.json does not exist")
+
+
+def test_folder_without_weights(single):
+    (single / "model.safetensors").unlink()
+    refused(single, "holds no weights")
+
+
+def test_both_rules_of_the_width_are_read(make_source, tiny, folder):
+    source = make_source(tiny.replace(mlp_dim=512))
+    write_huggingface(source, folder, ffn_rule="v2")
+    assert json.loads((folder / "config.json").read_text())["ffn_hidden_size"] == 512
+    assert open_huggingface(folder).config.mlp_dim == 512
+
+
+def test_leaves_of_different_types_cannot_be_joined(make_source, tiny, folder):
+    source = make_source(tiny, {"query/kernel": np.float16})
+    with pytest.raises(UserError, match=r"different types .*self_attn\.qkv\.weight"):
+        write_huggingface(source, folder)
+
+
+def test_config_defaults_are_those_of_the_original(make_source, tiny, folder):
+    config = dataclasses.replace(tiny, tie_embeddings=True, scale_tied_logits=True)
+    config = config.replace(dropout_rate=0.1, attention_dropout_rate=0.1, max_decoder_length=256)
+    config = config.replace(qkv_bias=False, logits_bias=False, embedding_dropout=False)
+    write_huggingface(make_source(config), folder)
+    written = json.loads((folder / "config.json").read_text())
+    sizes = {"vocab_size", "hidden_size", "kv_channels", "ffn_hidden_size", "model_type"}
+    sizes |= {"num_layers", "num_decoder_layers", "num_heads"}
+    for name in set(written) - sizes:
+        edit(folder / "config.json", **{name: None})
+    assert open_huggingface(folder).config == config

@@ -1,0 +1,136 @@
+import itertools
+import tracemalloc
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from openba_jax.checkpoints.folders import new_folder
+from openba_jax.checkpoints.huggingface import open_huggingface, write_huggingface
+from openba_jax.checkpoints.mapping import Leaf
+from openba_jax.checkpoints.native_streaming import open_native, write_native
+from openba_jax.checkpoints.streaming import InspectedSource, load_params
+from openba_jax.checkpoints.tensors import FileTensor, JoinedTensor, count_not_finite
+from openba_jax.errors import UserError
+from openba_jax.model.config import OpenBAConfig
+from openba_jax.model.network import abstract_params
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, ml_dtypes.bfloat16])
+def test_count_not_finite(dtype):
+    values = np.array([[0, 1e-8, -1, np.nan], [np.inf, -np.inf, 100, -0.0]]).astype(dtype)
+    assert count_not_finite(values) == count_not_finite(values.T) == 3
+    assert count_not_finite(values[:, 1:3]) == 1
+    assert count_not_finite(values[:0]) == 0
+
+
+def test_joined_tensor_reads_rows_across_parts(tmp_path):
+    whole = np.arange(40, dtype=np.float32).reshape(10, 4)
+    whole.tofile(tmp_path / "file")
+    f32 = np.dtype(np.float32)
+    cuts = [0, 3, 4, 10]
+    parts = [
+        FileTensor(tmp_path / "file", 16 * a, (b - a, 4), f32) for a, b in itertools.pairwise(cuts)
+    ]
+    joined = JoinedTensor(tuple(parts), 0)
+    assert joined.shape == (10, 4)
+    np.testing.assert_array_equal(joined.read(), whole)
+    for start in range(10):
+        for stop in range(start + 1, 11):
+            np.testing.assert_array_equal(joined.read(slice(start, stop)), whole[start:stop])
+    beside = JoinedTensor((parts[2], parts[2]), 1)
+    np.testing.assert_array_equal(beside.read(slice(1, 3)), np.hstack([whole[5:7]] * 2))
+
+
+def test_cast_reports_what_it_breaks(make_source, tiny):
+    source = make_source(tiny)
+    path, layer = "decoder/layers/mlp/wo/kernel", 1
+    source.arrays[Leaf(path, layer)][0, :3] = [1e5, -1e6, np.nan]
+    source.arrays[Leaf("token_embedder/embedding")][5, 0] = np.inf
+    inspected = InspectedSource(source, np.dtype(np.float16))
+    assert inspected.config.param_dtype == "float16"
+    params = load_params(inspected)
+    assert params["decoder"]["layers"]["mlp"]["wo"]["kernel"].dtype == np.float16
+    warnings = inspected.warnings()
+    assert f"{path}[1] holds 1 NaN or infinite values." in warnings
+    assert "token_embedder/embedding holds 1 NaN or infinite values." in warnings
+    assert f"{path}[1]: 2 values overflow float16 and became infinite." in warnings
+    assert len(warnings) == 3
+    assert InspectedSource(make_source(tiny)).warnings() == []
+
+
+@pytest.mark.parametrize("scan_layers", [True, False])
+def test_load_params_has_the_shapes_of_the_model(make_source, variant, scan_layers):
+    import jax
+
+    config = variant.replace(scan_layers=scan_layers)
+    params = load_params(make_source(config))
+    expected = abstract_params(config)
+    assert jax.tree.map(lambda a: a.shape, params) == jax.tree.map(lambda a: a.shape, expected)
+
+
+def test_layers_of_different_types_are_refused(make_source, tiny):
+    source = make_source(tiny)
+    leaf = Leaf("decoder/layers/mlp/wo/kernel", 1)
+    source.arrays[leaf] = source.arrays[leaf].astype(np.float16)
+    with pytest.raises(UserError, match="wo/kernel has different types in different layers"):
+        load_params(source)
+
+
+def test_new_folder_is_all_or_nothing(tmp_path):
+    target = tmp_path / "models" / "one"
+
+    def fail():
+        with new_folder(target) as folder:
+            (folder / "half").write_text("x")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert list(target.parent.iterdir()) == []
+    with new_folder(target) as folder:
+        (folder / "whole").write_text("x")
+    assert [path.name for path in target.parent.iterdir()] == ["one"]
+    with pytest.raises(UserError, match="exists already"), new_folder(target):
+        pass
+    assert (target / "whole").read_text() == "x"
+
+
+def test_conversions_hold_about_two_layers(make_source, tmp_path, monkeypatch):
+    config = OpenBAConfig(
+        vocab_size=20_000,
+        embed_dim=128,
+        num_heads=8,
+        head_dim=16,
+        mlp_dim=512,
+        encoder_layers=1,
+        decoder_layers=12,
+    )
+    monkeypatch.setattr("openba_jax.checkpoints.tensors.SLICE_BYTES", 2**18)
+    monkeypatch.setattr("openba_jax.checkpoints.stored.SLICE_BYTES", 2**18)
+    monkeypatch.setattr("openba_jax.checkpoints.stored.MIN_CHUNK_BYTES", 2**16)
+    layer = 4 * (8 * 128 * 128 + 3 * 128 * 512)
+    source = make_source(config)
+    (tmp_path / "hf").mkdir()
+    (tmp_path / "native").mkdir()
+    (tmp_path / "back").mkdir()
+
+    def peak(function, *arguments, **options):
+        tracemalloc.start()
+        try:
+            function(*arguments, **options)
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    # Tables of names and the bookkeeping of orbax take a constant amount besides.
+    allowed = 2 * layer + 2**21
+    assert allowed < 4 * layer
+    assert peak(write_huggingface, source, tmp_path / "hf") < allowed
+    from_hf = open_huggingface(tmp_path / "hf")
+    assert peak(write_native, from_hf, tmp_path / "native") < allowed
+    from_native = open_native(tmp_path / "native")
+    assert peak(write_huggingface, from_native, tmp_path / "back") < allowed
+    names = ["config.json", "generation_config.json", "model.safetensors"]
+    for name in names:
+        assert (tmp_path / "hf" / name).read_bytes() == (tmp_path / "back" / name).read_bytes()

@@ -1,0 +1,141 @@
+"""The main: any kind of checkpoint into any other, and its messages."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from absl import flags
+from absl.testing import flagsaver
+
+from openba_jax import convert
+from openba_jax.checkpoints.formats import detect, open_checkpoint
+from openba_jax.data.vocabulary import train_vocabulary
+from openba_jax.errors import UserError
+
+
+@pytest.fixture(scope="module", autouse=True)
+def defined_flags():
+    if "tensor_parallel" not in flags.FLAGS:
+        convert.define_flags()
+    flags.FLAGS.mark_as_parsed()
+
+
+def run(command, **values):
+    with flagsaver.flagsaver(
+        **{name: str(v) if isinstance(v, Path) else v for name, v in values.items()}
+    ):
+        convert.main(["openba-convert", command])
+
+
+@pytest.fixture
+def golden(shared_dir):
+    return shared_dir / "golden" / "megatron_ckpt" / "v1_style"
+
+
+def test_a_tour_of_all_formats_is_exact(golden, tmp_path, capsys):
+    kinds = ["huggingface", "native", "t5x", "megatron"]
+    last = golden
+    for kind in kinds:
+        target = tmp_path / kind
+        run(f"to_{kind}", input=last, output=target, tensor_parallel=4, max_shard_size="200KB")
+        assert detect(target) == kind
+        last = target
+    capsys.readouterr()
+    run("verify", input=golden, other=last, prompt=["5,6,7,1"])
+    report = capsys.readouterr().out
+    assert "largest difference of a weight: 0\n" in report
+    assert "largest difference of a logit: 0  '5,6,7,1'" in report
+
+
+def test_cast_warns(shared_dir, tmp_path, capsys):
+    import numpy as np
+
+    from openba_jax.checkpoints.safetensors_files import read_safetensors, write_safetensors
+
+    source = tmp_path / "source"
+    source.mkdir()
+    golden = shared_dir / "golden" / "model_b"
+    (source / "config.json").write_text((golden / "config.json").read_text())
+    tensors = read_safetensors(golden / "model.safetensors")
+    arrays = {name: np.array(tensor.read()) for name, tensor in tensors.items()}
+    arrays["decoder.final_layernorm.bias"][:2] = [1e6, np.nan]
+    plan = {name: (array.shape, array.dtype) for name, array in arrays.items()}
+    write_safetensors(source / "model.safetensors", plan, lambda name: [lambda: arrays[name]])
+    run("to_native", input=source, output=tmp_path / "half", dtype="float16")
+    errors = capsys.readouterr().err
+    assert "decoder/final_layer_norm/bias holds 1 NaN or infinite values" in errors
+    assert "decoder/final_layer_norm/bias: 1 values overflow float16" in errors
+    assert open_checkpoint(tmp_path / "half").config.param_dtype == "float16"
+    assert json.loads((tmp_path / "half" / "config.json").read_text())["param_dtype"] == "float16"
+
+
+@pytest.mark.parametrize("style", ["v1", "v2"])
+def test_the_rule_of_the_width_is_kept(shared_dir, tmp_path, capsys, style):
+    golden = shared_dir / "golden" / "megatron_ckpt" / f"{style}_style" / "hf_expected"
+    run("to_huggingface", input=golden, output=tmp_path / "back")
+    assert f"the rule of OpenBA {style}" in capsys.readouterr().out
+    theirs, ours = (
+        json.loads((folder / "config.json").read_text()) for folder in (golden, tmp_path / "back")
+    )
+    if style == "v2":  # Under v1 several numbers stand for one width.
+        assert ours["ffn_hidden_size"] == theirs["ffn_hidden_size"]
+
+
+def test_what_a_format_cannot_say_is_refused(golden, tmp_path):
+    run("to_native", input=golden, output=tmp_path / "native")
+    config = json.loads((tmp_path / "native" / "config.json").read_text())
+    (tmp_path / "native" / "config.json").write_text(json.dumps({**config, "rope_theta": 1e6}))
+    for kind in ("huggingface", "megatron"):
+        with pytest.raises(UserError, match="rope_theta is 1e\\+06"):
+            run(f"to_{kind}", input=tmp_path / "native", output=tmp_path / kind)
+
+
+def test_a_tokenizer_of_too_many_ids_is_refused(golden, tmp_path):
+    texts = [f"{i} {i * i} {i**3}" for i in range(2000)]
+    vocabulary = train_vocabulary(texts, 600, tmp_path / "large.model")
+    with pytest.raises(UserError, match=r"the embedding has \d+ rows"):
+        run("to_native", input=golden, output=tmp_path / "out", tokenizer=vocabulary.path)
+
+
+def test_verify_fails_beyond_the_tolerance(shared_dir, golden, tmp_path):
+    run("to_native", input=golden, output=tmp_path / "brain", dtype="bfloat16")
+    with pytest.raises(UserError, match="The checkpoints differ by"):
+        run("verify", input=golden, other=tmp_path / "brain")
+    run("verify", input=golden, other=tmp_path / "brain", tolerance=0.1)
+
+
+@pytest.mark.parametrize(
+    ("command", "values", "message"),
+    [
+        ("to_llama", {}, "Name one command: to_native"),
+        ("to_native", {}, "--input"),
+        ("to_native", {"input": "."}, "is no checkpoint that is known"),
+        ("to_native", {"input": "nowhere"}, "nowhere is no folder"),
+        ("to_native", {"input": "GOLDEN"}, "--output"),
+        ("to_native", {"input": "GOLDEN", "output": "/"}, "exists already"),
+        ("to_native", {"input": "GOLDEN", "model_config": "tiny"}, "configuration of its own"),
+        ("to_megatron", {"input": "GOLDEN", "tensor_parallel": 3}, "does not divide num_heads"),
+        ("to_huggingface", {"input": "GOLDEN", "max_shard_size": "big"}, "max_shard_size is 'big'"),
+        ("to_huggingface", {"input": "GOLDEN", "tokenizer": "none.model"}, "none.model"),
+        ("verify", {"input": "GOLDEN"}, "--other"),
+    ],
+)
+def test_user_errors_leave_nothing_behind(golden, tmp_path, monkeypatch, command, values, message):
+    monkeypatch.chdir(tmp_path)
+    values = {name: golden if value == "GOLDEN" else value for name, value in values.items()}
+    if "output" not in values and message != "--output":
+        values["output"] = tmp_path / "out" / "model"
+    with pytest.raises(UserError, match=message.replace("'", "['\"]")):
+        run(command, **values)
+    assert not list(tmp_path.rglob("*model*"))
+
+
+def test_help_is_quick():
+    code = (
+        "import sys; import openba_jax.convert; "
+        "print([m for m in ('jax', 'numpy') if m in sys.modules])"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout == "[]\n"
