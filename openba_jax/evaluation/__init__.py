@@ -1,0 +1,1 @@
+"""Scoring and benchmarks: what a model knows, measured."""

@@ -1,0 +1,121 @@
+r"""Answers prompts with a model folder.
+
+openba-infer --gin_file=gin/runs/native/infer.gin --gin.MODEL_DIR='"runs/model"' \
+  --gin.PROMPTS='["What is the capital of France?"]'
+openba-infer --gin_file=gin/runs/native/infer.gin --gin.MODEL_DIR='"runs/model"' \
+  --gin.INPUT_FILE='"prompts.jsonl"' --gin.OUTPUT_FILE='"answers.jsonl"'
+
+A file of prompts is JSON lines with a column `inputs`, or plain text, one prompt a line. Answers
+go to the terminal, or to a file of JSON lines `{"inputs", "prediction"}`.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from openba_jax import cli
+from openba_jax.errors import UserError
+from openba_jax.gin_values import several
+
+
+def infer(
+    model_dir: str,
+    prompts: Sequence[str] = (),
+    input_file: str = "",
+    output_file: str = "",
+    max_encoder_length: int | None = None,
+    max_new_tokens: int = 128,
+    batch_size: int = 16,
+    temperature: float = 0.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    seed: int = 0,
+    mesh_shape: Sequence[int] = (-1, 1, 1),
+) -> None:
+    """Answers prompts.
+
+    Args:
+      model_dir: a model folder, or `DIR/checkpoints/<step>`.
+      prompts: texts to answer.
+      input_file: more of them.
+      output_file: where answers go; by default to the terminal.
+      max_encoder_length: longest prompt in tokens; by default the model's own.
+      max_new_tokens: longest answer in tokens.
+      batch_size: prompts at once.
+      temperature: 0 for greedy answers.
+      top_k: sample from so many tokens; 0 for all.
+      top_p: sample from tokens of this probability together.
+      seed: for sampling.
+      mesh_shape: data, fsdp, model; the batch is rounded up to what data x fsdp divides.
+
+    Raises:
+      UserError: there is no prompt, or model or files cannot be used.
+    """
+    from tqdm import tqdm
+
+    from openba_jax.data.documents import column, read_records
+    from openba_jax.evaluation.generation import Generator
+    from openba_jax.evaluation.loading import load
+    from openba_jax.files import write_atomically
+    from openba_jax.model.decoding import Sampling
+    from openba_jax.training.sharding import use_mesh
+
+    if batch_size < 1 or max_new_tokens < 1:
+        raise UserError("BATCH_SIZE and MAX_NEW_TOKENS must be at least 1.")
+    texts = several(prompts)
+    if input_file:
+        records = read_records([input_file], "inputs")
+        texts += [column(record, "inputs", place) for place, record in records]
+    if not texts:
+        raise UserError("there is no prompt; give PROMPTS or an INPUT_FILE.")
+    if output_file and Path(output_file).is_dir():
+        raise UserError(f"{output_file} is a folder; name a file for the answers.")
+    model = load(model_dir, mesh_shape)
+    generator = Generator(
+        model.config,
+        model.params,
+        model.vocabulary,
+        max_encoder_length or model.config.max_encoder_length,
+        model.rows(min(batch_size, len(texts))),
+    )
+    answers: list[str] = []
+    with use_mesh(model.mesh), tqdm(total=len(texts), unit="prompt", disable=None) as bar:
+        for batch in generator.stream(
+            texts,
+            max_new_tokens=max_new_tokens,
+            sampling=Sampling(temperature, top_k, top_p),
+            seed=seed,
+        ):
+            answers += batch
+            bar.update(len(batch))
+    pairs = zip(texts, answers, strict=True)
+    if output_file:
+        lines = [json.dumps({"inputs": t, "prediction": a}, ensure_ascii=False) for t, a in pairs]
+        write_atomically(output_file, "\n".join(lines) + "\n")
+        sys.stdout.write(f"{output_file}: {len(lines)} answers\n")
+    else:
+        for text, answer in pairs:
+            sys.stdout.write(f"{text}\n  -> {answer}\n")
+
+
+def main(argv: Sequence[str]) -> None:
+    """Answers as the gin files say."""
+    del argv
+    import gin
+
+    configured = gin.external_configurable(infer, "infer")
+    cli.parse_gin()
+    cli.call_configured(configured)
+
+
+def run() -> None:
+    """Entry point."""
+    cli.define_gin_flags()
+    cli.run(main)
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,132 @@
+"""openba-infer and openba-eval on a folder: what they say, on one device and on eight."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import pytest
+
+from openba_jax.checkpoints import native
+from openba_jax.data.chunks import Source
+from openba_jax.data.preparation import prepare
+from openba_jax.data.rules import Spans
+from openba_jax.data.vocabulary import train_vocabulary
+from openba_jax.model.config import named_config
+from openba_jax.model.network import init_params
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`model`, a token store `spans`, `questions`, and another tokenizer, `large.model`."""
+    root = tmp_path_factory.mktemp("answers")
+    texts = [f"The square of {i} is {i * i}, its cube is {i**3}." for i in range(300)]
+    vocabulary = train_vocabulary(texts, 300, root / "tokenizer.model")
+    train_vocabulary(texts, 420, root / "large.model")
+    config = named_config("tiny", vocab_size=vocabulary.size, initializer_std=0.3)
+    params = jax.jit(init_params, static_argnums=0)(config, jax.random.key(0))
+    native.create(root / "model", config, params, tokenizer=vocabulary.path)
+    (root / "text.txt").write_text("\n".join(texts))
+    prepare([Source("text", [root / "text.txt"])], Spans(24), vocabulary, root / "spans")
+    (root / "questions").mkdir()
+    fields = {"question": "2?", "res1": "4", "res2": "8", "ans": "A"}
+    (root / "questions" / "squares.json").write_text(json.dumps([{"demo": [], "data": fields}]))
+    return root
+
+
+def run(main: str, *arguments: str, devices: int = 1) -> subprocess.CompletedProcess[str]:
+    flags = f"--xla_force_host_platform_device_count={devices}"
+    command = [sys.executable, "-m", f"openba_jax.{main}", f"--gin_file=gin/runs/native/{main}.gin"]
+    return subprocess.run(
+        [*command, *arguments],
+        env={**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(("devices", "mesh"), [(1, "(-1, 1, 1)"), (8, "(2, 2, 2)")])
+def test_figures_and_answers(folder: Path, tmp_path: Path, devices: int, mesh: str) -> None:
+    shared = [f"--gin.MODEL_DIR='{folder / 'model'}'", f"--gin.MESH_SHAPE={mesh}"]
+    done = run(
+        "eval",
+        *shared,
+        f"--gin.QUESTIONS='{folder / 'questions'}'",
+        "--gin.MIXTURE_OR_TASK_NAME='ul2'",
+        f"--gin.TOKEN_STORES='{folder / 'spans'}'",
+        "--gin.TASK_FEATURE_LENGTHS={'inputs': 32, 'targets': 32}",
+        "--gin.BATCH_SIZE=8",
+        "--gin.EVAL_STEPS=2",
+        f"--gin.OUTPUT_FILE='{tmp_path / 'figures.json'}'",
+        devices=devices,
+    )
+    assert done.returncode == 0, done.stderr
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    answers = run(
+        "infer",
+        *shared,
+        "--gin.PROMPTS='Two?'",
+        "--gin.MAX_NEW_TOKENS=4",
+        f"--gin.OUTPUT_FILE='{tmp_path / 'answers.jsonl'}'",
+        devices=devices,
+    )
+    assert answers.returncode == 0, answers.stderr
+    (answer,) = map(json.loads, (tmp_path / "answers.jsonl").read_text().splitlines())
+    assert answer["inputs"] == "Two?"
+    # The first case is the measure of the second.
+    reference = folder / "reference.json"
+    if devices == 1:
+        reference.write_text(json.dumps([figures, answer]))
+    known, known_answer = json.loads(reference.read_text())
+    assert figures["loss"]["loss"] == pytest.approx(known["loss"]["loss"], abs=1e-4)
+    assert figures["accuracy"] == known["accuracy"]
+    assert answer == known_answer
+
+
+def test_a_tokenizer_of_another_model_is_refused(folder: Path, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    model.mkdir()
+    for path in (folder / "model").iterdir():
+        (model / path.name).symlink_to(path)
+    (model / "tokenizer.model").unlink()
+    (model / "tokenizer.model").symlink_to(folder / "large.model")
+    done = run("infer", f"--gin.MODEL_DIR='{model}'", "--gin.PROMPTS=['Two?']")
+    assert done.returncode == 2
+    assert "give the tokenizer that the model was trained with" in done.stderr
+
+
+def test_lengths_that_are_no_mapping(folder: Path) -> None:
+    done = run(
+        "eval",
+        f"--gin.MODEL_DIR='{folder / 'model'}'",
+        f"--gin.QUESTIONS='{folder / 'questions'}'",
+        "--gin.TASK_FEATURE_LENGTHS=[40, 40]",
+    )
+    assert done.returncode == 2
+    assert "TASK_FEATURE_LENGTHS is [40, 40]; it needs 'inputs'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--gin.MAX_NEW_TOKEN=3"], "did you mean MAX_NEW_TOKENS?"),
+        (["--gin.MODEL_DIR=model"], "text stands in quotes: 'model'"),
+        (["--gin.MODEL_DIR='model'"], "there is no prompt"),
+        (["--gin.MODEL_DIR='model'", "--gin.MAX_NEW_TOKENS=0"], "MAX_NEW_TOKENS must be"),
+        (["--gin.MODEL_DIR='model'", "--gin.PROMPTS='a'", "--gin.OUTPUT_FILE='.'"], "is a folder"),
+    ],
+)
+def test_mistakes(arguments: list[str], message: str) -> None:
+    done = run("infer", *arguments)
+    assert done.returncode == 2, done.stderr
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
