@@ -1,0 +1,100 @@
+"""The data of a staged run: tokenizer, token stores and batches, for each vocabulary."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from openba_jax.data.chunks import Source
+from openba_jax.data.documents import column, read_records
+from openba_jax.data.loader import BatchLoader
+from openba_jax.data.preparation import prepare
+from openba_jax.data.rules import Instructions, Spans
+from openba_jax.data.vocabulary import Vocabulary, train_vocabulary
+from openba_jax.errors import UserError
+from openba_jax.files import write_atomically
+from openba_jax.objectives.mixture import get_mixture
+from openba_jax.staged.settings import Data
+
+TOKENIZER = "tokenizer.model"
+
+
+class Corpora:
+    """A folder for each vocabulary: the tokenizer and, beside it, what was prepared with it."""
+
+    def __init__(self, folder: Path, data: Data, seed: int) -> None:
+        """Keeps the folder, the settings, and the seed of all batches."""
+        self.data = data
+        self._folder = folder
+        self._seed = seed
+
+    @property
+    def tokenizer(self) -> Path:
+        """The tokenizer before any pruning."""
+        return self._folder / "full" / TOKENIZER
+
+    def train_tokenizer(self) -> Vocabulary:
+        """Trains the tokenizer on corpus and instructions together.
+
+        Raises:
+          UserError: a file cannot be read, or the corpus holds no text.
+        """
+        if self.tokenizer.exists():
+            return Vocabulary(self.tokenizer)
+        self.tokenizer.parent.mkdir(parents=True, exist_ok=True)
+        return train_vocabulary(
+            self._texts(), self.data.vocabulary_size, self.tokenizer, character_coverage=1.0
+        )
+
+    def home(self, tokenizer: Path) -> Vocabulary:
+        """The same vocabulary in the folder here that its stores lie in."""
+        vocabulary = Vocabulary(tokenizer)
+        full = Vocabulary(self.tokenizer)
+        if vocabulary.fingerprint == full.fingerprint:
+            return full
+        path = self._folder / f"pruned_{vocabulary.fingerprint[:8]}" / TOKENIZER
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, tokenizer.read_bytes())
+        return Vocabulary(path)
+
+    def batches(self, vocabulary: Vocabulary, mixture_name: str) -> BatchLoader:
+        """Batches of a mixture; stores are made beside the tokenizer where they are missing."""
+        mixture = get_mixture(mixture_name)
+        kinds = {task.kind for task in mixture.tasks}
+        folder = Path(vocabulary.path).parent
+        stores = []
+        if "spans" in kinds:
+            stores.append(folder / "spans")
+            spans = Spans(group_size=self.data.group_size, batch_size=0)
+            prepare([Source("corpus", self.data.corpus)], spans, vocabulary, stores[-1])
+        if "instructions" in kinds:
+            stores.append(folder / "instructions")
+            instructions = Instructions(max_length=self.data.encoder_length - 3)
+            sources = [Source("instructions", self.data.instructions)]
+            prepare(sources, instructions, vocabulary, stores[-1])
+        return BatchLoader(
+            mixture,
+            stores,
+            vocabulary,
+            batch_size=self.data.batch_size,
+            encoder_length=self.data.encoder_length,
+            decoder_length=self.data.decoder_length,
+            seed=self._seed,
+            held_out=self.data.held_out,
+        )
+
+    def token_counts(self, vocabulary: Vocabulary) -> list[Path]:
+        """The files of token counts of all stores that were made with a vocabulary."""
+        return sorted(Path(vocabulary.path).parent.glob("*.counts.txt"))
+
+    def _texts(self) -> Iterator[str]:
+        written = False
+        for place, record in read_records(self.data.corpus, "text"):
+            text = column(record, "text", place)
+            written = written or bool(text.strip())
+            yield text
+        if not written:
+            raise UserError(f"{', '.join(map(str, self.data.corpus))} holds no text.")
+        for place, record in read_records(self.data.instructions, "inputs"):
+            yield f"{column(record, 'inputs', place)} {column(record, 'targets', place)}"

@@ -1,0 +1,179 @@
+"""The models of a staged run: each is a folder, made by training, or by a cut and training."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+from openba_jax.checkpoints import native
+from openba_jax.data.loader import BatchLoader
+from openba_jax.data.vocabulary import Vocabulary
+from openba_jax.errors import UserError
+from openba_jax.model.config import OpenBAConfig
+from openba_jax.objectives.mixture import Mixture
+from openba_jax.prune import prune_model
+from openba_jax.pruning.stages import Stage
+from openba_jax.staged.corpora import Corpora
+from openba_jax.staged.settings import Phase
+from openba_jax.training import adaptation, optimizer, sharding, trainer
+from openba_jax.training.trainer import TrainResult
+
+PRETRAIN = "pretrain"
+FROM_SCRATCH = "from_scratch"
+
+
+def pruned_name(name: str) -> str:
+    """The model of a stage right after its cut."""
+    return f"{name}.pruned"
+
+
+def tuned_name(name: str) -> str:
+    """A model after instruction tuning."""
+    return f"{name}.tuned"
+
+
+@dataclasses.dataclass(frozen=True)
+class Models:
+    """Makes models; what is there already is left as it is.
+
+    Attributes:
+      root: folder of the run.
+      corpora: its data.
+      pretrain: how the ancestor is trained.
+      recover: how pruned models are.
+      tune: how models are tuned on instructions.
+      mesh_shape: data, fsdp, model.
+      seed: of parameters and dropout.
+      log_every: steps.
+      checkpoint_every: steps.
+      say: shows a line.
+    """
+
+    root: Path
+    corpora: Corpora
+    pretrain: Phase
+    recover: Phase
+    tune: Phase
+    mesh_shape: tuple[int, ...]
+    seed: int
+    log_every: int
+    checkpoint_every: int
+    say: Callable[[str], None]
+
+    def folder(self, name: str) -> Path:
+        """The model folder of a name."""
+        return self.root / "models" / name
+
+    def vocabulary(self, name: str) -> Vocabulary:
+        """The vocabulary of a model.
+
+        Raises:
+          UserError: it has none.
+        """
+        path = native.tokenizer_path(self.folder(name))
+        if path is None:
+            raise UserError(f"{self.folder(name)} has no tokenizer.model.")
+        return self.corpora.home(path)
+
+    def train_ancestor(self, config: OpenBAConfig, vocabulary: Vocabulary) -> TrainResult:
+        """Pretrains the model that will be pruned."""
+        batches = self.corpora.batches(vocabulary, self.pretrain.mixture)
+        return self._train(
+            PRETRAIN, config, batches, self.pretrain, self.pretrain.tokens, vocabulary=vocabulary
+        )
+
+    def prune_and_recover(self, parent: str, stage: Stage) -> TrainResult:
+        """Cuts a model as a stage says and trains what is left."""
+        pruned = pruned_name(stage.name)
+        if native.latest_step(self.folder(pruned)) is None:
+            self.say(f"pruning {parent} to {stage.name}")
+            counts = self.corpora.token_counts(self.vocabulary(parent))
+            prune_model(self.folder(parent), self.folder(pruned), stage, counts=counts)
+        return self._train(
+            stage.name,
+            native.load_config(self.folder(pruned)),
+            self._recovery_batches(self.vocabulary(pruned), stage),
+            self.recover,
+            stage.recover_tokens,
+            initial=pruned,
+        )
+
+    def train_from_scratch(self, final: str, stage: Stage) -> TrainResult:
+        """Trains the shape of a model from random parameters, as a stage recovers."""
+        vocabulary = self.vocabulary(final)
+        return self._train(
+            FROM_SCRATCH,
+            native.load_config(self.folder(final)),
+            self._recovery_batches(vocabulary, stage),
+            self.recover,
+            stage.recover_tokens,
+            vocabulary=vocabulary,
+        )
+
+    def tune_model(self, name: str) -> None:
+        """Tunes a model on instructions, to `tuned_name`."""
+        self._train(
+            tuned_name(name),
+            native.load_config(self.folder(name)),
+            self.corpora.batches(self.vocabulary(name), self.tune.mixture),
+            self.tune,
+            self.tune.tokens,
+            initial=name,
+        )
+
+    def _recovery_batches(self, vocabulary: Vocabulary, stage: Stage) -> BatchLoader:
+        return self.corpora.batches(vocabulary, stage.recover_objective or self.recover.mixture)
+
+    def _train(
+        self,
+        name: str,
+        config: OpenBAConfig,
+        batches: BatchLoader,
+        phase: Phase,
+        tokens: int,
+        initial: str | None = None,
+        vocabulary: Vocabulary | None = None,
+    ) -> TrainResult:
+        """Trains a model folder to its end: from another model, or anew with a vocabulary."""
+        moving = None
+        if batches.mixture.rule is not None:
+            moving = adaptation.Adaptation(batches.mixture, self._target_losses(batches.mixture))
+        steps = self.corpora.data.steps(tokens)
+        warmup = min(steps - 1, round(steps * phase.warmup_share))
+        self.say(f"training {name}: {steps} steps")
+        return trainer.train(
+            model_dir=str(self.folder(name)),
+            model_config=config,
+            batches=batches,
+            optimizer=optimizer.adamw(
+                optimizer.warmup_cosine(phase.peak, phase.minimum, warmup, steps),
+                weight_decay=phase.weight_decay,
+            ),
+            train_steps=steps,
+            eval_batches=self.corpora.data.eval_batches,
+            initial_model=None if initial is None else str(self.folder(initial)),
+            tokenizer=None if vocabulary is None else str(vocabulary.path),
+            mesh_shape=self.mesh_shape,
+            seed=self.seed,
+            log_every=self.log_every,
+            checkpoint_every=self.checkpoint_every,
+            eval_every=None if moving is None else self.checkpoint_every,
+            adaptation=moving,
+            max_to_keep=1,
+        )
+
+    def _target_losses(self, mixture: Mixture) -> dict[str, float]:
+        """What D-UL2 aims at: the losses of the model before any pruning, measured once."""
+        path = self.root / "target_losses.json"
+        if not path.exists():
+            self.say("measuring the target losses of the denoisers")
+            losses = adaptation.measured_losses(
+                str(self.folder(PRETRAIN)),
+                mixture,
+                self.corpora.batches(self.vocabulary(PRETRAIN), mixture.name),
+                sharding.make_mesh(self.mesh_shape),
+                self.corpora.data.eval_batches,
+            )
+            adaptation.write_target_losses(path, losses)
+        return adaptation.read_target_losses(path)

@@ -1,0 +1,64 @@
+"""What a staged run is told about its data and its trainings."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+
+@dataclasses.dataclass(frozen=True)
+class Phase:
+    """How one kind of training is done.
+
+    Attributes:
+      mixture: what to train on.
+      peak: highest learning rate.
+      minimum: last learning rate of the cosine.
+      warmup_share: share of the steps that warm up.
+      weight_decay: of AdamW.
+      tokens: positions to train on, padding included; stages bring their own.
+    """
+
+    mixture: str
+    peak: float
+    minimum: float
+    warmup_share: float = 0.05
+    weight_decay: float = 0.1
+    tokens: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """Where text comes from and how it is cut.
+
+    Attributes:
+      corpus: text files, JSON lines with `text` or plain.
+      instructions: JSON lines with `inputs` and `targets`.
+      questions: folder of question files; empty: nothing is scored.
+      vocabulary_size: pieces of the tokenizer that is trained.
+      group_size: tokens of a group of text.
+      encoder_length: positions of the encoder.
+      decoder_length: positions of the decoder.
+      batch_size: rows of a batch.
+      held_out: groups and instructions kept for evaluation.
+      eval_batches: batches that every loss of the table is measured on.
+    """
+
+    corpus: Sequence[str]
+    instructions: Sequence[str]
+    questions: str
+    vocabulary_size: int
+    group_size: int
+    encoder_length: int
+    decoder_length: int
+    batch_size: int
+    held_out: int
+    eval_batches: int
+
+    def steps(self, tokens: int) -> int:
+        """Training steps that show at least so many positions; at least one."""
+        return max(1, -(-tokens // (self.batch_size * (self.encoder_length + self.decoder_length))))
+
+    def tokens(self, steps: int) -> int:
+        """Positions that so many steps show."""
+        return steps * self.batch_size * (self.encoder_length + self.decoder_length)
