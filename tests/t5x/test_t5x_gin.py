@@ -1,0 +1,163 @@
+"""Every gin file with every other that it is for, checked by gin, the model built abstractly."""
+
+import json
+import sys
+from pathlib import Path
+
+import jax
+import pytest
+from jax.sharding import PartitionSpec as P
+
+pytest.importorskip("t5x.models", reason="T5X is not importable; see docs/t5x.md")
+
+import t5x.eval
+import t5x.export_lib
+import t5x.infer
+import t5x.train
+from t5x import utils
+
+import gin
+from openba_jax import sizes
+from openba_jax.errors import UserError
+from openba_jax.model import network
+from openba_jax.model.config import NAMED_CONFIGS, named_config
+from openba_jax.model.counting import parameter_count
+from openba_jax.t5x.partitioner import Partitioner
+
+assert sizes
+REPOSITORY = Path(__file__).resolve().parent.parent.parent
+MODELS = sorted(path.stem for path in (REPOSITORY / "gin/models").glob("*.gin"))
+OBJECTIVES = sorted(path.stem for path in (REPOSITORY / "gin/objectives").glob("*.gin"))
+OPTIMIZERS = sorted(path.stem for path in (REPOSITORY / "gin/optim").glob("*.gin"))
+
+TRAIN_MACROS = {
+    "pretrain": {},
+    "finetune": {"INITIAL_CHECKPOINT_PATH": "'x'", "MODEL_CONFIG": "@named_config()"},
+    "prune_and_recover": {
+        "SOURCE_PATH": "'x'",
+        "PRUNED_PATH": "'y'",
+        "MODEL_CONFIG": "@named_config()",
+    },
+}
+
+
+@pytest.fixture(autouse=True)
+def clean_gin(monkeypatch):
+    monkeypatch.chdir(REPOSITORY)
+    gin.add_config_file_search_path(str(REPOSITORY))
+    with gin.unlock_config():
+        gin.clear_config()
+        yield
+        gin.clear_config()
+
+
+def parse(monkeypatch, main, files, macros):
+    """As T5X's binary `main` does it."""
+    monkeypatch.setitem(sys.modules, "__main__", main)
+    with gin.unlock_config():
+        gin.clear_config()
+        gin.parse_config_files_and_bindings(
+            [f"gin/{file}.gin" for file in files],
+            [f"{name} = {value}" for name, value in macros.items()],
+            finalize_config=True,
+        )
+
+
+@gin.configurable
+def asks_for_a_macro(value):
+    return value
+
+
+def macro(name):
+    """The value of a macro, its references resolved."""
+    with gin.unlock_config():
+        gin.parse_config(f"asks_for_a_macro.value = %{name}")
+    return asks_for_a_macro()
+
+
+def abstract_state(model):
+    """Shapes and axes of the training state; nothing is allocated."""
+    return utils.TrainStateInitializer(
+        model.optimizer_def, model.get_initial_variables, {}, Partitioner(num_partitions=1)
+    )
+
+
+@pytest.mark.parametrize("run", TRAIN_MACROS)
+@pytest.mark.parametrize("model", MODELS)
+def test_every_combination_loads(monkeypatch, tmp_path, run, model):
+    everything = {
+        **TRAIN_MACROS[run],
+        "MODEL_DIR": f"'{tmp_path}'",
+        "TOKEN_STORES": "['store']",
+        "VOCABULARY": "'tokenizer.model'",
+    }
+    assert len(OBJECTIVES) > 1
+    assert len(OPTIMIZERS) > 1
+    for objective in OBJECTIVES:
+        for optim in OPTIMIZERS:
+            files = [f"models/{model}", f"runs/t5x/{run}"]
+            files += [f"objectives/{objective}", f"optim/{optim}"]
+            parse(monkeypatch, t5x.train, files, everything)
+            built = macro("MODEL")
+            assert built.config.replace(
+                dropout_rate=0.0, attention_dropout_rate=0.0
+            ) == named_config(model)
+            assert built.optimizer_def.learning_rate(0) is not None
+            assert isinstance(macro("TASK_FEATURE_LENGTHS"), dict)
+    initializer = abstract_state(built)
+    shapes = initializer.global_train_state_shape.params
+    assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == parameter_count(built.config)
+    specs = initializer.train_state_axes
+    assert specs.params["decoder"]["layers"]["mlp"]["wo"]["kernel"] == P(None, "model", None)
+    assert specs.param_states[1].mu["token_embedder"]["embedding"] == P("model", None)
+
+
+def test_the_files_may_come_in_any_order(monkeypatch):
+    files = ["runs/t5x/pretrain", "runs/t5x/native_batches", "objectives/ul2", "models/small"]
+    needed = {"MODEL_DIR": "'x'", "TOKEN_STORES": "[]", "VOCABULARY": "'x'"}
+    parse(monkeypatch, t5x.train, files, needed)
+    assert macro("MODEL").config.embed_dim == NAMED_CONFIGS["small"].embed_dim
+
+
+@pytest.mark.parametrize(
+    ("run", "main"), [("infer", t5x.infer), ("eval", t5x.eval), ("export", t5x.export_lib)]
+)
+def test_the_other_binaries(monkeypatch, run, main):
+    for model in MODELS:
+        bindings = {
+            "MODEL_DIR": "'x'",
+            "OUTPUT_DIR": "'x'",
+            "MODEL_CONFIG": "@named_config()",
+            "VOCABULARY": "'x'",
+        }
+        if run != "infer":
+            bindings["TASK_FEATURE_LENGTHS"] = "{'inputs': 8, 'targets': 8}"
+        if run == "eval":
+            bindings |= {"MIXTURE_OR_TASK_NAME": "'ul2'", "TOKEN_STORES": "[]", "HELD_OUT": "1"}
+        parse(monkeypatch, main, [f"models/{model}", f"runs/t5x/{run}"], bindings)
+        built = macro("MODEL")
+        assert built.config == named_config(model)
+        shapes = jax.eval_shape(built.get_initial_variables, jax.random.key(0), {})
+        expected = network.abstract_params(built.config)
+        assert jax.tree.structure(shapes["params"].unfreeze()) == jax.tree.structure(expected)
+
+
+def test_d_ul2_needs_batches_whose_rates_move(monkeypatch, tmp_path):
+    from openba_jax.t5x.data import fixed_mixture
+
+    assert fixed_mixture("ul2") == "ul2"
+    assert fixed_mixture("a_users_own") == "a_users_own"
+    with pytest.raises(UserError, match="native_batches"):
+        fixed_mixture("d_ul2")
+
+
+def test_config_of_reads_what_lies_beside(tmp_path):
+    from openba_jax.t5x.checkpoints import config_of
+
+    (tmp_path / "checkpoint_5/state").mkdir(parents=True)
+    (tmp_path / "checkpoint_5/state/_METADATA").write_text("{}")
+    with pytest.raises(UserError, match=r"config\.json"):
+        config_of(str(tmp_path))
+    (tmp_path / "config.json").write_text(json.dumps(named_config("tiny").to_dict()))
+    found = config_of(str(tmp_path / "checkpoint_5"), dropout_rate=0.3)
+    assert found == named_config("tiny", dropout_rate=0.3)

@@ -1,0 +1,171 @@
+"""The whole way in T5X's own binaries: train, prune, recover, infer, evaluate, export."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+pytest.importorskip("t5x.models", reason="T5X is not importable; see docs/t5x.md")
+
+from openba_jax.checkpoints.t5x import open_t5x
+from openba_jax.checkpoints.whole import read_whole, write_whole
+from openba_jax.data.token_store import store_dtype
+from openba_jax.data.token_store_writer import TokenStoreWriter
+from openba_jax.data.vocabulary import Vocabulary, train_vocabulary
+from openba_jax.evaluation.generation import Generator
+from openba_jax.model.decoding import generate
+from openba_jax.prune import prune_model
+from openba_jax.pruning.stages import Stage
+
+REPOSITORY = Path(__file__).resolve().parent.parent.parent
+LENGTHS = {"inputs": 45, "targets": 40}
+PROMPTS = ["1 2 3", "144 12 7 8"]
+
+
+def run(binary, *files, **macros):
+    arguments = [f"--gin_file=gin/{file}.gin" for file in files]
+    arguments += [f"--gin.{name}={value!r}" for name, value in macros.items()]
+    done = subprocess.run(
+        [sys.executable, "-m", f"t5x.{binary}", f"--gin_search_paths={REPOSITORY}", *arguments],
+        cwd=REPOSITORY,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    return done.stderr
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    texts = [f"{i} {i * i} {i**3}" for i in range(200)]
+    vocabulary = train_vocabulary(texts, 280, folder / "tokenizer.model")
+    rng = np.random.default_rng(0)
+    with TokenStoreWriter(folder / "store", store_dtype(vocabulary.token_count)) as writer:
+        writer.add_groups(rng.integers(3, vocabulary.piece_count, (40, 40)))
+    return {
+        "TOKEN_STORES": [str(folder / "store")],
+        "VOCABULARY": str(vocabulary.path),
+        "TASK_FEATURE_LENGTHS": LENGTHS,
+        "BATCH_SIZE": 8,
+        "DROPOUT_RATE": 0.0,
+    }
+
+
+@pytest.fixture(scope="module")
+def trained(data, tmp_path_factory):
+    """A T5X folder after four steps, trained in two goes."""
+    folder = tmp_path_factory.mktemp("runs") / "trained"
+    files = ["models/tiny", "runs/t5x/pretrain"]
+    common = {"MODEL_DIR": str(folder), "named_config.initializer_std": 0.3, **data}
+    run("train", *files, **common, TRAIN_STEPS=2)
+    run("train", *files, **common, TRAIN_STEPS=4, HELD_OUT=8, EVAL_STEPS=1)
+    assert (folder / "checkpoint_4").is_dir()
+    return folder
+
+
+def test_prune_recover_infer(data, trained, tmp_path):
+    pruned, recovered, answers = tmp_path / "pruned", tmp_path / "recovered", tmp_path / "answers"
+    run(
+        "train",
+        "runs/t5x/prune_and_recover",
+        SOURCE_PATH=str(trained),
+        PRUNED_PATH=str(pruned),
+        MODEL_DIR=str(recovered),
+        TRAIN_STEPS=2,
+        **{"Stage.drop_decoder": [1], "Stage.mlp": 48, **data},
+    )
+    # The cut is that of the native road.
+    native, stage = tmp_path / "native", Stage("pruned", drop_decoder=[1], mlp=48)
+    plan = prune_model(trained, native, stage, output_format="native")
+    expected, found = read_whole(native), read_whole(pruned)
+    jax.tree.map(np.testing.assert_array_equal, found.params, expected.params)
+    assert found.plan == plan.to_dict() == read_whole(recovered).plan
+    assert (found.config.decoder_layers, found.config.mlp_dim) == (2, 48)
+
+    run(
+        "infer",
+        "runs/t5x/infer",
+        MODEL_DIR=str(recovered),
+        PROMPTS=PROMPTS,
+        OUTPUT_DIR=str(answers),
+        MAX_ENCODER_LENGTH=32,
+        MAX_NEW_TOKENS=8,
+        BATCH_SIZE=2,
+    )
+    (file,) = answers.glob("*-00000-of-00001")
+    predictions = [json.loads(line)["prediction"] for line in file.read_text().splitlines()]
+    whole = read_whole(recovered)
+    generator = Generator(whole.config, whole.params, Vocabulary(whole.tokenizer), 32, 2)
+    native_answers = generator(PROMPTS, max_new_tokens=8)
+    assert any(native_answers)
+    assert [text.strip() for text in predictions] == native_answers
+
+
+def test_evaluate(data, trained, tmp_path):
+    log = run(
+        "eval",
+        "runs/t5x/eval",
+        MODEL_DIR=str(trained),
+        MIXTURE_OR_TASK_NAME="ul2_r3",
+        HELD_OUT=8,
+        EVAL_STEPS=1,
+        OUTPUT_DIR=str(tmp_path),
+        **{name: data[name] for name in ("TOKEN_STORES", "TASK_FEATURE_LENGTHS", "BATCH_SIZE")},
+    )
+    assert "collection=training_eval/ul2_r3" in log
+    lines = (tmp_path / "inference_eval/ul2_r3-metrics.jsonl").read_text().splitlines()
+    assert json.loads(lines[-1])["log_likelihood"] < 0
+
+
+def test_export(trained, tmp_path):
+    pytest.importorskip("tensorflow_serving", reason="t5x.export needs tensorflow-serving-api")
+    import tensorflow as tf
+
+    run(
+        "export",
+        "runs/t5x/export",
+        MODEL_DIR=str(trained),
+        OUTPUT_DIR=str(tmp_path / "exported/1"),
+        TASK_FEATURE_LENGTHS={"inputs": 12, "targets": 8},
+        BATCH_SIZE=2,
+    )
+    (saved,) = tmp_path.glob("exported_cpu/1")
+    inputs = np.random.default_rng(0).integers(3, 250, (2, 12), dtype=np.int32)
+    outputs = tf.saved_model.load(str(saved)).signatures["serving_default"](tf.constant(inputs))
+    whole = read_whole(trained)
+    expected = generate(whole.config, whole.params, inputs, jax.random.PRNGKey(0), max_new_tokens=8)
+    found = [array.numpy() for array in outputs.values() if array.dtype == tf.int32]
+    assert any(np.array_equal(array.reshape(2, 8), expected) for array in found)
+
+
+def test_d_ul2_moves_its_rates(data, tmp_path):
+    files = ["models/tiny", "runs/t5x/pretrain", "runs/t5x/native_batches"]
+    common = {
+        "MODEL_DIR": str(tmp_path / "run"),
+        "MIXTURE_OR_TASK_NAME": "d_ul2",
+        "HELD_OUT": 8,
+        "EVAL_STEPS": 1,
+        "EVAL_PERIOD": 2,
+        "CHECKPOINT_PERIOD": 2,
+        **data,
+    }
+    run("train", *files, **common, TRAIN_STEPS=2)
+    run("train", *files, **common, TRAIN_STEPS=4)
+    rates = [
+        json.loads((tmp_path / f"run/rates/{step}.json").read_text())["rate/ul2_s"]
+        for step in (2, 4)
+    ]
+    assert rates[0] != rates[1]
+
+
+def test_converted_folders_open(trained, tmp_path):
+    write_whole(read_whole(trained), tmp_path / "copy", "t5x")
+    assert open_t5x(tmp_path / "copy").config == open_t5x(trained).config

@@ -1,0 +1,138 @@
+"""What users get wrong, and what they are told."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import pytest
+
+pytest.importorskip("t5x.models", reason="T5X is not importable; see docs/t5x.md")
+
+import seqio
+import t5x_toy
+from t5x import optimizers, utils
+
+from openba_jax.checkpoints import native
+from openba_jax.checkpoints.whole import read_whole, write_whole
+from openba_jax.errors import UserError
+from openba_jax.model import network
+from openba_jax.t5x import checkpoints, decoding, pruning, vocabulary
+from openba_jax.t5x.partitioner import Partitioner
+from openba_jax.t5x.requirement import require_t5x
+
+REPOSITORY = Path(__file__).resolve().parent.parent.parent
+
+
+def test_t5x_missing():
+    program = (
+        "import sys; sys.modules['t5x'] = None\n"
+        "from openba_jax.errors import UserError\n"
+        "try:\n    import openba_jax.t5x\n"
+        "except UserError as error: print(error)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert "requirements/t5x.txt" in done.stdout
+
+
+def test_t5x_of_an_unknown_version(monkeypatch):
+    require_t5x()
+    monkeypatch.setattr(optimizers.OptaxWrapper, "derive_logical_axes", lambda optimizer: None)
+    with pytest.raises(UserError, match=r"derive_logical_axes has no param_logical_axes.*cc342d4"):
+        require_t5x()
+
+
+def test_a_macro_is_missing(tmp_path):
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "t5x.train", "--gin_search_paths=."),
+            *("--gin_file=gin/models/tiny.gin", "--gin_file=gin/runs/t5x/pretrain.gin"),
+            f"--gin.MODEL_DIR='{tmp_path}'",
+        ],
+        cwd=REPOSITORY,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode
+    assert "TOKEN_STORES/macro.value set to `%gin.REQUIRED` but not" in done.stderr
+
+
+def test_vocabularies_differ(monkeypatch):
+    theirs = seqio.PassThroughVocabulary(80, eos_id=1)
+    monkeypatch.setattr(utils, "get_vocabulary", lambda cfg: (theirs, theirs))
+    cfg = utils.DatasetConfig("toy", {}, "train", 8, True, 0)
+    with pytest.raises(UserError, match=r"task toy has the vocabulary .*VOCABULARY"):
+        vocabulary.verify_vocabularies(cfg, t5x_toy.model())
+    with pytest.raises(UserError, match="80 tokens and the model 64 rows"):
+        vocabulary.verify_vocabularies(cfg, t5x_toy.model(vocabulary=theirs))
+
+
+def test_a_checkpoint_of_another_depth(tmp_path):
+    config = t5x_toy.config()
+    _, theirs = t5x_toy.first_models(tmp_path)
+    assert checkpoints.checkpoint(str(theirs), config) == str(theirs / "checkpoint_0")
+    for changes in ({"decoder_layers": 3}, {"mlp_dim": 32}, {"tie_embeddings": False}):
+        with pytest.raises(UserError, match=r"of shape .* the model asks for .*gin file"):
+            checkpoints.checkpoint(str(theirs), config.replace(**changes))
+    with pytest.raises(UserError, match="the model asks for"):
+        checkpoints.model_dir(str(theirs), config.replace(decoder_layers=1))
+    new = str(tmp_path / "new")
+    assert checkpoints.model_dir(new, config) == new
+    with pytest.raises(UserError, match="no T5X checkpoint"):
+        checkpoints.checkpoint(new, config)
+
+
+def test_what_only_adamw_can(tmp_path):
+    ours = t5x_toy.first_models(tmp_path)[0]
+    whole = read_whole(ours)
+    params = whole.params
+    strange = type(whole)(whole.config, params, [None] * 6 + [{"count": jax.numpy.int32(1)}])
+    write_whole(strange, tmp_path / "strange", "t5x")
+    with pytest.raises(UserError, match="adamw"):
+        read_whole(tmp_path / "strange")
+    with pytest.raises(UserError, match="holds no checkpoint"):
+        read_whole(tmp_path / "nothing")
+
+
+def test_small_mistakes(tmp_path):
+    from openba_jax.pruning.stages import Stage
+
+    with pytest.raises(UserError, match="cuts nothing"):
+        pruning.pruned("x", str(tmp_path / "y"), Stage("empty"))
+    with pytest.raises(UserError, match="NUM_PARTITIONS is 3"):
+        _ = Partitioner(num_partitions=3).mesh
+    with pytest.raises(UserError, match=r"num_decodes is 4.*beam_search"):
+        decoding.sample(inputs=None, cache=None, tokens_to_logits=None, eos_id=1, num_decodes=4)
+    (tmp_path / "checkpoint_1").mkdir()
+    (tmp_path / "checkpoint_1/checkpoint").write_bytes(b"")
+    with pytest.raises(UserError, match=r"no tokenizer\.model"):
+        checkpoints.tokenizer_of(str(tmp_path))
+
+
+def test_axes_that_the_mesh_does_not_divide_stay_whole():
+    from jax.sharding import Mesh, PartitionSpec
+
+    partitioner = Partitioner(num_partitions=1)
+    devices = jax.sharding.AbstractMesh((1, 8), ("data", "model"))
+    assert isinstance(partitioner.mesh, Mesh)
+    partitioner.mesh = devices
+    array = jax.ShapeDtypeStruct((16, 20, 4), "float32")
+    spec = PartitionSpec(None, "model", None)
+    assert partitioner._dividing(spec, array) == PartitionSpec(None, None, None)
+    array = jax.ShapeDtypeStruct((16, 40, 4), "float32")
+    assert partitioner._dividing(spec, array) == spec
+
+
+def test_folders_keep_what_lies_beside(tmp_path):
+    config = t5x_toy.config(dropout_rate=0.25)
+    params = network.init_params(config, jax.random.key(0))
+    native.create(tmp_path / "ours", config, params, plan={"a": 1})
+    write_whole(read_whole(tmp_path / "ours"), tmp_path / "theirs", "t5x")
+    found = read_whole(tmp_path / "theirs")
+    assert found.config == config
+    assert found.plan == {"a": 1}
