@@ -1,0 +1,221 @@
+r"""Runs a main once for every combination of some gin bindings, and compares the runs.
+
+openba-sweep --gin_file=gin/sweeps/recover_learning_rate.gin --gin.OUTPUT_DIR='"runs/rates"' -- \
+  --gin.INITIAL_CHECKPOINT_PATH='"runs/pruned"' --gin.TOKEN_STORES='["data/train"]' \
+  --gin.VOCABULARY='"data/tokenizer.model"' --gin.EVAL_STEPS=8 --gin.HELD_OUT=512
+
+What stands after `--` is given to every run. A run that ended is not done again; one that failed or
+was stopped goes on when the sweep is started again with the same arguments.
+
+    OUTPUT_DIR/RUN/              the folder that the main makes
+    OUTPUT_DIR/RUN.log           what it printed
+    OUTPUT_DIR/RUN.done          its arguments, once it has ended well
+    OUTPUT_DIR/sweep.{json,md}   a row per run, the best first; sweep.png: their losses
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+import json
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from openba_jax import cli
+from openba_jax.errors import UserError
+from openba_jax.files import write_atomically
+
+
+@dataclasses.dataclass(frozen=True)
+class Sweep:
+    """What is run, and what is varied.
+
+    Attributes:
+      output_dir: folder of the sweep.
+      module: the main, as `python -m` takes it: `openba_jax.train`, `openba_jax.pipeline`,
+        `t5x.train`.
+      gin_files: of every run.
+      folder: name of the macro that holds a run's folder.
+      grid: binding -> values to try; every combination is one run.
+    """
+
+    output_dir: str
+    module: str
+    gin_files: Sequence[str]
+    folder: str
+    grid: Mapping[str, Sequence[Any]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One combination: its name, which is its folder's, and its bindings."""
+
+    name: str
+    bindings: Mapping[str, Any]
+
+
+def runs_of(grid: Mapping[str, Sequence[Any]]) -> list[Run]:
+    """The runs of a grid; the last binding varies fastest.
+
+    Raises:
+      UserError: the grid is empty, or two runs would have one name.
+    """
+    if not grid or not all(grid.values()):
+        raise UserError("the grid of the sweep is empty; bind Sweep.grid = {'BINDING': [VALUES]}.")
+    found: dict[str, Run] = {}
+    for values in itertools.product(*grid.values()):
+        bindings = dict(zip(grid, values, strict=True))
+        parts = [f"{key.rpartition('.')[2]}={value}" for key, value in bindings.items()]
+        name = re.sub(r"[^\w.=,+-]+", "_", ",".join(parts))
+        if name in found:
+            raise UserError(f"two runs of the sweep would be named {name}; change Sweep.grid.")
+        found[name] = Run(name, bindings)
+    return list(found.values())
+
+
+def command(sweep: Sweep, run: Run, arguments: Sequence[str]) -> list[str]:
+    """The command line of a run."""
+    bindings = {sweep.folder: str(Path(sweep.output_dir) / run.name), **run.bindings}
+    return [
+        *(sys.executable, "-m", sweep.module),
+        *(f"--gin_file={file}" for file in sweep.gin_files),
+        *arguments,
+        *(f"--gin_bindings={name} = {value!r}" for name, value in bindings.items()),
+    ]
+
+
+def execute(sweep: Sweep, arguments: Sequence[str]) -> list[Run]:
+    """Does what is not done yet, one run after the other; returns the runs that failed.
+
+    Raises:
+      UserError: a folder holds a run with other arguments.
+    """
+    runs, root, failed = runs_of(sweep.grid), Path(sweep.output_dir), []
+    seconds: list[float] = []
+    for number, run in enumerate(runs):
+        argv = command(sweep, run, arguments)
+        started, done = (root / f"{run.name}.{mark}" for mark in ("started", "done"))
+        wanted = json.dumps(argv[1:], indent=1)
+        if started.exists() and started.read_text() != wanted:
+            raise UserError(
+                f"{started.with_suffix('')} holds a run with other arguments; "
+                "choose another OUTPUT_DIR, or repeat the arguments."
+            )
+        head = f"[{number + 1}/{len(runs)}] {run.name}"
+        if done.exists():
+            sys.stdout.write(f"{head}: done before\n")
+            continue
+        left = ""
+        if seconds:
+            minutes = sum(seconds) / len(seconds) * (len(runs) - number) / 60
+            left = f", about {minutes:.0f} min left"
+        sys.stdout.write(f"{head}: running{left}\n")
+        sys.stdout.flush()
+        write_atomically(started, wanted)
+        began = time.monotonic()
+        with (root / f"{run.name}.log").open("w") as log:
+            code = subprocess.run(argv, stdout=log, stderr=log, check=False).returncode
+        seconds.append(time.monotonic() - began)
+        if code:
+            failed.append(run)
+            lines = Path(log.name).read_text(errors="replace").split("\n")
+            last = next((line for line in reversed(lines) if line.strip()), "it said nothing")
+            sys.stdout.write(f"{head}: exit code {code}; {log.name} ends with: {last}\n")
+        else:
+            write_atomically(done, wanted)
+    return failed
+
+
+def figures(folder: Path) -> dict[str, Any]:
+    """What is compared: the last evaluation of a training, or the last stage of a pipeline.
+
+    A run of another main, or one that never evaluated, has none.
+    """
+    from openba_jax.training.metrics import METRICS, read
+
+    if (folder / "report.json").exists():
+        rows = json.loads((folder / "report.json").read_text())["rows"]
+        row = [row for row in rows if not row["control"]][-1]
+        named = {"loss": "loss_recovered", "accuracy": "accuracy_tuned", "parameters": "parameters"}
+        return {ours: row[theirs] for ours, theirs in named.items()}
+    records = [record for record in read(folder / METRICS) if record["split"] == "eval"]
+    return {key: records[-1][key] for key in ("loss", "accuracy", "step")} if records else {}
+
+
+def write_comparison(sweep: Sweep) -> str:
+    """Writes `sweep.json`, `sweep.md` and `sweep.png`; returns the table."""
+    root = Path(sweep.output_dir)
+    rows = [(run, figures(root / run.name)) for run in runs_of(sweep.grid)]
+    rows.sort(key=lambda row: row[1].get("loss", float("inf")))
+    columns = list(dict.fromkeys(key for _, found in rows for key in found))
+    lines = [[*sweep.grid, *columns]]
+    for run, found in rows:
+        cells = [found.get(key, "-") for key in columns]
+        texts = [f"{cell:.4f}" if isinstance(cell, float) else str(cell) for cell in cells]
+        lines.append([*(str(value) for value in run.bindings.values()), *texts])
+    lines.insert(1, ["---"] * len(lines[0]))
+    table = "".join("| " + " | ".join(line) + " |\n" for line in lines)
+    write_atomically(root / "sweep.md", table)
+    content = [{"name": run.name, **run.bindings, "figures": found} for run, found in rows]
+    write_atomically(root / "sweep.json", json.dumps(content, indent=1) + "\n")
+    _plot(root, [run.name for run, _ in rows])
+    return table
+
+
+def _plot(root: Path, names: Sequence[str]) -> None:
+    """The losses of trainings over their steps, evaluations as dots."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    from openba_jax.training.metrics import METRICS, read
+
+    curves = {name: read(root / name / METRICS) for name in names}
+    if not any(curves.values()):
+        return
+    figure, axes = pyplot.subplots(figsize=(8, 4.5))
+    for name, records in curves.items():
+        (line,) = axes.plot(*_points(records, "train"), "-", label=name)
+        axes.plot(*_points(records, "eval"), "o", color=line.get_color(), markersize=4)
+    axes.set_xlabel("step")
+    axes.set_ylabel("loss per target token (dots: evaluation)")
+    axes.legend(fontsize="small")
+    figure.savefig(root / "sweep.png", dpi=120, bbox_inches="tight")
+    pyplot.close(figure)
+
+
+def _points(records: Sequence[Mapping[str, Any]], split: str) -> tuple[list[int], list[float]]:
+    """Steps and losses of the records of one split."""
+    found = [record for record in records if record["split"] == split]
+    return [record["step"] for record in found], [record["loss"] for record in found]
+
+
+def main(argv: Sequence[str]) -> None:
+    """Sweeps as the gin file says."""
+    import gin
+
+    configured = gin.external_configurable(Sweep, "Sweep")
+    cli.parse_gin()
+    sweep = cli.call_configured(functools.partial(configured))
+    assert isinstance(sweep, Sweep)
+    failed = execute(sweep, argv[1:])
+    sys.stdout.write(write_comparison(sweep))
+    if failed:
+        raise UserError(f"{len(failed)} runs failed; see their logs in {sweep.output_dir}.")
+
+
+def run() -> None:
+    """Entry point."""
+    cli.define_gin_flags()
+    cli.run(main)
+
+
+if __name__ == "__main__":
+    run()
