@@ -58,7 +58,11 @@ def test_several_files_places_and_progress(tmp_path):
         ("a.jsonl", b'{"text": 5}\n', r"line 1 has no text in column 'text' but 5"),
         ("a.txt.gz", b"plain", "not a whole .gz file"),
         ("a.txt.gz", gzip.compress(b"text" * 1000, mtime=0)[:-9], "not a whole .gz file"),
-        ("a.txt.gz", gzip.compress(bytes(range(256)), mtime=0)[:40] + b"x" * 40, "not a whole .gz|UTF-8"),
+        (
+            "a.txt.gz",
+            gzip.compress(bytes(range(256)), mtime=0)[:40] + b"x" * 40,
+            "not a whole .gz|UTF-8",
+        ),
     ],
 )
 def test_bad_files(tmp_path, name, data, message):
