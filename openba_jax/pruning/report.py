@@ -14,7 +14,7 @@ import numpy as np
 from openba_jax.pruning.vocabulary import coverage
 
 # Colours of a palette that colour-blind readers can tell apart (Okabe and Ito).
-BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#777777"
+BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#777777"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,13 +50,15 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class Curve:
-    """Losses over the tokens of one stage.
+    """Losses over the tokens of one stage, which are counted from its start.
 
     Attributes:
       name: of the stage.
       start: tokens of the stages before.
-      tokens: float `[points]`, counted from the start of the stage.
-      losses: float `[points]`.
+      tokens: int `[points]`.
+      losses: float `[points]`, of training.
+      evaluated_tokens: int `[evaluations]`.
+      evaluated: float `[evaluations]`, losses on held-out batches: those of the table.
       control: drawn apart from the stages.
     """
 
@@ -64,6 +66,8 @@ class Curve:
     start: int
     tokens: Sequence[int]
     losses: Sequence[float]
+    evaluated_tokens: Sequence[int] = ()
+    evaluated: Sequence[float] = ()
     control: bool = False
 
 
@@ -121,7 +125,7 @@ def findings(rows: Sequence[Row], chance: float, final: str) -> list[Finding]:
         )
     )
     ordered = [last, *(row for row in rows if row.control)]
-    for better, other in itertools.pairwise(ordered):
+    for better, other in itertools.combinations(ordered, 2):
         if better.loss_recovered is None or other.loss_recovered is None:
             continue
         found.append(
@@ -181,22 +185,29 @@ def as_text(rows: Sequence[Row], found: Sequence[Finding]) -> str:
     return "\n".join(text) + "\n"
 
 
-def as_markdown(rows: Sequence[Row], found: Sequence[Finding], samples: Sequence[Any]) -> str:
-    """The table, the findings and some answers, in Markdown."""
+def as_markdown(
+    rows: Sequence[Row], found: Sequence[Finding], samples: Sequence[tuple[str, str]]
+) -> str:
+    """The table, the findings and some prompts with their answers, in Markdown."""
     head, *body = table(rows)
     text = ["| " + " | ".join(head) + " |", "|---" + "|---:" * (len(head) - 1) + "|"]
     text += ["| " + " | ".join(line) + " |" for line in body]
     text += ["", "| this run shows that | |", "|---|---|"]
     text += [f"| {f.claim} | **{'yes' if f.holds else 'no'}**: {f.figures} |" for f in found]
     text += ["", "| question | answer of the final model |", "|---|---|"]
-    text += [f"| {question} | {answer} |" for question, answer in samples]
+    text += ["| " + " | ".join(map(_cell, sample)) + " |" for sample in samples]
     return "\n".join(text) + "\n"
+
+
+def _cell(text: str) -> str:
+    """Any text as one cell of a Markdown table."""
+    return " ".join(text.split()).replace("|", r"\|")
 
 
 def as_json(
     rows: Sequence[Row],
     found: Sequence[Finding],
-    samples: Sequence[Any],
+    samples: Sequence[tuple[str, str]],
     scores: Mapping[str, Any],
 ) -> str:
     """Everything, for programs."""
@@ -217,28 +228,43 @@ def as_json(
 
 def plot_losses(curves: Sequence[Curve], path: str | Path) -> None:
     """Draws loss over tokens with every cut marked, controls apart in grey."""
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
     figure, axes = _figure()
     for curve in curves:
+        color = GREY if curve.control else BLUE
         at = (curve.start + np.asarray(curve.tokens)) / 1e6
+        axes.plot(
+            at,
+            curve.losses,
+            color=color,
+            linestyle="--" if curve.control else "-",
+            linewidth=1 if curve.control else 1.5,
+        )
+        evaluated_at = (curve.start + np.asarray(curve.evaluated_tokens)) / 1e6
+        axes.plot(evaluated_at, curve.evaluated, "o", color=color, markersize=3.5)
         if curve.control:
-            axes.plot(at, curve.losses, color=GREY, linestyle="--", linewidth=1)
-            axes.annotate(curve.name, (at[-1], curve.losses[-1]), color=GREY, fontsize=8)
-            continue
-        axes.plot(at, curve.losses, color=BLUE, linewidth=1.5)
-        if curve.start:
+            end = (at[-1], curve.losses[-1])
+            axes.annotate(f" {curve.name}", end, color=color, fontsize=8, va="center")
+        elif curve.start:
             axes.axvline(curve.start / 1e6, color=ORANGE, linewidth=0.8, linestyle=":")
             axes.annotate(
                 curve.name,
-                (curve.start / 1e6, 0.98),
+                (curve.start / 1e6, 1.01),
                 xycoords=("data", "axes fraction"),
                 color=ORANGE,
                 fontsize=8,
-                rotation=90,
-                va="top",
+                rotation=40,
+                rotation_mode="anchor",
             )
+    # What pruning costs is small beside what the first steps of training win.
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)))
+    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("million tokens, padding included")
     axes.set_ylabel("loss, nats per target token")
-    axes.set_title("Loss over training; dotted lines are cuts", loc="left")
+    axes.set_title("Loss of training (lines) and on held-out text (dots)", loc="left", fontsize=11)
     _save(figure, path)
 
 
@@ -256,10 +282,16 @@ def plot_coverage(counts: np.ndarray, kept: int | None, path: str | Path) -> Non
     if kept is not None:
         covered = 100 * curve[min(kept, len(curve)) - 1]
         axes.axvline(kept, color=ORANGE, linewidth=0.8, linestyle=":")
-        axes.annotate(f" {kept:,} pieces: {covered:.2f}%", (kept, covered - 8), color=ORANGE)
+        axes.annotate(
+            f" {kept:,} pieces: {covered:.2f}% ",
+            (kept, 4),
+            color=ORANGE,
+            ha="left" if kept < len(curve) / 2 else "right",
+        )
+    axes.set_ylim(0, 103)
     axes.set_xlabel("most frequent pieces kept")
     axes.set_ylabel("% of all tokens covered")
-    axes.set_title("Vocabulary coverage", loc="left")
+    axes.set_title("Vocabulary coverage", loc="left", fontsize=11)
     _save(figure, path)
 
 

@@ -86,13 +86,16 @@ class Results:
         )
 
     def curve(self, name: str, start: int, control: bool = False) -> Curve:
-        """The training losses of a model over its tokens."""
-        records = self._records(name, "train")
+        """The losses of a model over its tokens."""
+        trained, evaluated = self._records(name, "train"), self._records(name, "eval")
+        tokens = self.models.corpora.data.tokens
         return Curve(
             name=name,
             start=start,
-            tokens=[self.models.corpora.data.tokens(record["step"]) for record in records],
-            losses=[record["loss"] for record in records],
+            tokens=[tokens(record["step"]) for record in trained],
+            losses=[record["loss"] for record in trained],
+            evaluated_tokens=[tokens(record["step"]) for record in evaluated],
+            evaluated=[record["loss"] for record in evaluated],
             control=control,
         )
 
