@@ -10,12 +10,13 @@ same numbers.
     OUTPUT_DIR/data/             tokenizer, token stores, token counts; a pair for each vocabulary
     OUTPUT_DIR/models/NAME/      model folders: pretrain, STAGE.pruned, STAGE, tuned ones, controls
     OUTPUT_DIR/scores/           one JSON file per scored model
+    OUTPUT_DIR/compiled/         programs that JAX compiled, for the next start
     OUTPUT_DIR/report.{json,md}, losses.png, coverage.png
+    OUTPUT_DIR.lock              while a pipeline is at work there; a second one is refused
 """
 
 from __future__ import annotations
 
-import functools
 import sys
 from collections.abc import Sequence
 
@@ -28,6 +29,7 @@ def main(argv: Sequence[str]) -> None:
     import jax
 
     import gin
+    from openba_jax.files import only_process
     from openba_jax.pruning.stages import Stage
     from openba_jax.staged.run import Pipeline, claim_folder
     from openba_jax.staged.settings import Data, Phase
@@ -37,14 +39,15 @@ def main(argv: Sequence[str]) -> None:
         gin.external_configurable(configurable, configurable.__name__)
     configured = gin.external_configurable(Pipeline, "Pipeline")
     cli.parse_gin()
-    pipeline = cli.call_configured(functools.partial(configured))
+    pipeline = cli.call_configured(configured)
     assert isinstance(pipeline, Pipeline)
-    claim_folder(pipeline.root, gin.config_str())
-    # Controls and tuned models compile the same programs; so does a run that goes on.
-    jax.config.update("jax_compilation_cache_dir", str(pipeline.root.absolute() / "compiled"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
-    sys.stdout.write(pipeline.run())
-    sys.stdout.write(f"report: {pipeline.root / 'report.md'}, losses.png, coverage.png\n")
+    with only_process(pipeline.root):
+        claim_folder(pipeline.root, gin.config_str())
+        # Controls and tuned models compile the same programs; so does a run that goes on.
+        jax.config.update("jax_compilation_cache_dir", str(pipeline.root.absolute() / "compiled"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+        sys.stdout.write(pipeline.run())
+        sys.stdout.write(f"report: {pipeline.root / 'report.md'}, losses.png, coverage.png\n")
 
 
 def run() -> None:

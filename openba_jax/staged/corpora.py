@@ -89,12 +89,17 @@ class Corpora:
         return sorted(Path(vocabulary.path).parent.glob("*.counts.txt"))
 
     def _texts(self) -> Iterator[str]:
-        written = False
-        for place, record in read_records(self.data.corpus, "text"):
+        corpus, instructions = self.data.corpus, self.data.instructions
+        written, paired = False, False
+        for place, record in read_records(corpus, "text"):
             text = column(record, "text", place)
             written = written or bool(text.strip())
             yield text
         if not written:
-            raise UserError(f"{', '.join(map(str, self.data.corpus))} holds no text.")
-        for place, record in read_records(self.data.instructions, "inputs"):
+            raise UserError(f"{', '.join(map(str, corpus)) or 'the corpus'} holds no text.")
+        for place, record in read_records(instructions, "inputs"):
+            paired = True
             yield f"{column(record, 'inputs', place)} {column(record, 'targets', place)}"
+        if not paired:
+            files = ", ".join(map(str, instructions)) or "the list of instruction files"
+            raise UserError(f"{files} holds no pair of inputs and targets, and tuning needs some.")

@@ -16,6 +16,7 @@ from openba_jax.objectives.mixture import get_mixture
 from openba_jax.pruning.plan import Plan
 from openba_jax.pruning.selection import WIDTH_METHODS
 from openba_jax.pruning.stages import Stage, apply_stage, merge_stages
+from openba_jax.pruning.vocabulary import SPECIAL_TOKENS
 from openba_jax.staged.corpora import Corpora
 from openba_jax.staged.models import FROM_SCRATCH, PRETRAIN, Models
 from openba_jax.staged.results import Results
@@ -62,14 +63,21 @@ class Pipeline:
           checkpoint_every: steps.
 
         Raises:
-          UserError: there are no stages, or two have one name.
+          UserError: there are no stages, two have one name, a mixture is unknown, or a stage or
+            the data cannot be used.
         """
         if not stages:
             raise UserError("the pipeline has no stages; give at least one Stage.")
         names = [stage.name for stage in stages]
         if len(set(names)) < len(names):
             raise UserError(f"stages need names of their own; found {', '.join(names)}.")
-        _check_ahead(data, model, stages, (pretrain, recover, tune))
+        self._mixtures = dict.fromkeys(
+            [phase.mixture for phase in (pretrain, tune)]
+            + [stage.recover_objective or recover.mixture for stage in stages]
+        )
+        for mixture in self._mixtures:
+            get_mixture(mixture)
+        _check_ahead(data, model, stages)
         began = time.monotonic()
 
         def say(text: str) -> None:
@@ -105,6 +113,8 @@ class Pipeline:
         data, models, results = self._corpora.data, self._models, self._results
         self._say(f"preparing {', '.join(map(str, data.corpus))}")
         vocabulary = self._corpora.train_tokenizer()
+        for mixture in self._mixtures:  # What the last training lacks is found before the first.
+            self._corpora.batches(vocabulary, mixture).evaluation_batches(1)
         config = self._model.replace(
             vocab_size=vocabulary.size,
             max_encoder_length=data.encoder_length,
@@ -144,30 +154,36 @@ class Pipeline:
         return results.report(rows, curves, final, pieces[-1] if pieces else None)
 
 
-def _check_ahead(
-    data: Data, model: OpenBAConfig, stages: Sequence[Stage], phases: Sequence[Phase]
-) -> None:
+def _check_ahead(data: Data, model: OpenBAConfig, stages: Sequence[Stage]) -> None:
     """Finds at once what would be found after hours, when its turn came.
 
     Raises:
-      UserError: there is no such mixture, method or question, or a stage cannot be cut.
+      UserError: there is no such method or question, or a stage cannot be cut or recovered.
     """
     if data.eval_batches < 1:
         raise UserError(f"eval_batches is {data.eval_batches}; it must be at least 1.")
     if data.questions:
         for file in question_files(data.questions):
             read_questions(file)
-    for phase in phases:
-        get_mixture(phase.mixture)
-    plan = Plan.identity(model, "")
+    plan, pieces = Plan.identity(model, ""), data.vocabulary_size
     for stage in stages:
-        if stage.recover_objective:
-            get_mixture(stage.recover_objective)
         if stage.method not in WIDTH_METHODS:
             known = ", ".join(WIDTH_METHODS)
             raise UserError(f"no pruning method is called {stage.method!r}; known are {known}.")
         # Other methods score parameters, which are not there yet; sizes are the same.
         plan = apply_stage(dataclasses.replace(stage, method="random", vocabulary=None), plan)
+        if stage.vocabulary is not None:
+            if not SPECIAL_TOKENS <= stage.vocabulary <= pieces:
+                raise UserError(
+                    f"stage {stage.name} cannot prune a vocabulary of {pieces} pieces to "
+                    f"{stage.vocabulary}; choose {SPECIAL_TOKENS} to {pieces}."
+                )
+            pieces = stage.vocabulary
+        if stage.recover_tokens < 1:
+            raise UserError(
+                f"stage {stage.name} recovers with {stage.recover_tokens} tokens; give it "
+                "recover_tokens, as every stage of a pipeline recovers."
+            )
 
 
 def claim_folder(folder: Path, settings: str) -> None:
@@ -177,17 +193,28 @@ def claim_folder(folder: Path, settings: str) -> None:
       UserError: the folder holds something else, or a run with other settings.
     """
     marker = folder / "pipeline.gin"
+    mine = {marker, marker.with_name(f"{marker.name}.tmp")}  # The latter of a run that was killed.
     if marker.exists():
-        if marker.read_text(encoding="utf-8") != settings:
+        begun = marker.read_text(encoding="utf-8")
+        if begun == settings:
+            return
+        # A mistake that ended a run before it made anything can be mended in the same folder.
+        if any(path.is_file() and path not in mine for path in folder.rglob("*")):
             raise UserError(
-                f"{folder} holds a run with other settings (see {marker.name}); name another "
-                "folder or delete this one."
+                f"{folder} holds a run with other settings ({_difference(begun, settings)}; all of "
+                f"them are in its {marker.name}); name another folder, or repeat the settings."
             )
-        return
-    mine = f"{marker.name}.tmp"  # Of a run that was killed as it began.
-    if folder.exists() and (
-        not folder.is_dir() or any(path.name != mine for path in folder.iterdir())
+    elif folder.exists() and (
+        not folder.is_dir() or any(path not in mine for path in folder.iterdir())
     ):
         raise UserError(f"{folder} holds something else; name a folder that is new or empty.")
-    folder.mkdir(parents=True, exist_ok=True)
     write_atomically(marker, settings)
+
+
+def _difference(begun: str, asked: str) -> str:
+    """The first line that only one of two settings has."""
+    there, here = begun.splitlines(), asked.splitlines()
+    for line in here:
+        if line not in there:
+            return f"new is {line.strip()}"
+    return "missing is " + next((line.strip() for line in there if line not in here), "nothing")

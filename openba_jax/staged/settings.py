@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
+from openba_jax import gin_values
+
 
 @dataclasses.dataclass(frozen=True)
 class Phase:
@@ -32,8 +34,8 @@ class Data:
     """Where text comes from and how it is cut.
 
     Attributes:
-      corpus: text files, JSON lines with `text` or plain.
-      instructions: JSON lines with `inputs` and `targets`.
+      corpus: text files, JSON lines with `text` or plain; a single one may stand by itself.
+      instructions: JSON lines with `inputs` and `targets`; likewise.
       questions: folder of question files; empty: nothing is scored.
       vocabulary_size: pieces of the tokenizer that is trained.
       group_size: tokens of a group of text.
@@ -44,8 +46,8 @@ class Data:
       eval_batches: batches that every loss of the table is measured on.
     """
 
-    corpus: Sequence[str]
-    instructions: Sequence[str]
+    corpus: str | Sequence[str]
+    instructions: str | Sequence[str]
     questions: str
     vocabulary_size: int
     group_size: int
@@ -54,6 +56,11 @@ class Data:
     batch_size: int
     held_out: int
     eval_batches: int
+
+    def __post_init__(self) -> None:
+        """Makes lists of single files."""
+        for name in ("corpus", "instructions"):
+            object.__setattr__(self, name, gin_values.several(getattr(self, name)))
 
     def steps(self, tokens: int) -> int:
         """Training steps that show at least so many positions; at least one."""

@@ -180,9 +180,14 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
 
 def test_other_settings_are_refused(tmp_path: Path) -> None:
     claim_folder(tmp_path / "run", "a = 1\n")
-    claim_folder(tmp_path / "run", "a = 1\n")
-    with pytest.raises(UserError, match="other settings"):
-        claim_folder(tmp_path / "run", "a = 2\n")
+    (tmp_path / "run/data/full").mkdir(parents=True)
+    claim_folder(tmp_path / "run", "a = 1\nb = 1\n")  # Nothing was made yet.
+    (tmp_path / "run/data/full/tokenizer.model").write_text("made")
+    claim_folder(tmp_path / "run", "a = 1\nb = 1\n")
+    with pytest.raises(UserError, match="new is b = 2;"):
+        claim_folder(tmp_path / "run", "a = 1\nb = 2\n")
+    with pytest.raises(UserError, match="missing is b = 1;"):
+        claim_folder(tmp_path / "run", "a = 1\n")
 
 
 @pytest.mark.parametrize(
@@ -191,10 +196,20 @@ def test_other_settings_are_refused(tmp_path: Path) -> None:
         ([], "no stages"),
         ([Stage("a", drop_decoder=[1]), Stage("a", drop_decoder=[2])], "names of their own"),
         ([Stage("a", drop_decoder=[99])], "decoder layer 99"),
-        ([Stage("a", drop_decoder=[1]), Stage("b", drop_decoder=[1])], "layer 1 is dropped"),
+        (
+            [Stage("a", drop_decoder=[1], recover_tokens=9), Stage("b", drop_decoder=[1])],
+            "layer 1 is dropped",
+        ),
         ([Stage("a", mlp=4096)], "4096"),
         ([Stage("a", mlp=32, method="guess")], "guess"),
         ([Stage("a", recover_objective="ul3")], "ul3"),
+        ([Stage("a", vocabulary=90)], "stage a .* 900 pieces to 90; choose 103 to 900"),
+        ([Stage("a", vocabulary=950)], "to 950"),
+        (
+            [Stage("a", vocabulary=300, recover_tokens=9), Stage("b", vocabulary=400)],
+            "stage b .* 300 pieces to 400",
+        ),
+        ([Stage("a", mlp=32)], "stage a recovers with 0 tokens"),
     ],
 )
 def test_impossible_stages_are_named(tmp_path: Path, corpus: Path, stages, message: str) -> None:
@@ -217,3 +232,16 @@ def test_an_empty_corpus_is_named(tmp_path: Path, corpus: Path) -> None:
     data = dataclasses.replace(_data(corpus), corpus=[str(empty)])
     with pytest.raises(UserError, match=r"empty\.jsonl"):
         _pipeline(tmp_path / "run", corpus, data=data).run()
+
+
+def test_what_the_last_training_lacks_is_named_before_the_first(
+    tmp_path: Path, corpus: Path
+) -> None:
+    nothing = tmp_path / "instructions.jsonl"
+    nothing.write_text("")
+    changed = dataclasses.replace(_data(corpus), instructions=[str(nothing)])
+    on_text = Phase("ul2", peak=3e-3, minimum=3e-4, tokens=6 * TOKENS)
+    pipeline = _pipeline(tmp_path / "run", corpus, data=changed, pretrain=on_text, recover=on_text)
+    with pytest.raises(UserError, match=r"instructions\.jsonl"):
+        pipeline.run()
+    assert not (tmp_path / "run/models").exists()
