@@ -95,7 +95,7 @@ def test_the_report_is_complete(finished: Path) -> None:
     # Both controls saw as many tokens as all recoveries together.
     assert sum(row["tokens"] for row in report["rows"][1:4]) == report["rows"][4]["tokens"]
     assert report["rows"][4]["tokens"] == report["rows"][5]["tokens"]
-    assert len(report["findings"]) == 4
+    assert len(report["findings"]) == 5
     assert report["samples"][0][0] == "What is the capital of Japan?"
     markdown = (finished / "report.md").read_text()
     assert all(name in markdown for name in names)
