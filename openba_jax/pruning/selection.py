@@ -248,9 +248,18 @@ def spread_layers(depth: int, count: int) -> list[int]:
 
 
 def _sum_of_squares(leaf: np.ndarray, names: tuple[str, ...], name: str) -> np.ndarray:
-    """float64 sums over all axes but one."""
+    """float64 sums over all axes but one, in blocks: the embedding alone would fill gigabytes."""
     others = tuple(axis for axis, other in enumerate(names) if other != name)
-    return np.square(leaf.astype(np.float64)).sum(axis=others)
+    rows = max(1, _BLOCK // max(1, leaf[0].size))
+    sums = [
+        np.square(leaf[start : start + rows].astype(np.float64)).sum(axis=others)
+        for start in range(0, len(leaf), rows)
+    ]
+    return np.concatenate(sums) if names[0] == name else np.sum(sums, axis=0)
+
+
+_BLOCK = 2**22
+"""Values that are squared at once."""
 
 
 def _record(method: str, sizes: Mapping[str, tuple[int, int]], **more: Any) -> dict[str, Any]:
