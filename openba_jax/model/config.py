@@ -6,17 +6,27 @@ Sizes and defaults: reference §1 and §5.4 (`stages.json`).
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from openba_jax.errors import UserError
 
 RematPolicy = Literal["none", "minimal", "full"]
+FfnRule = Literal["v1", "v2"]
 
 VOCABULARY_MULTIPLE = 128
 """The rows of the embedding are padded to a multiple of this (reference §2.2)."""
+
+MAX_LAYERS = 10_000
+"""No stack is as deep; a configuration that says so would keep its reader busy for hours."""
+
+_SIZES = (
+    *("vocab_size", "embed_dim", "num_heads", "head_dim", "mlp_dim"),
+    *("encoder_layers", "decoder_layers", "max_encoder_length", "max_decoder_length"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +59,8 @@ class OpenBAConfig:
       param_dtype: name of the type in which parameters are kept.
       scan_layers: one scanned layer (`layers` axis first) instead of unrolled ones.
       remat_policy: what the backward pass recomputes: nothing, all but matrix products, everything.
+      ffn_rule: how Hugging Face's and Megatron's configurations state `mlp_dim`: by a number that
+        goes through a rule (v1), or as it is (v2, §1.6). The network does not depend on it.
     """
 
     vocab_size: int
@@ -75,35 +87,51 @@ class OpenBAConfig:
     param_dtype: str = "float32"
     scan_layers: bool = True
     remat_policy: RematPolicy = "none"
+    ffn_rule: FfnRule = "v1"
 
     def __post_init__(self) -> None:
-        """Checks that sizes are positive and switches known.
+        """Checks types, that sizes are positive and switches known.
 
         Raises:
           UserError: a field has a value that no network can have.
         """
-        for name in ("vocab_size", "embed_dim", "num_heads", "mlp_dim", "head_dim"):
+        for field in dataclasses.fields(self):
+            _check_type(field.name, str(field.type), getattr(self, field.name))
+        for name in _SIZES:
             if getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}; it must be at least 1.")
-        for name in ("encoder_layers", "decoder_layers"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} is {getattr(self, name)}; each stack needs a layer.")
+        for name in ("dropout_rate", "attention_dropout_rate"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UserError(
+                    f"{name} is {getattr(self, name)}; it must be at least 0 and below 1."
+                )
         for name in ("dtype", "param_dtype"):
             if getattr(self, name) not in ("float32", "bfloat16", "float16"):
                 raise UserError(
                     f"{name} is {getattr(self, name)!r}; known are 'float32', 'bfloat16' and "
                     "'float16'."
                 )
+        if max(self.encoder_layers, self.decoder_layers) > MAX_LAYERS:
+            raise UserError(
+                f"{self.encoder_layers} and {self.decoder_layers} layers are asked for; a stack "
+                f"has at most {MAX_LAYERS}."
+            )
         if self.head_dim % 2:
             raise UserError(f"head_dim is {self.head_dim}; rotary positions need an even size.")
-        if self.remat_policy not in ("none", "minimal", "full"):
+        if self.remat_policy not in get_args(RematPolicy):
             raise UserError(
                 f"remat_policy is {self.remat_policy!r}; known are 'none', 'minimal' and 'full'."
             )
+        if self.ffn_rule not in get_args(FfnRule):
+            raise UserError(f"ffn_rule is {self.ffn_rule!r}; known are 'v1' and 'v2'.")
 
     def replace(self, **changes: Any) -> OpenBAConfig:
-        """A copy with some fields changed."""
-        return dataclasses.replace(self, **changes)
+        """A copy with some fields changed.
+
+        Raises:
+          UserError: a field is unknown, or has a value that no network can have.
+        """
+        return OpenBAConfig.from_dict({**self.to_dict(), **changes})
 
     def to_dict(self) -> dict[str, Any]:
         """All fields, ready for JSON."""
@@ -121,7 +149,9 @@ class OpenBAConfig:
         known = {field.name for field in dataclasses.fields(cls)}
         unknown = sorted(set(fields) - known)
         if unknown:
-            raise UserError(f"model config has unknown fields {', '.join(unknown)}.")
+            close = difflib.get_close_matches(unknown[0], known, 1)
+            hint = f"; did you mean {close[0]}?" if close else "."
+            raise UserError(f"a model config has no field {unknown[0]}{hint}")
         try:
             return cls(**fields)
         except TypeError as error:
@@ -135,13 +165,27 @@ class OpenBAConfig:
           UserError: the file is missing or is no such config.
         """
         try:
-            return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
+            fields = json.loads(Path(path).read_text(encoding="utf-8"))
         except FileNotFoundError as error:
             raise UserError(
                 f"{path} does not exist; a model folder holds a config.json."
             ) from error
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise UserError(f"{path} is not JSON: {error}.") from error
+        try:
+            return cls.from_dict(fields)
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from error
+
+
+def _check_type(name: str, kind: str, value: Any) -> None:
+    """Raises where a value, of a gin file or a JSON file, is not of the type of its field."""
+    types = {"int": int, "float": int | float, "bool": bool}
+    words = {"int": "a whole number", "float": "a number", "bool": "True or False"}
+    # A bool is an int to Python, not to a user.
+    fits = isinstance(value, types.get(kind, str)) and (kind == "bool") == isinstance(value, bool)
+    if not fits:
+        raise UserError(f"{name} is {value!r}; it must be {words.get(kind, 'a text')}.")
 
 
 def padded_vocab_size(tokens: int) -> int:
@@ -166,6 +210,7 @@ _V2 = _V1.replace(
     decoder_layers=24,
     max_encoder_length=1040,
     max_decoder_length=1040,
+    ffn_rule="v2",
 )
 
 NAMED_CONFIGS: dict[str, OpenBAConfig] = {
@@ -185,6 +230,7 @@ NAMED_CONFIGS: dict[str, OpenBAConfig] = {
         mlp_dim=64,
         encoder_layers=2,
         decoder_layers=3,
+        ffn_rule="v2",
     ),
     "small": OpenBAConfig(
         vocab_size=2048,
@@ -194,6 +240,7 @@ NAMED_CONFIGS: dict[str, OpenBAConfig] = {
         mlp_dim=352,
         encoder_layers=4,
         decoder_layers=8,
+        ffn_rule="v2",
     ),
 }
 
@@ -202,7 +249,7 @@ def named_config(name: str, **changes: Any) -> OpenBAConfig:
     """A named size, with fields changed at will.
 
     Raises:
-      UserError: no size has that name.
+      UserError: no size has that name, or a change is not possible.
     """
     if name not in NAMED_CONFIGS:
         raise UserError(f"no model size is called {name!r}; known are {', '.join(NAMED_CONFIGS)}.")

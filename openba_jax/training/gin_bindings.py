@@ -5,7 +5,7 @@ Nothing else in the package knows gin: what is called from Python is never chang
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import gin
@@ -31,13 +31,13 @@ def config_of(folder: str, **changes: Any) -> OpenBAConfig:
 
 def token_batches(
     mixture: str,
-    stores: Sequence[str],
+    stores: str | Sequence[str],
     vocabulary: str,
     batch_size: int,
     feature_lengths: Mapping[str, int],
     seed: int = 0,
     held_out: int = 0,
-    evaluation_stores: Sequence[str] = (),
+    evaluation_stores: str | Sequence[str] = (),
     pack: bool = False,
 ) -> BatchLoader:
     """Batches from token stores, in T5X's terms.
@@ -85,11 +85,16 @@ def adaptation(
     return None if found.rule is None else Adaptation(found, target_losses, floor)
 
 
-named_config = gin.external_configurable(named_config, "named_config")
-config_of = gin.external_configurable(config_of, "config_of")
-warmup_cosine = gin.external_configurable(optimizer.warmup_cosine, "warmup_cosine")
-warmup_constant = gin.external_configurable(optimizer.warmup_constant, "warmup_constant")
-adamw = gin.external_configurable(optimizer.adamw, "adamw")
-token_batches = gin.external_configurable(token_batches, "token_batches")
-adaptation = gin.external_configurable(adaptation, "adaptation")
-train = gin.external_configurable(trainer.train, "train")
+def _configurable(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Makes a function known to gin under its own name, its arguments checked."""
+    return gin.external_configurable(gin_values.checked(function), function.__name__)
+
+
+named_config = _configurable(named_config)
+config_of = _configurable(config_of)
+warmup_cosine = _configurable(optimizer.warmup_cosine)
+warmup_constant = _configurable(optimizer.warmup_constant)
+adamw = _configurable(optimizer.adamw)
+token_batches = _configurable(token_batches)
+adaptation = _configurable(adaptation)
+train = _configurable(trainer.train)

@@ -232,11 +232,20 @@ def test_t5x_contract_of_cache_and_initialisation(scan_layers: bool) -> None:
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("embed_dim", 0), ("encoder_layers", 0), ("head_dim", 7), ("remat_policy", "some")],
+    [
+        *(("embed_dim", 0), ("encoder_layers", 0), ("head_dim", 7), ("remat_policy", "some")),
+        *(("mlp_dim", 32.5), ("num_heads", True), ("tie_embeddings", 1), ("dtype", None)),
+        *(("dropout_rate", 1.0), ("attention_dropout_rate", -0.1), ("rope_theta", "x")),
+    ],
 )
 def test_impossible_sizes_are_named(field: str, value: Any) -> None:
     with pytest.raises(UserError, match=field):
         CONFIG.replace(**{field: value})
+
+
+def test_misspelt_fields_are_named() -> None:
+    with pytest.raises(UserError, match="no field embed_dims; did you mean embed_dim"):
+        named_config("tiny", embed_dims=3)
 
 
 def test_config_json_round_trip(tmp_path: Any) -> None:
