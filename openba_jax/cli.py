@@ -87,8 +87,11 @@ def _parse_binding(binding: str) -> None:
         gin.parse_config(binding)
     except (ValueError, SyntaxError, TypeError) as error:
         value = binding.partition("=")[2].strip()
+        why = _first_sentence(error)
+        if why.startswith("malformed node"):  # The rest is an address of Python's.
+            why = "this is no Python value"
         hint = "" if value[:1] in "'\"([{%@0123456789-" else f"; text stands in quotes: '{value}'"
-        raise UserError(f"gin: {binding}: {_first_sentence(error)}{hint}") from error
+        raise UserError(f"gin: {binding}: {why}{hint}") from error
 
 
 def _check_macros(bindings: Sequence[str]) -> None:
@@ -109,6 +112,16 @@ def _check_macros(bindings: Sequence[str]) -> None:
         close = difflib.get_close_matches(name, known, 1)
         hint = f"; did you mean {close[0]}?" if close else "."
         raise UserError(f"no gin file has a macro {name}{hint}")
+
+
+def refuse_words(argv: Sequence[str]) -> None:
+    """For mains that take flags alone.
+
+    Raises:
+      UserError: there are words that are no flags, which absl passes on and nobody would read.
+    """
+    if len(argv) > 1:
+        raise UserError(f"{argv[1]!r} is no flag; write --NAME=VALUE, in quotes if it has blanks.")
 
 
 def call_configured(function: Callable[..., object]) -> object:
@@ -136,6 +149,7 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
         # Libraries log backends that are not there and every file they write; users want warnings.
         py_logging.getLogger("jax").setLevel(py_logging.WARNING)
         logging.set_verbosity(logging.WARNING)
+        logging.get_absl_handler().addFilter(_without_trace)
         try:
             main(argv)
         except UserError as error:
@@ -143,9 +157,9 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
             sys.exit(2)
         except OSError as error:  # No permission, a file where a folder should be, a full disk.
             what = f"{error.filename}: " if error.filename else ""
-            sys.stderr.write(
-                f"error: {what}{error.strerror or error}; mend that and start again.\n"
-            )
+            # What gin passes on has its text alone, with the number of the error in front.
+            why = error.strerror or _first_sentence(error).rpartition("] ")[2]
+            sys.stderr.write(f"error: {what}{why}; mend that and start again.\n")
             sys.exit(2)
         except KeyboardInterrupt:
             sys.stderr.write("interrupted; start again with the same arguments to resume.\n")
@@ -159,6 +173,12 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
             sys.exit(2)
 
     app.run(guarded, flags_parser=parse)
+
+
+def _without_trace(record: py_logging.LogRecord) -> bool:
+    """Orbax's threads log a trace of what the main thread then raises itself."""
+    record.exc_info = None
+    return True
 
 
 def _first_sentence(error: BaseException) -> str:

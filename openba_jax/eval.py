@@ -26,7 +26,7 @@ def evaluate(
     model_dir: str,
     questions: str = "",
     mixture: str = "",
-    stores: Sequence[str] = (),
+    stores: str | Sequence[str] = (),
     feature_lengths: Mapping[str, int] | None = None,
     batch_size: int = 32,
     eval_batches: int = 10,
@@ -114,10 +114,10 @@ def _loss(
 
 def main(argv: Sequence[str]) -> None:
     """Measures as the gin files say."""
-    del argv
+    cli.refuse_words(argv)
     import gin
 
-    configured = gin.external_configurable(evaluate, "evaluate")
+    configured = gin.external_configurable(gin_values.checked(evaluate), "evaluate")
     cli.parse_gin()
     cli.call_configured(configured)
 

@@ -16,14 +16,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from openba_jax import cli
+from openba_jax import cli, gin_values
 from openba_jax.errors import UserError
-from openba_jax.gin_values import several
 
 
 def infer(
     model_dir: str,
-    prompts: Sequence[str] = (),
+    prompts: str | Sequence[str] = (),
     input_file: str = "",
     output_file: str = "",
     max_encoder_length: int | None = None,
@@ -65,7 +64,11 @@ def infer(
 
     if batch_size < 1 or max_new_tokens < 1:
         raise UserError("BATCH_SIZE and MAX_NEW_TOKENS must be at least 1.")
-    texts = several(prompts)
+    if max_encoder_length is not None and max_encoder_length < 4:
+        raise UserError(
+            f"max_encoder_length is {max_encoder_length}; the frame of a prompt takes 3 tokens."
+        )
+    texts = gin_values.several(prompts)
     if input_file:
         records = read_records([input_file], "inputs")
         texts += [column(record, "inputs", place) for place, record in records]
@@ -103,10 +106,10 @@ def infer(
 
 def main(argv: Sequence[str]) -> None:
     """Answers as the gin files say."""
-    del argv
+    cli.refuse_words(argv)
     import gin
 
-    configured = gin.external_configurable(infer, "infer")
+    configured = gin.external_configurable(gin_values.checked(infer), "infer")
     cli.parse_gin()
     cli.call_configured(configured)
 

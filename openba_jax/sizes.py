@@ -83,7 +83,7 @@ HEADER = [
 
 def main(argv: Sequence[str]) -> None:
     """Prints the table."""
-    del argv
+    cli.refuse_words(argv)
     from openba_jax.model.config import NAMED_CONFIGS
 
     values = flags.FLAGS

@@ -35,7 +35,7 @@ def _join_processes() -> None:
 
 def main(argv: Sequence[str]) -> None:
     """Trains as the gin files say."""
-    del argv
+    cli.refuse_words(argv)
     _join_processes()
     import gin
     from openba_jax.training import gin_bindings
