@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import os
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -28,20 +30,50 @@ def write_atomically(path: str | Path, content: bytes | str) -> None:
 def only_process(output: Path) -> Iterator[None]:
     """Within it no other process writes `output`; `OUTPUT.lock` is there so long.
 
+    The system lets go of the lock when its process ends, however that comes about.
+
     Raises:
       UserError: another one does.
     """
     lock = output.with_name(output.name + ".lock")
     lock.parent.mkdir(parents=True, exist_ok=True)
-    with lock.open("w") as file:
+    with lock.open("a+", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise UserError(f"another process is writing {output}; wait for it.") from error
+            file.seek(0)
+            raise UserError(
+                f"another process is writing {output} ({file.read() or 'just started'}); wait for "
+                "it or stop it."
+            ) from error
+        file.truncate(0)
+        file.write(f"{os.getpid()} on {socket.gethostname()}")
+        file.flush()
         try:
             yield
         finally:
-            lock.unlink(missing_ok=True)  # The system lets go of it, after a kill, too.
+            lock.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def room_on_disk(output: Path) -> Iterator[None]:
+    """Within it a full disk ends in one sentence.
+
+    Raises:
+      UserError: the disk, or what the user may have of it, is full.
+    """
+    try:
+        yield
+    except (OSError, ValueError) as error:  # The latter comes from tensorstore.
+        if not any(phrase in str(error) for phrase in _FULL):
+            raise
+        raise UserError(
+            f"the disk is full while {output} is written; make room and start again, what was "
+            "complete before is intact."
+        ) from error
+
+
+_FULL = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT))
 
 
 def sha256(path: str | Path, progress: Callable[[int], object] | None = None) -> str:

@@ -1,13 +1,17 @@
-"""Peak FLOP/s of the machine, the denominator of MFU."""
+"""The machine: its peak FLOP/s, the denominator of MFU, and its memory."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import time
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+
+from openba_jax.errors import UserError
 
 # Dense bfloat16 peaks per device, FLOP/s, from the vendors' data sheets. The first name that the
 # device kind contains counts, so longer names stand before their beginnings.
@@ -36,6 +40,25 @@ class Peak(NamedTuple):
 
     flops: float | None
     source: str
+
+
+@contextlib.contextmanager
+def enough_memory() -> Iterator[None]:
+    """Within it, devices that run out of memory end in one sentence.
+
+    Raises:
+      UserError: they do.
+    """
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        what = str(error).splitlines()[0].removeprefix("RESOURCE_EXHAUSTED: ")
+        raise UserError(
+            f"the devices have too little memory ({what}); take a smaller batch or shorter "
+            "lengths, and in training more ACCUMULATION or a remat_policy."
+        ) from error
 
 
 def describe() -> dict[str, str | int]:

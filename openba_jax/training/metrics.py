@@ -172,26 +172,31 @@ class Progress:
             disable=not (enabled and terminal),
         )
         self._lines = enabled and not terminal
-        self._title, self._total, self._step = title, total, step
+        self._title, self._total, self._step, self._text = title, total, step, ""
         self._quiet_until = time.monotonic() + QUIET_SECONDS
 
     def update(self, step: int, latest: Mapping[str, Mapping[str, float | None]]) -> None:
         """Shows where the run is, with its latest record of each split."""
-        text = ", ".join(
+        self._text = ", ".join(
             form.format(value)
             for (split, name), form in _SHOWN.items()
             if (value := latest.get(split, {}).get(name)) is not None
         )
-        self._bar.set_postfix_str(text, refresh=False)
+        self._bar.set_postfix_str(self._text, refresh=False)
         self._bar.update(step - self._step)
         self._step = step
-        if self._lines and (time.monotonic() > self._quiet_until or step == self._total):
-            sys.stderr.write(f"{self._title}: step {step}/{self._total}, {text}\n")
-            self._quiet_until = time.monotonic() + QUIET_SECONDS
+        if self._lines and time.monotonic() > self._quiet_until:
+            self._write_line()
 
     def close(self) -> None:
-        """Leaves the line as it stands."""
+        """Leaves the bar as it stands; says how a run ended that came to its end."""
         self._bar.close()
+        if self._lines and self._step == self._total:
+            self._write_line()
+
+    def _write_line(self) -> None:
+        sys.stderr.write(f"{self._title}: step {self._step}/{self._total}, {self._text}\n")
+        self._quiet_until = time.monotonic() + QUIET_SECONDS
 
 
 _SHOWN = {

@@ -19,11 +19,12 @@ from typing import Any, Protocol, Self, cast
 import jax
 import numpy as np
 from absl import logging
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from openba_jax.checkpoints import native
 from openba_jax.errors import UserError
-from openba_jax.files import write_atomically
+from openba_jax.files import only_process, room_on_disk, write_atomically
 from openba_jax.model.config import OpenBAConfig
 from openba_jax.model.counting import train_flops_per_example
 from openba_jax.training import hardware, metrics, rates_plot, sharding, train_step
@@ -132,44 +133,46 @@ def train(
       progress: show a progress line on stderr.
 
     Raises:
-      UserError: the folder holds something else, a checkpoint does not fit, sizes do not fit the
-        mesh, a batch does not fit the model, or the loss is not finite.
+      UserError: the folder holds something else or another process is training in it, a checkpoint
+        does not fit, sizes do not fit the mesh, a batch does not fit the model, the loss is not
+        finite, or disk or memory are full.
     """
-    _check_positive(
+    _check_numbers(
+        1,
         train_steps=train_steps,
         log_every=log_every,
         checkpoint_every=checkpoint_every,
         eval_every=eval_every,
+        max_to_keep=max_to_keep,
+        keep_period=keep_period,
     )
+    _check_numbers(0, eval_batches=eval_batches, seed=seed)
     folder = Path(model_dir)
     mesh = sharding.make_mesh(mesh_shape)
     train_step.check_batch_size(batches.batch_size, accumulation, mesh)
-    abstract = train_step.abstract_state(model_config, optimizer, mesh)
+    rows = local_rows(mesh, batches.batch_size)
+    _check_ids(batches.batch(0, rows), 0, model_config)  # Before anything is written.
     if adaptation is not None and tokenizer is not None and adaptation.source_model:
         native.check_tokenizer(adaptation.source_model, tokenizer)
     if adaptation is not None and eval_every is None:
         raise UserError(
             f"{adaptation.mixture.name} moves its rates at evaluations; set EVAL_PERIOD."
         )
-    start = native.latest_step(folder)
-    _prepare_folder(folder, model_config, tokenizer, initial_model if start is None else None)
-    _write_notes(folder, abstract.params, extra_files or {})
-    saved: dict[str, Any] = {}
-    if start is None:
-        start = 0
-        state = _new_state(model_config, optimizer, mesh, seed, initial_model)
-    else:
-        restored, saved = native.restore_state(folder, _as_dict(abstract), start)
-        state = train_step.TrainState(**restored)
-        began_with = saved.get("batch_size", batches.batch_size)
-        if began_with != batches.batch_size:
-            raise UserError(
-                f"{folder} was trained with batches of {began_with}, and {batches.batch_size} "
-                "would repeat or leave out examples; resume with the same, or start a new folder "
-                "from this one."
-            )
-    tokens = int(saved.get("tokens", 0))
     with contextlib.ExitStack() as stack:
+        stack.enter_context(room_on_disk(folder))
+        stack.enter_context(hardware.enough_memory())
+        stack.enter_context(_only_run(folder))
+        abstract = train_step.abstract_state(model_config, optimizer, mesh)
+        latest = native.latest_step(folder)
+        _prepare_folder(folder, model_config, tokenizer, initial_model if latest is None else None)
+        _write_notes(folder, abstract.params, extra_files or {})
+        start = latest or 0
+        saved: dict[str, Any] = {}
+        if latest is None:
+            state = _new_state(model_config, optimizer, mesh, seed, initial_model)
+        else:
+            state, saved = _restored_state(folder, abstract, latest, batches.batch_size)
+        tokens = int(saved.get("tokens", 0))
         log = stack.enter_context(_Log(folder, start, train_steps, progress))
         if start >= train_steps:
             return log.result(start, tokens)
@@ -178,7 +181,6 @@ def train(
         step_fn = train_step.make_train_step(
             model_config, optimizer, mesh, accumulation=accumulation, seed=seed
         )
-        rows = local_rows(mesh, batches.batch_size)
         fixed = batches.evaluation_batches(eval_batches, rows=rows) if eval_batches else ()
         evaluate = Evaluation(model_config, mesh, fixed, batches.batch_size)
         moving = None
@@ -290,10 +292,28 @@ class _Log:
             self._writer.close()
 
 
-def _check_positive(**values: int | None) -> None:
+def _check_numbers(least: int, **values: int | None) -> None:
     for name, value in values.items():
-        if value is not None and (not isinstance(value, int) or value < 1):
-            raise UserError(f"{name} is {value!r}; it must be a whole number of at least 1.")
+        if value is not None and (not isinstance(value, int) or value < least):
+            raise UserError(f"{name} is {value!r}; it must be a whole number of at least {least}.")
+
+
+@contextlib.contextmanager
+def _only_run(folder: Path) -> Iterator[None]:
+    """Within it no other run writes the folder; the first process asks on behalf of all."""
+    with contextlib.ExitStack() as stack:
+        refusal = None
+        if jax.process_index() == 0:
+            try:
+                stack.enter_context(only_process(folder))
+            except UserError as error:
+                refusal = error
+        refused = refusal is not None
+        if jax.process_count() > 1:
+            refused = bool(multihost_utils.broadcast_one_to_all(np.int32(refused)))
+        if refused:
+            raise refusal or UserError(f"another process is writing {folder}; wait for it.")
+        yield
 
 
 def _prepare_folder(
@@ -337,6 +357,20 @@ def _new_state(
         shardings = train_step.shardings_of(abstract.params)
         params = native.restore_params(initial_model, config, shardings)
     return train_step.init_state(config, optimizer, mesh, seed=seed, params=params)
+
+
+def _restored_state(
+    folder: Path, abstract: train_step.TrainState, step: int, batch_size: int
+) -> tuple[train_step.TrainState, dict[str, Any]]:
+    """The state of a checkpoint, and the JSON that was saved with it."""
+    restored, saved = native.restore_state(folder, _as_dict(abstract), step)
+    began_with = saved.get("batch_size", batch_size)
+    if began_with != batch_size:
+        raise UserError(
+            f"{folder} was trained with batches of {began_with}, and {batch_size} would repeat or "
+            "leave out examples; resume with the same, or start a new folder from this one."
+        )
+    return train_step.TrainState(**restored), saved
 
 
 def _as_dict(state: train_step.TrainState) -> dict[str, Any]:

@@ -117,6 +117,7 @@ def test_lines_stand_in_for_the_bar_where_there_is_no_terminal(
     monkeypatch.setattr(metrics, "QUIET_SECONDS", 1e6)
     progress = metrics.Progress(20, 0, "small")
     progress.update(10, {"train": {"loss": 3.0}})
+    progress.update(20, {"train": {"loss": 3.0}})
     progress.update(20, {"train": {"loss": 2.0}, "speed": {"mfu": 0.5, "tokens_per_second": 1234}})
     progress.close()
     lines = capsys.readouterr().err.splitlines()

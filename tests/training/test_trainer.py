@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import signal
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,11 @@ import numpy as np
 import pytest
 from toy_run import ToyBatches, toy_config, toy_train
 
+from openba_jax import files
 from openba_jax.checkpoints import native
 from openba_jax.errors import UserError
 from openba_jax.model.network import abstract_params
-from openba_jax.training import metrics
+from openba_jax.training import metrics, train_step
 
 
 def assert_same_run(folder: Path, expected: Path) -> None:
@@ -133,6 +135,8 @@ def test_starts_from_a_model_with_its_plan_and_tokenizer(tmp_path: Path, finishe
         ({"accumulation": 3}, "batch_size 8 is not a multiple of accumulation 3"),
         ({"mesh_shape": (1, 2, 2)}, "does not fit 1 devices"),
         ({"train_steps": "10"}, "train_steps is '10'"),
+        ({"eval_batches": -1}, "eval_batches is -1"),
+        ({"max_to_keep": 0}, "max_to_keep is 0"),
         ({"batches": ToyBatches(vocab=64)}, "token id .* vocab_size is 32"),
         (
             {"model_config": toy_config(mlp_dim=48)},
@@ -163,6 +167,56 @@ def test_refuses_a_folder_of_something_else(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds something that is no model"):
         toy_train(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_refuses_ids_without_an_embedding_before_anything_is_written(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"token id .* vocab_size is 32"):
+        toy_train(tmp_path / "run", batches=ToyBatches(vocab=64))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_refuses_a_folder_that_another_process_writes(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    with (
+        files.only_process(folder),
+        pytest.raises(UserError, match=f"another process is writing .*run .{os.getpid()} on "),
+    ):
+        toy_train(folder)
+    assert not folder.exists()
+    # A lock whose process is gone, killed perhaps, keeps nobody out.
+    (tmp_path / "run.lock").write_text("1 on nowhere")
+    assert toy_train(folder, train_steps=4).step == 4
+    assert not (tmp_path / "run.lock").exists()
+
+
+def test_a_full_disk_ends_in_one_sentence_and_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, finished_run: Any
+) -> None:
+    save = native.Checkpoints.save
+
+    def save_or_fail(self: native.Checkpoints, step: int, *items: Any) -> None:
+        if step > 4:  # As tensorstore says it, from a thread of orbax.
+            raise ValueError("RESOURCE_EXHAUSTED: Failed to write: No space left on device [28]")
+        save(self, step, *items)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(native.Checkpoints, "save", save_or_fail)
+        with pytest.raises(UserError, match=r"the disk is full while .*run is written; make room"):
+            toy_train(tmp_path / "run")
+    assert native.steps(tmp_path / "run") == [4]
+    toy_train(tmp_path / "run")
+    assert_same_run(tmp_path / "run", finished_run.model_dir)
+
+
+def test_too_little_memory_ends_in_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def out_of_memory(*_: Any, **__: Any) -> None:
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.")
+
+    monkeypatch.setattr(train_step, "init_state", out_of_memory)
+    with pytest.raises(UserError, match=r"too little memory \(Out of memory allocating 9 bytes"):
+        toy_train(tmp_path / "run")
 
 
 def test_stops_at_a_loss_that_is_not_finite(tmp_path: Path) -> None:
