@@ -21,6 +21,7 @@ from absl import flags
 
 from openba_jax import cli
 from openba_jax.errors import UserError
+from openba_jax.files import only_process, room_on_disk
 
 if TYPE_CHECKING:
     from openba_jax.checkpoints.whole import WholeKind
@@ -36,6 +37,7 @@ def prune_model(
     counts: Sequence[str | Path] = (),
     keep_optimizer: bool = False,
     output_format: WholeKind | None = None,
+    one_based: bool = False,
 ) -> Plan:
     """Cuts a model folder as a stage says; parameters are gathered on the host, never changed.
 
@@ -49,13 +51,14 @@ def prune_model(
       keep_optimizer: cut optimizer moments and step along, so that training can go on; otherwise
         the new folder starts at step 0 with parameters alone.
       output_format: of the folder to write, `native` or `t5x`; by default that of `source`.
+      one_based: the layers that the stage drops are counted from 1.
 
     Returns:
       The new plan, relative to the root ancestor.
 
     Raises:
-      UserError: the stage asks for what the model cannot give, `source` is no model folder, or
-        `output` holds something.
+      UserError: the stage asks for what the model cannot give, `source` is no model folder,
+        `output` holds something or is being written, or the disk is full.
     """
     from openba_jax.checkpoints.folders import require_free
     from openba_jax.checkpoints.whole import WholeModel, kind_of, read_whole, write_whole
@@ -65,16 +68,18 @@ def prune_model(
     from openba_jax.pruning.transform import prune_opt_state, take
     from openba_jax.pruning.vocabulary import pieces_of, prune_vocabulary, sum_counts
 
-    require_free(Path(output))  # Before what takes long.
+    output = Path(output)
+    require_free(output)  # Before what takes long.
     model = read_whole(Path(source))
     if keep_optimizer and model.opt_state is None:
         raise UserError(f"{source} has no optimizer state; prune without --keep_optimizer.")
     axes = logical_axes(model.config)
-    parent = (
-        plans.Plan.identity(model.config, str(source))
-        if model.plan is None
-        else plans.Plan.from_dict(model.plan)
-    )
+    parent = plans.Plan.identity(model.config, str(source))
+    if model.plan is not None:
+        try:
+            parent = plans.Plan.from_dict(model.plan)
+        except UserError as error:
+            raise UserError(f"plan.json of {source}: {error}") from error
     vocabulary = None
     if stage.vocabulary is not None:
         if model.tokenizer is None or not counts:
@@ -88,9 +93,14 @@ def prune_model(
         params=model.params,
         axes=axes,
         vocabulary_rows=None if vocabulary is None else vocabulary.rows,
+        one_based=one_based,
     )
     keep = plans.relative(child, parent)
-    with tempfile.TemporaryDirectory() as work:
+    with (
+        only_process(output),
+        room_on_disk(output),
+        tempfile.TemporaryDirectory() as work,
+    ):
         tokenizer = model.tokenizer
         if vocabulary is not None:
             tokenizer = Path(work) / "tokenizer.model"
@@ -104,23 +114,22 @@ def prune_model(
             child.to_dict(),
             tokenizer,
         )
-        write_whole(pruned, Path(output), output_format or kind_of(Path(source)))
+        write_whole(pruned, output, output_format or kind_of(Path(source)))
     return child
 
 
 def main(argv: Sequence[str]) -> None:
     """Prunes as the flags say."""
-    del argv
+    cli.refuse_words(argv)
     values = flags.FLAGS
     from openba_jax.model.counting import parameter_count
     from openba_jax.pruning.plan import pruned_config
     from openba_jax.pruning.stages import Stage
 
-    shift = 1 if values.one_based else 0
     stage = Stage(
         values.stage or Path(values.output).name,
-        drop_encoder=_layers(values.drop_encoder_layers, shift),
-        drop_decoder=_layers(values.drop_decoder_layers, shift),
+        drop_encoder=_layers(values.drop_encoder_layers),
+        drop_decoder=_layers(values.drop_decoder_layers),
         embed=values.embed,
         heads=values.heads,
         mlp=values.mlp,
@@ -137,6 +146,7 @@ def main(argv: Sequence[str]) -> None:
         counts=values.counts,
         keep_optimizer=values.keep_optimizer,
         output_format=values.output_format,
+        one_based=values.one_based,
     )
     before, after = parameter_count(plan.root_config), parameter_count(pruned_config(plan))
     sys.stdout.write(
@@ -144,9 +154,9 @@ def main(argv: Sequence[str]) -> None:
     )
 
 
-def _layers(numbers: Sequence[str], shift: int) -> tuple[int, ...]:
+def _layers(numbers: Sequence[str]) -> tuple[int, ...]:
     try:
-        return tuple(int(number) - shift for number in numbers)
+        return tuple(int(number) for number in numbers)
     except ValueError as error:
         raise UserError(f"layers to drop are whole numbers, not {', '.join(numbers)}.") from error
 

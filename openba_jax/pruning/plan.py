@@ -125,7 +125,8 @@ class Plan:
           one_based: the numbers count from 1. The published table is read from 0 (§6.2).
 
         Raises:
-          UserError: a number names no layer of the root, or one that is dropped already.
+          UserError: a number names no layer of the root, or one that is dropped already, or stands
+            there twice; or no layer would be left.
         """
         keep, dropped = {}, {}
         for stack, numbers in zip(STACKS, (encoder, decoder), strict=True):
@@ -138,12 +139,16 @@ class Plan:
                         f"{stack} layer {number} does not exist; the original model has layers "
                         f"{0 + one_based} to {depth - 1 + one_based}."
                     )
+                if dropped[stack].count(layer) > 1:
+                    raise UserError(f"{stack} layer {number} is to be dropped twice; name it once.")
                 if layer not in kept:
                     raise UserError(
                         f"{stack} layer {number} is dropped already; in the numbering of the "
                         f"original model there remain {[k + one_based for k in kept]}."
                     )
                 kept.remove(layer)
+            if not kept:
+                raise UserError(f"no {stack} layer would be left; drop fewer.")
             keep[f"{stack}/layers"] = kept
         return self.narrow(keep, stage=stage, method="drop_layers", dropped=dropped)
 

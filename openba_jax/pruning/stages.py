@@ -17,8 +17,8 @@ class Stage:
 
     Attributes:
       name: of the stage, used for folders and records.
-      drop_encoder: encoder layers to drop, root numbering, from 0.
-      drop_decoder: decoder layers to drop, root numbering, from 0.
+      drop_encoder: encoder layers to drop, root numbering, from 0 unless said otherwise.
+      drop_decoder: the same for the decoder.
       embed: channels to reach; None leaves them.
       heads: attention heads to reach; None leaves them.
       mlp: feed-forward units to reach; None leaves them.
@@ -89,6 +89,7 @@ def apply_stage(
     params: Mapping[str, Any] | None = None,
     axes: Mapping[str, Any] | None = None,
     vocabulary_rows: Sequence[int] | None = None,
+    one_based: bool = False,
 ) -> Plan:
     """The plan of the model that a stage makes, before its recovery.
 
@@ -99,6 +100,7 @@ def apply_stage(
       axes: the names of their axes.
       vocabulary_rows: `PrunedVocabulary.rows`, counted in the loaded model, if the stage cuts the
         vocabulary.
+      one_based: the layers that the stage drops are counted from 1.
 
     Raises:
       UserError: the stage asks for what the loaded model cannot give, or rows are missing.
@@ -117,7 +119,9 @@ def apply_stage(
         )
         plan = plan.narrow(selection.keep, **record, **selection.record)
     if stage.drop_encoder or stage.drop_decoder:
-        plan = plan.drop_layers(stage.drop_encoder, stage.drop_decoder, stage=stage.name)
+        plan = plan.drop_layers(
+            stage.drop_encoder, stage.drop_decoder, stage=stage.name, one_based=one_based
+        )
     if stage.vocabulary is not None:
         if vocabulary_rows is None:
             raise UserError(

@@ -21,8 +21,8 @@ _ModelProto: Any = sentencepiece_model_pb2.ModelProto  # type: ignore[attr-defin
 SPECIAL_TOKENS = 103
 """Rows that follow the pieces: `<extra_id_99>` to `<extra_id_0>`, `<R>`, `<S>`, `<X>` (§2.2)."""
 
-
 _OTHER_SPELLINGS = 0.01
+"""Share of a file's pieces that may be spelt in another way than the tokenizer's."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,8 +71,8 @@ def prune_vocabulary(
       special_tokens: number of rows after the pieces; they all stay.
 
     Raises:
-      UserError: the model cannot be read, the counts are not of this model, or `size` is below the
-        number of special tokens or above the number of pieces.
+      UserError: the model cannot be read, the counts are not of this model, `size` is below the
+        number of special tokens or above the number of pieces, or no piece of text would be left.
     """
     proto = _read_model(model)
     total = len(proto.pieces)
@@ -91,6 +91,11 @@ def prune_vocabulary(
     frequent = set(np.argsort(-frequency, kind="stable")[:size].tolist())
     normal = _ModelProto.SentencePiece.NORMAL
     kept = [i for i, piece in enumerate(proto.pieces) if i in frequent or piece.type != normal]
+    if all(proto.pieces[i].type != normal for i in kept):
+        raise UserError(
+            f"the {size} most frequent pieces of {model} are bytes and controls alone; keep more, "
+            "or count a corpus of text."
+        )
     pruned = _ModelProto()
     pruned.CopyFrom(proto)
     del pruned.pieces[:]

@@ -142,9 +142,10 @@ def test_refuses_invalid_lists(keep: dict, message: str) -> None:
     [
         ({"encoder": [3]}, "encoder layer 3 does not exist; .* layers 0 to 2"),
         ({"decoder": [0], "one_based": True}, "decoder layer 0 does not exist; .* layers 1 to 4"),
-        ({"decoder": [2, 2]}, "decoder layer 2 is dropped already"),
+        ({"decoder": [2, 2]}, "decoder layer 2 is to be dropped twice"),
+        ({"decoder": [5], "one_based": True}, "decoder layer 5 does not exist; .* layers 1 to 4"),
         ({"decoder": [1]}, r"decoder layer 1 is dropped already; .* \[0, 2, 3\]"),
-        ({"encoder": [0, 1, 2]}, "encoder/layers .* keeps nothing"),
+        ({"encoder": [0, 1, 2]}, "no encoder layer would be left"),
     ],
 )
 def test_refuses_layers_that_are_not_there(arguments: dict, message: str) -> None:

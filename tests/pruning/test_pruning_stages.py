@@ -102,5 +102,5 @@ def test_refuses_what_cannot_be_done() -> None:
         apply_stage(Stage("v", vocabulary=200), root)
     with pytest.raises(UserError, match="mlp from 6 to 7"):
         apply_stage(Stage("w", mlp=7), root)
-    with pytest.raises(UserError, match="encoder layer 1 is dropped already"):
+    with pytest.raises(UserError, match="encoder layer 1 is to be dropped twice"):
         apply_stage(merge_stages([Stage("a", drop_encoder=[1])] * 2), root)

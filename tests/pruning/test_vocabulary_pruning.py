@@ -135,6 +135,9 @@ def test_refuses_impossible_sizes(model: Path) -> None:
     with pytest.raises(UserError, match="counts go to id 503"):
         prune_vocabulary(model, np.ones(504, np.int64), 200)
     assert prune_vocabulary(model, counts, 400).pieces == 400
+    # Of equal counts the first ids are kept: controls and bytes, of which no text can be made.
+    with pytest.raises(UserError, match=r"150 most frequent pieces of .* bytes and controls alone"):
+        prune_vocabulary(model, counts, 150)
 
 
 def test_refuses_files_that_are_no_models(tmp_path: Path) -> None:
