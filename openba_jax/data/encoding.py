@@ -20,14 +20,15 @@ from pathlib import Path
 import numpy as np
 
 from openba_jax.data.chunks import Chunk
-from openba_jax.data.documents import MissingColumnError, parse, place
-from openba_jax.data.rules import Pair, Rule
+from openba_jax.data.documents import MissingColumnError, items_of, parse, place
+from openba_jax.data.rules import PairRule, Rule, Spans
 from openba_jax.data.vocabulary import Vocabulary
 from openba_jax.errors import UserError
+from openba_jax.objectives.special_ids import SpecialIds
 
 _MOST_THREADS = 4
 _PART_CHARACTERS = 1 << 20
-_NOTHING = np.zeros(0, np.int32)
+_EOS = np.array([SpecialIds.eos_id], np.int32)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,11 +36,12 @@ class Encoded:
     """What a chunk gives.
 
     Attributes:
-      ids: int32 `[tokens]`, sources and targets of all pairs one after another.
-      lengths: int32 `[2 pairs]`, of source and target by turns.
-      batch_ends: after how many of the ids a batch ends.
+      ids: int32 `[tokens]`; of pairs: sources and targets one after another; of text: documents,
+        each with its eos.
+      lengths: integers; of pairs `[2 pairs]`: of source and target by turns; of text `[lines]`: of
+        each line that is not blank, 0 where there is no document.
       documents: records read.
-      empty: of them, those that give no pair.
+      empty: of them, those that give nothing.
       too_long: pairs left out for the length of their source.
       special: tokens that a text spells out, such as `<extra_id_0>`.
       bad: what is wrong with each item that could not be used.
@@ -47,7 +49,6 @@ class Encoded:
 
     ids: np.ndarray
     lengths: np.ndarray
-    batch_ends: Sequence[int]
     documents: int
     empty: int
     too_long: int
@@ -77,42 +78,58 @@ class Encoder:
           UserError: the first record of a file lacks a column; if strict, any item cannot be used.
         """
         texts: list[Sequence[str]] = []
-        owners: list[int] = []  # The number of each record's item in the chunk.
+        lines: list[int] = []  # Which line, blank ones not counted, each record stands in.
+        line = 0
         bad: list[str] = []
-        for i, item in enumerate(chunk.items):
-            number = chunk.start + 1 + i
-            record = None
+        for number, item in enumerate(items_of(chunk.block), chunk.start + 1):
+            if isinstance(item, bytes) and (not item or item.isspace()):
+                continue
+            line += 1
             try:
                 record = parse(chunk.path, number, item, self._rule.text_column)
                 if record is not None:
                     texts.append(self._rule.texts(record, place(chunk.path, number)))
-                    owners.append(i)
+                    lines.append(line - 1)
             except UserError as error:
                 # A file whose first record lacks a column is not damaged but another one.
                 if self._strict or (number == 1 and isinstance(error, MissingColumnError)):
                     raise
                 bad.append(str(error))
-        ids = encode_texts(self._vocabulary, list(itertools.chain(*texts)))
-        special = self._special(np.concatenate([_NOTHING, *ids]))
+        ids = encode_texts(self._vocabulary, list(itertools.chain.from_iterable(texts)))
+        if not isinstance(self._rule, Spans):
+            return self._pairs(self._rule, ids, texts, bad)
+        counts = np.fromiter(map(len, ids), np.int64, len(ids))
+        lengths = np.zeros(line, np.int64)
+        lengths[lines] = counts + (counts > 0)
+        stream = _joined([part for each in ids if len(each) for part in (each, _EOS)])
+        empty = int((counts == 0).sum())
+        special = self._special(stream) - (len(ids) - empty)
+        return Encoded(stream, lengths, len(ids), empty, 0, special, bad)
+
+    def _pairs(
+        self,
+        rule: PairRule,
+        ids: Sequence[np.ndarray],
+        texts: Sequence[Sequence[str]],
+        bad: Sequence[str],
+    ) -> Encoded:
+        """The pairs that records give: `ids` of all their texts, one after another."""
         rest = iter(ids)
-        pairs_of = [self._rule.pairs(list(itertools.islice(rest, len(t)))) for t in texts]
-        longest = self._rule.max_length
-        kept = [[p for p in pairs if longest is None or len(p[0]) <= longest] for pairs in pairs_of]
-        sequences = [sequence for pairs in kept for pair in pairs for sequence in pair]
-        ends = np.cumsum([0, *(_tokens(pairs) for pairs in kept)])
+        of_records = [rule.pairs(list(itertools.islice(rest, len(each)))) for each in texts]
+        pairs = [pair for each in of_records for pair in each]
+        sequences = [ids for pair in pairs if len(pair[0]) <= rule.max_length for ids in pair]
         return Encoded(
-            np.concatenate([_NOTHING, *sequences]),
-            np.fromiter(map(len, sequences), np.int32, len(sequences)),
-            ends[np.searchsorted(owners, chunk.batch_ends)].tolist(),
+            _joined(sequences),
+            np.fromiter(map(len, sequences), np.int64, len(sequences)),
             len(texts),
-            sum(not pairs for pairs in pairs_of),
-            sum(map(len, pairs_of)) - sum(map(len, kept)),
-            special,
+            sum(not each for each in of_records),
+            len(pairs) - len(sequences) // 2,
+            self._special(_joined(ids)),
             bad,
         )
 
     def _special(self, ids: np.ndarray) -> int:
-        """How many special tokens there are among the ids of texts, newlines aside."""
+        """How many special tokens there are among ids, newlines aside."""
         names = ids[(ids >= self._vocabulary.piece_count) | (ids <= self._vocabulary.eos_id)]
         if self._vocabulary.newline:
             names = names[names != self._vocabulary.token_count - 1]
@@ -141,7 +158,7 @@ def encode_chunks(
     try:
         for chunk in chunks:
             future = executor.submit(work, chunk)
-            pending.append((dataclasses.replace(chunk, items=()), future))
+            pending.append((dataclasses.replace(chunk, block=b""), future))
             if len(pending) > 2 * workers:
                 done, future = pending.popleft()
                 yield done, future.result()
@@ -206,6 +223,8 @@ def encode_texts(vocabulary: Vocabulary, texts: Sequence[str]) -> list[np.ndarra
     Returns:
       int32 arrays.
     """
+    if max(map(len, texts), default=0) <= _PART_CHARACTERS:
+        return vocabulary.encode_arrays(texts, threads=1)
     parts = [list(_parts(text)) for text in texts]
     encoded = iter(vocabulary.encode_arrays([p for part in parts for p in part], threads=1))
     return [
@@ -225,6 +244,6 @@ def _parts(text: str) -> Iterator[str]:
     yield text[start:]
 
 
-def _tokens(pairs: Sequence[Pair]) -> int:
-    """The ids of some pairs."""
-    return sum(len(source) + len(target) for source, target in pairs)
+def _joined(arrays: Sequence[np.ndarray]) -> np.ndarray:
+    """One int32 array of several, or of none."""
+    return np.concatenate(arrays) if arrays else np.zeros(0, np.int32)

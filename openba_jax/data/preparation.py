@@ -9,31 +9,29 @@ from __future__ import annotations
 import contextlib
 import itertools
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from absl import logging
-from tqdm import tqdm
 
-from openba_jax.data.chunks import Source, read_chunks
+from openba_jax.data.chunks import Chunk, Source, read_chunks
 from openba_jax.data.encoding import Encoded, encode_chunks
-from openba_jax.data.inputs import expand, input_sha256, input_size
 from openba_jax.data.manifest import (
     counts_text,
     describe_files,
-    describe_vocabulary,
     manifest_path,
     previous_manifest,
     sibling,
     write_manifest,
 )
 from openba_jax.data.resumption import NUMBERS, Progress
-from openba_jax.data.rules import Rule, Spans, describe
+from openba_jax.data.rules import Rule, Spans
 from openba_jax.data.token_store import store_dtype
 from openba_jax.data.token_store_writer import TokenStoreWriter
 from openba_jax.data.vocabulary import Vocabulary
+from openba_jax.data.work import Work, bar, same_work
 from openba_jax.errors import UserError
 from openba_jax.files import only_process, write_atomically
 from openba_jax.objectives.rows import Kind
@@ -79,12 +77,12 @@ def prepare(
       OSError: the disk is full; what was done is kept.
     """
     output = Path(output)
-    with only_process(output):
-        return _prepare(sources, rule, vocabulary, output, workers, strict, progress, save_seconds)
+    with only_process(output), Work(sources, rule, vocabulary) as work:
+        return _prepare(work, rule, vocabulary, output, workers, strict, progress, save_seconds)
 
 
 def _prepare(
-    sources: Sequence[Source],
+    work: Work,
     rule: Rule,
     vocabulary: Vocabulary,
     output: Path,
@@ -93,57 +91,49 @@ def _prepare(
     progress: bool,
     save_seconds: float,
 ) -> dict[str, Any]:
-    if not any(source.files for source in sources):
-        raise UserError("no input file is given; name at least one.")
-    weights = [source.weight for source in sources]
-    if any(weight is not None and not 0 < weight < float("inf") for weight in weights):
-        raise UserError(f"sources have weights {weights}; they must be above 0.")
-    files = [expand(source.files) for source in sources]
-    work: dict[str, Any] = {
-        "rule": describe(rule),
-        "vocabulary": describe_vocabulary(vocabulary),
-        "sources": [
-            {"name": source.name, "weight": source.weight, "inputs": inputs}
-            for source, inputs in zip(sources, _fingerprints(files, progress), strict=True)
-        ],
-    }
-    state = Progress(output, vocabulary.token_count, len(sources))
-    found = _previous(output, work)
-    if found is not None and found["complete"]:
-        return found
-    resumed = found is not None and state.load()
+    found = previous_manifest(output)
+    state = Progress(output, vocabulary.token_count, len(work.files))
+    resumed = False
+    if found is not None and same_work(output, found, work.described(progress)):
+        if found["complete"]:
+            return found
+        resumed = state.load()
     if not resumed:
         state.remove()  # Of other work, also unfinished.
-        write_manifest(output, {"complete": False, **work})
-    total = sum(file["bytes"] for source in work["sources"] for file in source["inputs"])
-    workers = min(workers, total // _BYTES_PER_WORKER)
+        write_manifest(output, {"complete": False})
+    workers = min(workers, work.bytes // _BYTES_PER_WORKER)
     writer = TokenStoreWriter(
         output, store_dtype(vocabulary.token_count), resume=state.mark if resumed else None
     )
     encoded = encode_chunks(
-        read_chunks(files, rule.columns, _batch_size(rule), state.position),
-        vocabulary,
-        rule,
-        strict,
-        workers,
+        read_chunks(work.files, rule.columns, state.position), vocabulary, rule, strict, workers
     )
+
+    def save() -> None:
+        if not state.saved:
+            write_manifest(output, {"complete": False, **work.described()})
+        state.save(writer.mark())
+
     try:
-        with contextlib.closing(encoded), _bar(total, state.read, progress) as bar:
+        with (
+            contextlib.closing(encoded),
+            bar(work.bytes, state.read, progress, "preparing") as shown,
+        ):
             saved = time.monotonic()
             for chunk, result in encoded:
                 for reason in result.bad:
                     logging.warning("Left out: %s", reason)
                 state.bad += result.bad[: _BAD_ITEMS_LISTED - len(state.bad)]
-                _add(writer, state, chunk.source, rule, result)
+                _add(writer, state, chunk, rule, result)
                 state.position = chunk.after
                 state.read += chunk.read
-                bar.update(chunk.read)
-                if time.monotonic() > saved + save_seconds:
-                    state.save(writer.mark())
+                shown.update(chunk.read)
+                if time.monotonic() > saved + save_seconds and (work.known or save_seconds <= 0):
+                    save()
                     saved = time.monotonic()
         if not state.total("pairs"):
             raise UserError(_nothing(state, rule))
-        return _finish(writer, state, work, rule.kind, vocabulary)
+        return _finish(writer, state, work.described(), rule.kind, vocabulary)
     except BaseException:
         # Saved progress is worth keeping, whatever it was that went wrong.
         if not state.saved:
@@ -155,10 +145,10 @@ def _prepare(
 
 
 def _add(
-    writer: TokenStoreWriter, state: Progress, source: int, rule: Rule, result: Encoded
+    writer: TokenStoreWriter, state: Progress, chunk: Chunk, rule: Rule, result: Encoded
 ) -> None:
     """Writes and counts what a chunk gave."""
-    numbers = state.numbers[source]
+    numbers = state.numbers[chunk.source]
     numbers["documents"] += result.documents
     numbers["empty_documents"] += result.empty
     numbers["too_long"] += result.too_long
@@ -166,21 +156,36 @@ def _add(
     numbers["special_tokens"] += result.special
     if not isinstance(rule, Spans):
         writer.add_pairs(rule.kind, result.ids, result.lengths)
-        state.count(source, result.ids, len(result.lengths) // 2)
+        state.count(chunk.source, result.ids, len(result.lengths) // 2)
         return
     whole = []
-    bounds = [0, *result.batch_ends, len(result.ids)]
-    for i, (start, end) in enumerate(itertools.pairwise(bounds)):
+    ends = _batch_ends(state, rule, result.lengths, chunk.ends_source)
+    for start, end in itertools.pairwise([0, *ends, None]):
         stream = np.concatenate([state.rest, result.ids[start:end]])
         cut = len(stream) // rule.group_size * rule.group_size
         whole.append(stream[:cut])
         state.rest = stream[cut:]
-        if i < len(result.batch_ends):
+        if end is not None:
             numbers["dropped_tokens"] += len(state.rest)
             state.rest = state.rest[:0]
     groups = np.concatenate(whole).reshape(-1, rule.group_size)
     writer.add_groups(groups)
-    state.count(source, groups.ravel(), len(groups))
+    state.count(chunk.source, groups.ravel(), len(groups))
+
+
+def _batch_ends(
+    state: Progress, rule: Spans, lengths: np.ndarray, ends_source: bool
+) -> Sequence[int]:
+    """After how many ids of a chunk a batch ends; counts its lines."""
+    ends: list[int] = []
+    if rule.batch_size:
+        last = np.cumsum(lengths)[rule.batch_size - state.in_batch - 1 :: rule.batch_size]
+        ends = last.tolist()
+        state.in_batch = (state.in_batch + len(lengths)) % rule.batch_size
+    if ends_source:
+        ends.append(int(lengths.sum()))
+        state.in_batch = 0
+    return ends
 
 
 def _finish(
@@ -211,69 +216,6 @@ def _finish(
     state.remove()
     writer.discard()
     return manifest
-
-
-def _batch_size(rule: Rule) -> int | None:
-    """Lines of a batch; None where there are none."""
-    return rule.batch_size or None if isinstance(rule, Spans) else None
-
-
-def _previous(output: Path, work: dict[str, Any]) -> dict[str, Any] | None:
-    """The manifest of the same work done or begun before; None if it is to be done from the start.
-
-    Raises:
-      UserError: there is something else.
-    """
-    found = previous_manifest(output)
-    if found is None:
-        return None
-    same = _identity(found) == _identity(work)
-    if not found["complete"]:
-        return found if same else None
-    if not same:
-        raise UserError(
-            f"{manifest_path(output)} says that this output was made from other files or by "
-            "another rule; choose another output or remove its files."
-        )
-    whole = all(
-        (path := output.with_name(name)).is_file() and path.stat().st_size == file["bytes"]
-        for name, file in found["files"].items()
-    )
-    return found if whole else None
-
-
-def _identity(manifest: dict[str, Any]) -> Any:
-    """What of a manifest says which work it is."""
-    sources = manifest.get("sources", ())
-    vocabulary = manifest.get("vocabulary") or {}
-    return (
-        manifest.get("rule"),
-        {name: vocabulary.get(name) for name in ("sha256", "newline")},
-        [{name: source.get(name) for name in ("name", "weight", "inputs")} for source in sources],
-    )
-
-
-def _fingerprints(files: Sequence[Sequence[str]], progress: bool) -> list[list[dict[str, Any]]]:
-    """Path, size and sha256 of each file of each source."""
-    sizes = [[input_size(path) for path in paths] for paths in files]
-    with _bar(sum(map(sum, sizes)), 0, progress, "checking") as bar:
-        return [
-            [
-                {"path": path, "bytes": size, "sha256": input_sha256(path, bar.update)}
-                for path, size in zip(paths, of_source, strict=True)
-            ]
-            for paths, of_source in zip(files, sizes, strict=True)
-        ]
-
-
-@contextlib.contextmanager
-def _bar(total: int, initial: int, progress: bool, what: str = "preparing") -> Iterator[Any]:
-    """A bar with rate and time left; without a terminal `disable=None` shows none."""
-    disable = None if progress else True
-    with tqdm(
-        total=total, initial=initial, unit="B", unit_scale=True, desc=what, disable=disable
-    ) as bar:
-        yield bar
 
 
 def _nothing(state: Progress, rule: Rule) -> str:

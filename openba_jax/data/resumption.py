@@ -36,7 +36,8 @@ class Progress:
       numbers: counts of each source.
       bad: what is wrong with the first items that could not be used.
       frequencies: how often each id occurs in the store, int64 `[ids]`.
-      rest: ids of the batch that do not fill a group yet, int32.
+      in_batch: lines of the batch so far.
+      rest: their ids that do not fill a group yet, int32.
       mark: how long the writer's files were.
       saved: whether the progress was ever saved.
     """
@@ -49,6 +50,7 @@ class Progress:
         self.numbers = [dict.fromkeys(NUMBERS, 0) for _ in range(sources)]
         self.bad: list[str] = []
         self.frequencies = np.zeros(token_count, np.int64)
+        self.in_batch = 0
         self.rest = np.zeros(0, np.int32)
         self.mark: Mapping[str, int] = {}
         self.saved = False
@@ -76,6 +78,7 @@ class Progress:
             "read": self.read,
             "numbers": self.numbers,
             "bad": self.bad,
+            "in_batch": self.in_batch,
             "mark": dict(mark),
         }
         file = io.BytesIO()
@@ -96,6 +99,7 @@ class Progress:
         self.read = values["read"]
         self.numbers = values["numbers"]
         self.bad = values["bad"]
+        self.in_batch = values["in_batch"]
         self.mark = values["mark"]
         self.saved = True
         return True

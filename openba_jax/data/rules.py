@@ -1,7 +1,8 @@
 """What becomes of a record: rules that turn texts into the pairs of a token store.
 
-A rule names the columns that it reads, gives the texts of a record, which are encoded together with
-those of many others, and puts the ids of one record together to pairs.
+A rule names the columns that it reads, and gives the texts of a record, which are encoded together
+with those of many others. Most put the ids of one record together to pairs; `Spans` joins them with
+those of the next, which is done for whole chunks at once.
 """
 
 from __future__ import annotations
@@ -21,14 +22,14 @@ from openba_jax.objectives.ul2 import GROUP_SIZE
 Pair = tuple[np.ndarray, np.ndarray]
 
 
-class Rule(Protocol):
+class PairRule(Protocol):
     """From records to pairs.
 
     Attributes:
       name: how manifests call it.
       kind: of the pairs.
       text_column: where a line of plain text goes.
-      max_length: pairs whose source is longer are left out; None: none are.
+      max_length: pairs whose source is longer are left out.
     """
 
     name: ClassVar[str]
@@ -43,7 +44,7 @@ class Rule(Protocol):
         ...
 
     @property
-    def max_length(self) -> int | None: ...  # noqa: D102
+    def max_length(self) -> int: ...  # noqa: D102
 
     def texts(self, record: Record, place: str) -> Sequence[str]:
         """The texts of a record.
@@ -74,7 +75,6 @@ class Spans:
 
     name: ClassVar[str] = "spans"
     kind: ClassVar[Kind] = "spans"
-    max_length: ClassVar[None] = None
 
     def __post_init__(self) -> None:
         """Checks the numbers.
@@ -96,10 +96,6 @@ class Spans:
     def texts(self, record: Record, place: str) -> Sequence[str]:
         """The document."""
         return (column(record, self.text_column, place),)
-
-    def pairs(self, ids: Sequence[np.ndarray]) -> Sequence[Pair]:
-        """The document and eos, which is cut in groups later; nothing if it is empty."""
-        return [(np.concatenate((ids[0], _EOS)), _NOTHING)] if len(ids[0]) else []
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,10 +141,12 @@ class Instructions:
         return [(ids[0], np.concatenate((ids[1], _EOS)))]
 
 
+Rule = Spans | PairRule
+
+
 def describe(rule: Rule) -> dict[str, Any]:
     """A rule as manifests record it."""
-    return {"kind": rule.name, **dataclasses.asdict(rule)}  # type: ignore[call-overload]
+    return {"kind": rule.name, **dataclasses.asdict(rule)}  # type: ignore[arg-type]
 
 
 _EOS = np.array([SpecialIds.eos_id], np.int32)
-_NOTHING = np.zeros(0, np.int32)

@@ -71,6 +71,29 @@ def test_bad_files(tmp_path, name, data, message):
         [column(record, "text", place) for place, record in read_records([tmp_path / name])]
 
 
+@pytest.mark.parametrize(
+    ("line", "good"),
+    [
+        (' \t{"text": "x"} \r', True),
+        ('{"text": "a", "text": "x"}', True),
+        ('{"text": "x"} {"text": "x"}', False),
+        ('{"text": "x"},', False),
+        ('\ufeff{"text": "x"}', False),
+        ('{"text": "x"}\u3000', False),
+        ('{"text": "a\tb"}', False),
+    ],
+)
+def test_a_line_is_one_value(tmp_path, line, good):
+    """What `json.loads` takes, with space around it."""
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(f'{{"text": "first"}}\n{line}\n'.encode())
+    if good:
+        assert texts(path) == ["first", "x"]
+        return
+    with pytest.raises(UserError, match=r"a\.jsonl line 2 is not JSON"):
+        texts(path)
+
+
 def test_missing_file(tmp_path):
     with pytest.raises(UserError, match=r"nowhere.txt cannot be read: No such file"):
         list(read_records([tmp_path / "nowhere.txt"]))

@@ -7,7 +7,7 @@ import lzma
 
 import pytest
 
-from openba_jax.data.documents import parse, read_items, read_records
+from openba_jax.data.documents import items_of, parse, read_blocks, read_records
 from openba_jax.data.inputs import expand, input_sha256, input_size
 from openba_jax.errors import UserError
 from openba_jax.files import sha256
@@ -60,22 +60,28 @@ def test_tables(tmp_path):
     path = write_parquet(tmp_path / "corpus.parquet", row_group_size=20)
     assert [r for _, r in read_records([path])] == RECORDS
     assert next(read_records([path]))[0] == f"{path} row 1"
-    only = [item for _, item, _ in read_items(str(path), columns=("text", "none"))]
+    blocks = list(read_blocks(str(path), 400, columns=("text", "none")))
+    only = [item for block, _, _ in blocks for item in items_of(block)]
     assert only == [{"text": record["text"]} for record in RECORDS]
-    *_, (number, _, position) = read_items(str(path))
-    assert (number, position) == (50, path.stat().st_size)
+    assert len(blocks) > 3
+    assert blocks[-1][1] == 50
+    assert sum(read for _, _, read in blocks) == path.stat().st_size
     path.write_bytes(path.read_bytes()[:-3])
     with pytest.raises(UserError, match="not a whole parquet file"):
         list(read_records([path]))
 
 
 @pytest.mark.parametrize("start", [0, 1, 19, 20, 21, 50, 60])
-def test_reading_can_start_anywhere(tmp_path, start):
+@pytest.mark.parametrize("size", [1, 200, 1 << 20])
+def test_reading_can_start_anywhere(tmp_path, start, size):
     (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(LINES))
     table = write_parquet(tmp_path / "b.parquet", row_group_size=20)
     for path in (str(tmp_path / "a.jsonl.gz"), str(table)):
-        found = [(n, parse(path, n, item, "text")) for n, item, _ in read_items(path, start)]
-        assert found == [(i + 1, RECORDS[i]) for i in range(start, 50)]
+        numbers = [number for _, number, _ in read_blocks(path, size, start)]
+        items = [item for block, _, _ in read_blocks(path, size, start) for item in items_of(block)]
+        assert [parse(path, 2, item, "text") for item in items] == RECORDS[start:]
+        assert numbers == sorted(set(numbers))
+        assert numbers[-1:] == ([50] if start < 50 else [])
 
 
 def test_urls(tmp_path):

@@ -93,16 +93,14 @@ def test_broken_off_while_finishing(vocabulary, sources, tmp_path, monkeypatch, 
     def fail(*arguments):
         raise BrokenOffError
 
+    # The manifests that say that the work is unfinished, and what it is, are written.
+    first = [preparation.write_manifest] * 2 if moment == "write_manifest" else []
+
+    def once(*arguments):
+        return first.pop()(*arguments) if first else fail()
+
     with monkeypatch.context() as patch:
-        # The first manifest, which says that the work is unfinished, is written.
-        prepare_first = preparation.write_manifest if moment == "write_manifest" else None
-        calls = iter([prepare_first])
-
-        def once(*arguments):
-            first = next(calls, None)
-            return first(*arguments) if first else fail()
-
-        patch.setattr(preparation, moment, once if prepare_first else fail)
+        patch.setattr(preparation, moment, once)
         with pytest.raises(BrokenOffError):
             prepare(sources, rule, vocabulary, tmp_path / "broken", save_seconds=-1)
     assert (tmp_path / "broken.bin").exists()
