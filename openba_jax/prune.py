@@ -1,4 +1,4 @@
-r"""Prunes a model folder into another: layers, width, vocabulary.
+r"""Prunes a checkpoint into another: layers, width, vocabulary.
 
 openba-prune --input=runs/big --output=runs/stage1 --drop_encoder_layers=4,8 \
   --drop_decoder_layers=7,11,18,20,22,30
@@ -6,122 +6,27 @@ openba-prune --input=runs/stage1 --output=runs/narrow --embed=2560 --heads=20 --
 openba-prune --input=runs/narrow --output=runs/small --vocabulary=120000 --counts=counts.txt
 
 Layers are numbered as in the ancestor that nothing was cut from, whatever was dropped since. The
-plan beside each checkpoint (plan.json) says what is kept and how it was chosen.
+plan beside each checkpoint (plan.json) says what is kept and how it was chosen. Parameters are
+read, cut and written one after the other, so a model of any size needs little memory.
 """
 
 from __future__ import annotations
 
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from absl import flags
 
 from openba_jax import cli
 from openba_jax.errors import UserError
-from openba_jax.files import only_process, room_on_disk
-
-if TYPE_CHECKING:
-    from openba_jax.checkpoints.whole import WholeKind
-    from openba_jax.pruning.plan import Plan
-    from openba_jax.pruning.stages import Stage
-
-
-def prune_model(
-    source: str | Path,
-    output: str | Path,
-    stage: Stage,
-    *,
-    counts: Sequence[str | Path] = (),
-    keep_optimizer: bool = False,
-    output_format: WholeKind | None = None,
-    one_based: bool = False,
-) -> Plan:
-    """Cuts a model folder as a stage says; parameters are gathered on the host, never changed.
-
-    Args:
-      source: a model folder or a T5X folder, whose newest checkpoint is meant, or
-        `DIR/checkpoints/<step>` or `DIR/checkpoint_<step>` in it.
-      output: the folder to write; it must be new or empty.
-      stage: what to cut.
-      counts: files of token counts of the model's own tokenizer, which are summed, for a stage that
-        cuts the vocabulary.
-      keep_optimizer: cut optimizer moments and step along, so that training can go on; otherwise
-        the new folder starts at step 0 with parameters alone.
-      output_format: of the folder to write, `native` or `t5x`; by default that of `source`.
-      one_based: the layers that the stage drops are counted from 1.
-
-    Returns:
-      The new plan, relative to the root ancestor.
-
-    Raises:
-      UserError: the stage asks for what the model cannot give, `source` is no model folder,
-        `output` holds something or is being written, or the disk is full.
-    """
-    from openba_jax.checkpoints.folders import require_free
-    from openba_jax.checkpoints.whole import WholeModel, kind_of, read_whole, write_whole
-    from openba_jax.model.network import logical_axes
-    from openba_jax.pruning import plan as plans
-    from openba_jax.pruning.stages import apply_stage
-    from openba_jax.pruning.transform import prune_opt_state, take
-    from openba_jax.pruning.vocabulary import pieces_of, prune_vocabulary, sum_counts
-
-    output = Path(output)
-    require_free(output)  # Before what takes long.
-    model = read_whole(Path(source))
-    if keep_optimizer and model.opt_state is None:
-        raise UserError(f"{source} has no optimizer state; prune without --keep_optimizer.")
-    axes = logical_axes(model.config)
-    parent = plans.Plan.identity(model.config, str(source))
-    if model.plan is not None:
-        try:
-            parent = plans.Plan.from_dict(model.plan)
-        except UserError as error:
-            raise UserError(f"plan.json of {source}: {error}") from error
-    vocabulary = None
-    if stage.vocabulary is not None:
-        if model.tokenizer is None or not counts:
-            missing = "tokenizer.model in the folder" if model.tokenizer is None else "token counts"
-            raise UserError(f"cutting the vocabulary of {source} needs {missing}.")
-        counted = sum_counts(counts, pieces_of(model.tokenizer))
-        vocabulary = prune_vocabulary(model.tokenizer, counted, stage.vocabulary)
-    child = apply_stage(
-        stage,
-        parent,
-        params=model.params,
-        axes=axes,
-        vocabulary_rows=None if vocabulary is None else vocabulary.rows,
-        one_based=one_based,
-    )
-    keep = plans.relative(child, parent)
-    with (
-        only_process(output),
-        room_on_disk(output),
-        tempfile.TemporaryDirectory() as work,
-    ):
-        tokenizer = model.tokenizer
-        if vocabulary is not None:
-            tokenizer = Path(work) / "tokenizer.model"
-            vocabulary.save(tokenizer)
-        pruned = WholeModel(
-            plans.pruned_config(child, like=model.config),
-            take(model.params, axes, keep),
-            prune_opt_state(model.opt_state, axes, keep) if keep_optimizer else None,
-            model.step if keep_optimizer else 0,
-            model.data if keep_optimizer else None,
-            child.to_dict(),
-            tokenizer,
-        )
-        write_whole(pruned, output, output_format or kind_of(Path(source)))
-    return child
 
 
 def main(argv: Sequence[str]) -> None:
     """Prunes as the flags say."""
     cli.refuse_words(argv)
     values = flags.FLAGS
+    from openba_jax.checkpoints.pruned import prune_model
     from openba_jax.model.counting import parameter_count
     from openba_jax.pruning.plan import pruned_config
     from openba_jax.pruning.stages import Stage
@@ -147,6 +52,7 @@ def main(argv: Sequence[str]) -> None:
         keep_optimizer=values.keep_optimizer,
         output_format=values.output_format,
         one_based=values.one_based,
+        progress=True,
     )
     before, after = parameter_count(plan.root_config), parameter_count(pruned_config(plan))
     sys.stdout.write(
@@ -164,7 +70,7 @@ def _layers(numbers: Sequence[str]) -> tuple[int, ...]:
 def define_flags() -> None:
     """Defines the flags of this main."""
     flags.DEFINE_string(
-        "input", None, "Model folder, T5X folder, or one checkpoint in it.", required=True
+        "input", None, "Folder of a checkpoint of any kind, or one checkpoint in it.", required=True
     )
     flags.DEFINE_string("output", None, "Model folder to write, new or empty.", required=True)
     flags.DEFINE_string("stage", "", "Name of this cut in the plan; by default the folder's.")
@@ -179,7 +85,7 @@ def define_flags() -> None:
     flags.DEFINE_integer("vocabulary", None, "Pieces to keep by frequency.")
     flags.DEFINE_list("counts", [], "Files of token counts, lines `id count` or `piece id count`.")
     flags.DEFINE_enum(
-        "output_format", None, ["native", "t5x"], "What to write; by default what --input is."
+        "output_format", None, ["native", "t5x"], "What to write; by default as --input, or native."
     )
     flags.DEFINE_bool("keep_optimizer", False, "Cut optimizer state along and keep the step.")
 

@@ -26,6 +26,7 @@ from openba_jax.checkpoints.t5x import write_t5x
 from openba_jax.checkpoints.tensors import Rows
 from openba_jax.checkpoints.whole import WholeKind, read_whole, write_whole
 from openba_jax.errors import UserError
+from openba_jax.files import only_process, room_on_disk
 from openba_jax.model.config import OpenBAConfig
 from openba_jax.model.network import logical_axes
 from openba_jax.pruning.plan import Plan, pruned_config, relative
@@ -71,6 +72,10 @@ class PrunedSource:
             keep = {**keep, "vocab": wanted - span.start}
         whole = self._inner.read(before, span)
         return take_leaf(unrolled_path(before), whole, self.parameters.axes[leaf.path], keep)
+
+    def place(self, leaf: Leaf) -> str:
+        """The file and the tensor that a leaf is cut from."""
+        return self._inner.place(self._before(leaf))
 
     def _before(self, leaf: Leaf) -> Leaf:
         """The leaf that a kept one was."""
@@ -134,8 +139,8 @@ def prune_model(
       The new plan, relative to the root ancestor.
 
     Raises:
-      UserError: the stage asks for what the model cannot give, `source` is no checkpoint, or
-        `output` holds something.
+      UserError: the stage asks for what the model cannot give, `source` is no checkpoint,
+        `output` holds something or is being written, or the disk is full.
     """
     source, output = Path(source), Path(output)
     require_free(output)  # Before what takes long.
@@ -161,7 +166,7 @@ def prune_model(
             with new_folder(output) as folder:
                 (write_native if written == "native" else write_t5x)(inspected, folder)
     for warning in inspected.warnings():
-        logging.warning("%s: %s", source, warning)
+        logging.warning("%s", warning)
     return child
 
 
@@ -197,7 +202,8 @@ def _prune_state(
             plan=child.to_dict(),
             tokenizer=tokenizer,
         )
-        write_whole(pruned, output, written)
+        with only_process(output), room_on_disk(output):
+            write_whole(pruned, output, written)
     return child
 
 

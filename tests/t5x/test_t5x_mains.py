@@ -12,6 +12,7 @@ import pytest
 
 pytest.importorskip("t5x.models", reason="T5X is not importable; see docs/t5x.md")
 
+from openba_jax.checkpoints.pruned import prune_model
 from openba_jax.checkpoints.t5x import open_t5x
 from openba_jax.checkpoints.whole import read_whole, write_whole
 from openba_jax.data.token_store import store_dtype
@@ -19,7 +20,6 @@ from openba_jax.data.token_store_writer import TokenStoreWriter
 from openba_jax.data.vocabulary import Vocabulary, train_vocabulary
 from openba_jax.evaluation.generation import Generator
 from openba_jax.model.decoding import generate
-from openba_jax.prune import prune_model
 from openba_jax.pruning.stages import Stage
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
