@@ -17,10 +17,32 @@ same numbers.
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Sequence
+from pathlib import Path
+
+from absl import flags
 
 from openba_jax import cli
+from openba_jax.errors import UserError
+
+
+def check_scopes(bindings: Sequence[str], settings: str) -> None:
+    """gin takes a misspelt scope for a new one, which nothing is made with.
+
+    Args:
+      bindings: those given by flags, such as `width_1/Stage.mlp = 96`.
+      settings: all of the configuration.
+
+    Raises:
+      UserError: nothing is made with the scope of a binding.
+    """
+    known = sorted(set(re.findall(r"@([\w/]+)/\w+\(\)", settings)))
+    for binding in bindings:
+        scope, slash, _ = binding.partition("=")[0].strip().rpartition("/")
+        if slash and scope not in known:
+            raise UserError(f"{binding}: there is no {scope}; known are {', '.join(known)}.")
 
 
 def main(argv: Sequence[str]) -> None:
@@ -29,25 +51,27 @@ def main(argv: Sequence[str]) -> None:
     import jax
 
     import gin
+    from openba_jax import gin_values
     from openba_jax.files import only_process
     from openba_jax.pruning.stages import Stage
     from openba_jax.staged.run import Pipeline, claim_folder
     from openba_jax.staged.settings import Data, Phase
     from openba_jax.training import gin_bindings  # noqa: F401 - registers the other names
 
-    for configurable in (Data, Phase, Stage):
-        gin.external_configurable(configurable, configurable.__name__)
-    configured = gin.external_configurable(Pipeline, "Pipeline")
+    for configurable in (Data, Phase, Stage, Pipeline):
+        gin.external_configurable(gin_values.checked(configurable), configurable.__name__)
     cli.parse_gin()
-    pipeline = cli.call_configured(configured)
+    check_scopes(flags.FLAGS.gin_bindings, gin.config_str())
+    pipeline = cli.call_configured(gin.get_configurable("Pipeline"))
     assert isinstance(pipeline, Pipeline)
-    with only_process(pipeline.root):
-        claim_folder(pipeline.root, gin.config_str())
+    root = Path(pipeline.output_dir)
+    with only_process(root):
+        claim_folder(root, gin.config_str())
         # Controls and tuned models compile the same programs; so does a run that goes on.
-        jax.config.update("jax_compilation_cache_dir", str(pipeline.root.absolute() / "compiled"))
+        jax.config.update("jax_compilation_cache_dir", str(root.absolute() / "compiled"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
         sys.stdout.write(pipeline.run())
-        sys.stdout.write(f"report: {pipeline.root / 'report.md'}, losses.png, coverage.png\n")
+        sys.stdout.write(f"report: {root / 'report.md'}, losses.png, coverage.png\n")
 
 
 def run() -> None:

@@ -58,8 +58,15 @@ class Corpora:
             write_atomically(path, tokenizer.read_bytes())
         return Vocabulary(path)
 
-    def batches(self, vocabulary: Vocabulary, mixture_name: str) -> BatchLoader:
-        """Batches of a mixture; stores are made beside the tokenizer where they are missing."""
+    def batches(self, vocabulary: Vocabulary, mixture_name: str, part: int = 0) -> BatchLoader:
+        """Batches of a mixture; stores are made beside the tokenizer where they are missing.
+
+        Args:
+          vocabulary: that of `home`.
+          mixture_name: what to draw.
+          part: another part of the run gets other batches to train on, and the same ones to
+            evaluate on.
+        """
         mixture = get_mixture(mixture_name)
         kinds = {task.kind for task in mixture.tasks}
         folder = Path(vocabulary.path).parent
@@ -80,7 +87,7 @@ class Corpora:
             batch_size=self.data.batch_size,
             encoder_length=self.data.encoder_length,
             decoder_length=self.data.decoder_length,
-            seed=self._seed,
+            seed=self._seed + part,
             held_out=self.data.held_out,
         )
 

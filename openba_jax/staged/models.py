@@ -5,14 +5,18 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import optax
 
 from openba_jax.checkpoints import native
+from openba_jax.checkpoints.pruned import prune_model
 from openba_jax.data.loader import BatchLoader
 from openba_jax.data.vocabulary import Vocabulary
 from openba_jax.errors import UserError
 from openba_jax.model.config import OpenBAConfig
 from openba_jax.objectives.mixture import Mixture
-from openba_jax.prune import prune_model
 from openba_jax.pruning.stages import Stage
 from openba_jax.staged.corpora import Corpora
 from openba_jax.staged.settings import Phase
@@ -21,6 +25,36 @@ from openba_jax.training.trainer import TrainResult
 
 PRETRAIN = "pretrain"
 FROM_SCRATCH = "from_scratch"
+
+
+class Course(NamedTuple):
+    """Where a training stands in its phase, in steps.
+
+    All recoveries are one phase, as if no cut were between them: the learning rate goes on falling
+    from stage to stage, and no stage trains on the batches of another. A schedule for each stage
+    would anneal the model to its minimum before every cut, and a staged run would see less of the
+    corpus than the control, which trains as long without a break.
+
+    Attributes:
+      total: of the phase.
+      before: of the stages before.
+      part: number of the stage, from 1; 0 outside of recovery.
+    """
+
+    total: int
+    before: int = 0
+    part: int = 0
+
+
+def learning_rate(phase: Phase, course: Course) -> optax.Schedule:
+    """The schedule of a training, from its own step 0 on: the cosine of its phase, warmed up."""
+    cosine = optimizer.warmup_cosine(phase.peak, phase.minimum, 0, course.total)
+    ramp = optimizer.warmup_constant(1.0, round(course.total * phase.warmup_share))
+
+    def rate(step: jax.typing.ArrayLike) -> jax.Array:
+        return cosine(course.before + step) * ramp(step)
+
+    return rate
 
 
 def pruned_name(name: str) -> str:
@@ -79,11 +113,12 @@ class Models:
     def train_ancestor(self, config: OpenBAConfig, vocabulary: Vocabulary) -> TrainResult:
         """Pretrains the model that will be pruned."""
         batches = self.corpora.batches(vocabulary, self.pretrain.mixture)
+        steps = self.corpora.data.steps(self.pretrain.tokens)
         return self._train(
-            PRETRAIN, config, batches, self.pretrain, self.pretrain.tokens, vocabulary=vocabulary
+            PRETRAIN, config, batches, self.pretrain, steps, Course(steps), vocabulary=vocabulary
         )
 
-    def prune_and_recover(self, parent: str, stage: Stage) -> TrainResult:
+    def prune_and_recover(self, parent: str, stage: Stage, course: Course) -> TrainResult:
         """Cuts a model as a stage says and trains what is left."""
         pruned = pruned_name(stage.name)
         if native.latest_step(self.folder(pruned)) is None:
@@ -93,37 +128,44 @@ class Models:
         return self._train(
             stage.name,
             native.load_config(self.folder(pruned)),
-            self._recovery_batches(self.vocabulary(pruned), stage),
+            self._recovery_batches(self.vocabulary(pruned), stage, course),
             self.recover,
-            stage.recover_tokens,
+            self.corpora.data.steps(stage.recover_tokens),
+            course,
             initial=pruned,
         )
 
-    def train_from_scratch(self, final: str, stage: Stage) -> TrainResult:
+    def train_from_scratch(self, final: str, stage: Stage, course: Course) -> TrainResult:
         """Trains the shape of a model from random parameters, as a stage recovers."""
         vocabulary = self.vocabulary(final)
         return self._train(
             FROM_SCRATCH,
             native.load_config(self.folder(final)),
-            self._recovery_batches(vocabulary, stage),
+            self._recovery_batches(vocabulary, stage, course),
             self.recover,
-            stage.recover_tokens,
+            self.corpora.data.steps(stage.recover_tokens),
+            course,
             vocabulary=vocabulary,
         )
 
     def tune_model(self, name: str) -> None:
         """Tunes a model on instructions, to `tuned_name`."""
+        steps = self.corpora.data.steps(self.tune.tokens)
         self._train(
             tuned_name(name),
             native.load_config(self.folder(name)),
             self.corpora.batches(self.vocabulary(name), self.tune.mixture),
             self.tune,
-            self.tune.tokens,
+            steps,
+            Course(steps),
             initial=name,
         )
 
-    def _recovery_batches(self, vocabulary: Vocabulary, stage: Stage) -> BatchLoader:
-        return self.corpora.batches(vocabulary, stage.recover_objective or self.recover.mixture)
+    def _recovery_batches(
+        self, vocabulary: Vocabulary, stage: Stage, course: Course
+    ) -> BatchLoader:
+        mixture = stage.recover_objective or self.recover.mixture
+        return self.corpora.batches(vocabulary, mixture, course.part)
 
     def _train(
         self,
@@ -131,7 +173,8 @@ class Models:
         config: OpenBAConfig,
         batches: BatchLoader,
         phase: Phase,
-        tokens: int,
+        steps: int,
+        course: Course,
         initial: str | None = None,
         vocabulary: Vocabulary | None = None,
     ) -> TrainResult:
@@ -139,16 +182,13 @@ class Models:
         moving = None
         if batches.mixture.rule is not None:
             moving = adaptation.Adaptation(batches.mixture, self._target_losses(batches.mixture))
-        steps = self.corpora.data.steps(tokens)
-        warmup = min(steps - 1, round(steps * phase.warmup_share))
         self.say(f"training {name}: {steps} steps")
         return trainer.train(
             model_dir=str(self.folder(name)),
             model_config=config,
             batches=batches,
             optimizer=optimizer.adamw(
-                optimizer.warmup_cosine(phase.peak, phase.minimum, warmup, steps),
-                weight_decay=phase.weight_decay,
+                learning_rate(phase, course), weight_decay=phase.weight_decay
             ),
             train_steps=steps,
             eval_batches=self.corpora.data.eval_batches,

@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from openba_jax import gin_values
 from openba_jax.errors import UserError
 from openba_jax.evaluation.multiple_choice import question_files, read_questions
 from openba_jax.files import write_atomically
@@ -18,91 +19,66 @@ from openba_jax.pruning.selection import WIDTH_METHODS
 from openba_jax.pruning.stages import Stage, apply_stage, merge_stages
 from openba_jax.pruning.vocabulary import SPECIAL_TOKENS
 from openba_jax.staged.corpora import Corpora
-from openba_jax.staged.models import FROM_SCRATCH, PRETRAIN, Models
+from openba_jax.staged.models import FROM_SCRATCH, PRETRAIN, Course, Models
 from openba_jax.staged.results import Results
 from openba_jax.staged.settings import Data, Phase
 
 ALL_AT_ONCE = "all_at_once"
 
 
+@dataclasses.dataclass(frozen=True)
 class Pipeline:
-    """Pretraining, stages, controls, report; every step does nothing when its result is there."""
+    """Pretraining, stages, controls, report; every step does nothing when its result is there.
 
-    def __init__(
-        self,
-        output_dir: str,
-        data: Data,
-        model: OpenBAConfig,
-        stages: Sequence[Stage],
-        pretrain: Phase,
-        recover: Phase,
-        tune: Phase,
-        *,
-        prompts: Sequence[str] = (),
-        controls: bool = True,
-        mesh_shape: Sequence[int] = (-1, 1, 1),
-        seed: int = 0,
-        log_every: int = 20,
-        checkpoint_every: int = 200,
-    ) -> None:
-        """Keeps the settings.
+    Attributes:
+      output_dir: folder of the run.
+      data: its text.
+      model: sizes of the ancestor; the vocabulary follows from the text.
+      stages: what is cut, in order, each with a name of its own.
+      pretrain: how the ancestor is trained.
+      recover: how pruned models are; a stage may name another mixture.
+      tune: how the ancestor, the last model and the controls are tuned on instructions.
+      prompts: texts that the last model answers in the report.
+      controls: whether all cuts at once, and the last shape from nothing, are trained as well.
+      mesh_shape: data, fsdp, model.
+      seed: of batches, parameters and dropout.
+      log_every: steps.
+      checkpoint_every: steps.
+    """
 
-        Args:
-          output_dir: folder of the run.
-          data: its text.
-          model: sizes of the ancestor; the vocabulary follows from the text.
-          stages: what is cut, in order, each with a name of its own.
-          pretrain: how the ancestor is trained.
-          recover: how pruned models are; a stage may name another mixture.
-          tune: how the ancestor, the last model and the controls are tuned on instructions.
-          prompts: texts that the last model answers in the report.
-          controls: whether all cuts at once, and the last shape from nothing, are trained as well.
-          mesh_shape: data, fsdp, model.
-          seed: of batches, parameters and dropout.
-          log_every: steps.
-          checkpoint_every: steps.
+    output_dir: str
+    data: Data
+    model: OpenBAConfig
+    stages: Sequence[Stage]
+    pretrain: Phase
+    recover: Phase
+    tune: Phase
+    prompts: str | Sequence[str] = ()
+    controls: bool = True
+    mesh_shape: Sequence[int] = (-1, 1, 1)
+    seed: int = 0
+    log_every: int = 20
+    checkpoint_every: int = 200
+
+    def __post_init__(self) -> None:
+        """Finds at once what would be found after hours, when its turn came.
 
         Raises:
           UserError: there are no stages, two have one name, a mixture is unknown, or a stage or
             the data cannot be used.
         """
-        if not stages:
+        if not self.stages:
             raise UserError("the pipeline has no stages; give at least one Stage.")
-        names = [stage.name for stage in stages]
+        names = [stage.name for stage in self.stages]
         if len(set(names)) < len(names):
             raise UserError(f"stages need names of their own; found {', '.join(names)}.")
-        self._mixtures = dict.fromkeys(
-            [phase.mixture for phase in (pretrain, tune)]
-            + [stage.recover_objective or recover.mixture for stage in stages]
-        )
         for mixture in self._mixtures:
             get_mixture(mixture)
-        _check_ahead(data, model, stages)
-        began = time.monotonic()
-
-        def say(text: str) -> None:
-            sys.stdout.write(f"[{time.monotonic() - began:5.0f} s] {text}\n")
-            sys.stdout.flush()
-
-        self.root = Path(output_dir)
-        self._model = model
-        self._stages = tuple(stages)
-        self._controls = controls
-        self._say = say
-        self._corpora = Corpora(self.root / "data", data, seed)
-        self._models = Models(
-            self.root,
-            self._corpora,
-            pretrain,
-            recover,
-            tune,
-            tuple(mesh_shape),
-            seed,
-            log_every,
-            checkpoint_every,
-            say,
-        )
-        self._results = Results(self._models, tuple(prompts))
+        for name in ("pretrain", "tune"):
+            if (tokens := getattr(self, name).tokens) < 1:
+                raise UserError(f"{name} trains on {tokens} tokens; give its Phase some.")
+        _check_data(self.data)
+        _check_stages(self.stages, self.model, self.data.vocabulary_size)
 
     def run(self) -> str:
         """Does whatever is not done yet; returns the report as text.
@@ -110,12 +86,28 @@ class Pipeline:
         Raises:
           UserError: something in the settings or files cannot be used.
         """
-        data, models, results = self._corpora.data, self._models, self._results
-        self._say(f"preparing {', '.join(map(str, data.corpus))}")
-        vocabulary = self._corpora.train_tokenizer()
+        data, root = self.data, Path(self.output_dir)
+        say = _clocked()
+        say(f"preparing {', '.join(map(str, data.corpus))}")
+        corpora = Corpora(root / "data", data, self.seed)
+        vocabulary = corpora.train_tokenizer()
         for mixture in self._mixtures:  # What the last training lacks is found before the first.
-            self._corpora.batches(vocabulary, mixture).evaluation_batches(1)
-        config = self._model.replace(
+            corpora.batches(vocabulary, mixture).evaluation_batches(1)
+        models = Models(
+            root,
+            corpora,
+            self.pretrain,
+            self.recover,
+            self.tune,
+            tuple(self.mesh_shape),
+            self.seed,
+            self.log_every,
+            self.checkpoint_every,
+            say,
+        )
+        results = Results(models, gin_values.several(self.prompts))
+
+        config = self.model.replace(
             vocab_size=vocabulary.size,
             max_encoder_length=data.encoder_length,
             max_decoder_length=data.decoder_length,
@@ -125,47 +117,72 @@ class Pipeline:
         rows = [results.row(PRETRAIN, trained.step, tuned=True)]
         curves = [results.curve(PRETRAIN, 0)]
 
-        parent, tokens = PRETRAIN, models.pretrain.tokens
-        for stage in self._stages:
-            trained = models.prune_and_recover(parent, stage)
-            last = stage is self._stages[-1]
+        parent, before, ancestor = PRETRAIN, 0, trained.step
+        total = sum(data.steps(stage.recover_tokens) for stage in self.stages)
+        for number, stage in enumerate(self.stages, start=1):
+            trained = models.prune_and_recover(parent, stage, Course(total, before, number))
+            last = number == len(self.stages)
             if last:
                 models.tune_model(stage.name)
             rows.append(results.row(stage.name, trained.step, parent=parent, tuned=last))
-            curves.append(results.curve(stage.name, tokens))
-            parent, tokens = stage.name, tokens + stage.recover_tokens
+            curves.append(results.curve(stage.name, data.tokens(ancestor + before)))
+            parent, before = stage.name, before + trained.step
         final = parent
 
-        if self._controls:
-            start = models.pretrain.tokens
-            merged = merge_stages(self._stages, ALL_AT_ONCE)
-            trained = models.prune_and_recover(PRETRAIN, merged)
-            models.tune_model(ALL_AT_ONCE)
-            rows.append(
-                results.row(ALL_AT_ONCE, trained.step, parent=PRETRAIN, tuned=True, control=True)
+        if self.controls:
+            # As many steps as all stages: the tokens of each were rounded up to whole steps.
+            merged = dataclasses.replace(
+                merge_stages(self.stages, ALL_AT_ONCE), recover_tokens=data.tokens(total)
             )
+            course, start = Course(total, part=1), data.tokens(ancestor)
+            models.prune_and_recover(PRETRAIN, merged, course)
+            models.tune_model(ALL_AT_ONCE)
+            rows.append(results.row(ALL_AT_ONCE, total, parent=PRETRAIN, tuned=True, control=True))
             curves.append(results.curve(ALL_AT_ONCE, start, control=True))
 
-            trained = models.train_from_scratch(final, merged)
+            models.train_from_scratch(final, merged, course)
             models.tune_model(FROM_SCRATCH)
-            rows.append(results.row(FROM_SCRATCH, trained.step, tuned=True, control=True))
+            rows.append(results.row(FROM_SCRATCH, total, tuned=True, control=True))
             curves.append(results.curve(FROM_SCRATCH, start, control=True))
-        pieces = [stage.vocabulary for stage in self._stages if stage.vocabulary is not None]
+        pieces = [stage.vocabulary for stage in self.stages if stage.vocabulary is not None]
         return results.report(rows, curves, final, pieces[-1] if pieces else None)
 
+    @property
+    def _mixtures(self) -> set[str]:
+        """All that is trained on."""
+        recovered = {stage.recover_objective or self.recover.mixture for stage in self.stages}
+        return {self.pretrain.mixture, self.tune.mixture} | recovered
 
-def _check_ahead(data: Data, model: OpenBAConfig, stages: Sequence[Stage]) -> None:
-    """Finds at once what would be found after hours, when its turn came.
 
-    Raises:
-      UserError: there is no such method or question, or a stage cannot be cut or recovered.
-    """
+def _clocked() -> Callable[[str], None]:
+    """Shows lines with the seconds since now."""
+    began = time.monotonic()
+
+    def say(text: str) -> None:
+        sys.stdout.write(f"[{time.monotonic() - began:5.0f} s] {text}\n")
+        sys.stdout.flush()
+
+    return say
+
+
+def _check_data(data: Data) -> None:
+    """Raises a `UserError` where losses or answers could not be measured."""
     if data.eval_batches < 1:
         raise UserError(f"eval_batches is {data.eval_batches}; it must be at least 1.")
     if data.questions:
         for file in question_files(data.questions):
             read_questions(file)
-    plan, pieces = Plan.identity(model, ""), data.vocabulary_size
+
+
+def _check_stages(stages: Sequence[Stage], model: OpenBAConfig, pieces: int) -> None:
+    """Raises a `UserError` where a stage could not be cut or recovered.
+
+    Args:
+      stages: the schedule.
+      model: the ancestor.
+      pieces: of its vocabulary.
+    """
+    plan = Plan.identity(model, "")
     for stage in stages:
         if stage.method not in WIDTH_METHODS:
             known = ", ".join(WIDTH_METHODS)

@@ -14,11 +14,11 @@ class Phase:
 
     Attributes:
       mixture: what to train on.
-      peak: highest learning rate.
-      minimum: last learning rate of the cosine.
-      warmup_share: share of the steps that warm up.
+      peak: learning rate that the cosine falls from.
+      minimum: learning rate that it ends at.
+      warmup_share: share of the phase's steps that warm up; of recovery, after every cut anew.
       weight_decay: of AdamW.
-      tokens: positions to train on, padding included; stages bring their own.
+      tokens: positions to train on, padding included; of recovery, the stages bring them.
     """
 
     mixture: str

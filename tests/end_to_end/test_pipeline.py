@@ -16,6 +16,7 @@ import pytest
 from openba_jax import facts
 from openba_jax.errors import UserError
 from openba_jax.model.config import named_config
+from openba_jax.pipeline import check_scopes
 from openba_jax.pruning.stages import Stage
 from openba_jax.staged.run import Pipeline, claim_folder
 from openba_jax.staged.settings import Data, Phase
@@ -188,6 +189,15 @@ def test_other_settings_are_refused(tmp_path: Path) -> None:
         claim_folder(tmp_path / "run", "a = 1\nb = 2\n")
     with pytest.raises(UserError, match="missing is b = 1;"):
         claim_folder(tmp_path / "run", "a = 1\n")
+
+
+def test_misspelt_scopes_are_named() -> None:
+    settings = (
+        "Pipeline.stages = [@layers/Stage(), @width/Stage()]\nPipeline.tune = @tune/Phase()\n"
+    )
+    check_scopes(["width/Stage.mlp = 3", "SEED = 1", "tune/Phase.tokens = 9"], settings)
+    with pytest.raises(UserError, match="there is no widht; known are layers, tune, width"):
+        check_scopes(["widht/Stage.mlp = 3"], settings)
 
 
 @pytest.mark.parametrize(

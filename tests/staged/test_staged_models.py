@@ -1,0 +1,64 @@
+"""The course of a recovery over its stages: one learning rate, batches of its own for each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from openba_jax import facts
+from openba_jax.staged.corpora import Corpora
+from openba_jax.staged.models import Course, learning_rate
+from openba_jax.staged.settings import Data, Phase
+
+RECOVER = Phase("ul2_flan", peak=4e-3, minimum=2e-4, warmup_share=0.05)
+
+
+def _rates(course: Course, steps: int) -> np.ndarray:
+    rate = learning_rate(RECOVER, course)
+    return np.array([rate(step) for step in range(steps)])
+
+
+def test_the_rate_falls_through_all_stages_as_in_the_control() -> None:
+    whole = _rates(Course(100), 100)
+    parts = [_rates(Course(100, before), steps) for before, steps in ((0, 20), (20, 30), (50, 50))]
+    joined = np.concatenate(parts)
+    warm = [start + step for start in (0, 20, 50) for step in range(5)]
+    rest = np.setdiff1d(np.arange(100), warm)
+    np.testing.assert_allclose(joined[rest], whole[rest], rtol=1e-6)
+    assert np.all(np.diff(whole[5:]) < 0)
+    # Every cut is followed by a warm-up, the control's only one included.
+    for part in [whole, *parts]:
+        assert part[0] == 0
+        assert np.all(np.diff(part[:6]) > 0)
+
+
+def test_a_phase_without_stages_ends_at_its_minimum() -> None:
+    rate = learning_rate(RECOVER, Course(100))
+    assert float(rate(5)) == pytest.approx(4e-3, rel=0.02)
+    assert float(rate(100)) == pytest.approx(2e-4)
+
+
+def test_parts_train_on_other_batches_and_are_measured_on_the_same(tmp_path: Path) -> None:
+    facts.write(tmp_path / "facts", facts_per_relation=2, documents=400, instructions=300)
+    data = Data(
+        corpus=str(tmp_path / "facts/corpus.jsonl"),
+        instructions=str(tmp_path / "facts/instructions.jsonl"),
+        questions="",
+        vocabulary_size=900,
+        group_size=28,
+        encoder_length=48,
+        decoder_length=24,
+        batch_size=8,
+        held_out=16,
+        eval_batches=1,
+    )
+    corpora = Corpora(tmp_path / "data", data, seed=3)
+    vocabulary = corpora.train_tokenizer()
+    first, again, second = (corpora.batches(vocabulary, "ul2_flan", part) for part in (1, 1, 2))
+    name = "decoder_target_tokens"
+    np.testing.assert_array_equal(first.batch(0)[name], again.batch(0)[name])
+    assert np.any(first.batch(0)[name] != second.batch(0)[name])
+    measured = [batches.evaluation_batches(1)[0][name] for batches in (first, second)]
+    np.testing.assert_array_equal(*measured)
