@@ -2,7 +2,9 @@
 
 The format: a zip archive with a pickle `NAME/data.pkl` and one uncompressed entry `NAME/data/KEY`
 per storage. A pickle can name any function to be called; here names are looked up in a list of
-stand-ins, nothing is ever imported, and a name outside the list is refused.
+stand-ins, nothing is ever imported, and a name outside the list is refused. A pickle can also give
+any object that it has got hold of another state: what is handed out is either made for that one
+file or refuses (`_Sealed`), since such a change could reach this process (numpy's bfloat16, say).
 """
 
 from __future__ import annotations
@@ -37,8 +39,20 @@ STORAGE_DTYPES = {
 }
 
 
+class _Sealed:
+    """An object that a pickle cannot change once it is made."""
+
+    def __setstate__(self, state: object) -> None:
+        """Refuses the opcode BUILD.
+
+        Raises:
+          UnpicklingError: always.
+        """
+        raise pickle.UnpicklingError(f"it changes a {type(self).__name__.strip('_')} afterwards")
+
+
 @dataclasses.dataclass(frozen=True)
-class TorchDtype:
+class TorchDtype(_Sealed):
     """A `torch.dtype`, by name."""
 
     name: str
@@ -79,7 +93,6 @@ _INERT = frozenset(
 )
 _INERT_PACKAGES = ("megatron.",)
 _HARMLESS = {
-    "argparse.Namespace": argparse.Namespace,
     "builtins.set": set,
     "collections.OrderedDict": collections.OrderedDict,
     "collections.defaultdict": collections.defaultdict,
@@ -101,10 +114,19 @@ _TORCH_DTYPES = frozenset(
 
 
 @dataclasses.dataclass(frozen=True)
-class _Storage:
+class _StorageType(_Sealed):
+    name: str
+
+
+@dataclasses.dataclass(frozen=True)
+class _Storage(_Sealed):
     offset: int
     elements: int
     dtype: np.dtype
+
+
+class _StoredTensor(_Sealed, FileTensor):
+    """A tensor that cannot be moved to another place or file."""
 
 
 class _Unpickler(pickle.Unpickler):
@@ -124,7 +146,7 @@ class _Unpickler(pickle.Unpickler):
         # The pickle protocol of torch spells some modules as Python 2 did.
         full = f"{module.replace('__builtin__', 'builtins')}.{name}"
         if module in ("torch", "torch.storage") and name in STORAGE_DTYPES:
-            return STORAGE_DTYPES[name]
+            return _StorageType(name)
         if full == "torch._utils._rebuild_tensor_v2":
             return self._rebuild_tensor
         if full == "torch._utils._rebuild_parameter":
@@ -133,6 +155,9 @@ class _Unpickler(pickle.Unpickler):
             return TorchDtype(name)
         if full in _HARMLESS:
             return _HARMLESS[full]
+        # Classes of Python's own making are open to change: these are for this file alone.
+        if full == "argparse.Namespace":
+            return type(name, (argparse.Namespace,), {})
         if full in _INERT or full.startswith(_INERT_PACKAGES):
             return type(name, (Inert,), {})
         raise UserError(
@@ -142,9 +167,10 @@ class _Unpickler(pickle.Unpickler):
 
     def persistent_load(self, pid: Any) -> _Storage:
         """The storage of a persistent id `("storage", type, key, location, elements)`."""
-        kind, dtype, key, _, elements = pid
-        if kind != "storage" or not isinstance(dtype, np.dtype):
+        kind, storage_type, key, _, elements = pid
+        if kind != "storage" or not isinstance(storage_type, _StorageType):
             raise UserError(f"{self._file} holds a storage of an unknown kind.")
+        dtype = STORAGE_DTYPES[storage_type.name]
         if key not in self._storages:
             raise UserError(f"{self._file} is damaged: storage {key} is not in it.")
         offset, size = self._storages[key]
@@ -164,11 +190,13 @@ class _Unpickler(pickle.Unpickler):
         *_: object,
     ) -> FileTensor:
         size, stride = tuple(size), tuple(stride)
+        if not all(type(number) is int for number in (offset, *size, *stride)):
+            raise UserError(f"{self._file} is damaged: the shape of a tensor is not of integers.")
         last = offset + sum((n - 1) * s for n, s in zip(size, stride, strict=True))
         if min((offset, *size, *stride)) < 0 or (0 not in size and last >= storage.elements):
             raise UserError(f"{self._file} is damaged: a tensor reaches outside of its storage.")
         start = storage.offset + offset * storage.dtype.itemsize
-        return FileTensor(self._file, start, size, storage.dtype, stride)
+        return _StoredTensor(self._file, start, size, storage.dtype, stride)
 
 
 def read_torch(file: Path) -> Any:
@@ -183,15 +211,17 @@ def read_torch(file: Path) -> Any:
             if len(names) != 1:
                 raise UserError(f"{file} is no file of torch.save: it holds no data.pkl.")
             root = names[0].removesuffix("data.pkl")
+            storages = _storages(file, archive, f"{root}data/")
             if f"{root}byteorder" in archive.namelist() and archive.read(f"{root}byteorder") != (
                 b"little"
             ):
                 raise UserError(f"{file} is written in big-endian order.")
             pickled = archive.read(names[0])
-            storages = _storages(file, archive, f"{root}data/")
     except FileNotFoundError as error:
         raise UserError(f"{file} does not exist.") from error
-    except (zipfile.BadZipFile, struct.error, EOFError) as error:
+    except (UserError, PermissionError):
+        raise
+    except Exception as error:  # a damaged archive can fail in any way
         raise UserError(
             f"{file} is no zip archive of torch.save, or is cut short; files of torch before 1.6 "
             "must be saved anew."
@@ -201,7 +231,8 @@ def read_torch(file: Path) -> Any:
     except UserError:
         raise
     except Exception as error:  # a damaged pickle can fail in any way
-        raise UserError(f"{file} is damaged: its pickle cannot be read ({error}).") from error
+        reason = str(error) or type(error).__name__
+        raise UserError(f"{file} is damaged: its pickle cannot be read ({reason}).") from error
 
 
 def _storages(file: Path, archive: zipfile.ZipFile, prefix: str) -> dict[str, tuple[int, int]]:
@@ -210,10 +241,10 @@ def _storages(file: Path, archive: zipfile.ZipFile, prefix: str) -> dict[str, tu
     end = file.stat().st_size
     with file.open("rb") as stream:
         for info in archive.infolist():
-            if not info.filename.startswith(prefix):
-                continue
             if info.compress_type != zipfile.ZIP_STORED:
                 raise UserError(f"{file}: {info.filename} is compressed; torch never does that.")
+            if not info.filename.startswith(prefix):
+                continue
             stream.seek(info.header_offset)
             header = stream.read(30)
             name_length, extra_length = struct.unpack("<HH", header[26:30])
