@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -23,6 +22,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
+from openba_jax.checkpoints.folders import new_folder
 from openba_jax.errors import UserError
 from openba_jax.files import write_atomically
 from openba_jax.model.config import OpenBAConfig
@@ -113,7 +113,7 @@ def create(
     step: int = 0,
     data: Mapping[str, Any] | None = None,
 ) -> None:
-    """Writes a whole model folder in one go: it is there complete, or not at all.
+    """Writes a whole model folder in one go, by one process: it is complete, or not there.
 
     Args:
       folder: must not exist, or be empty.
@@ -127,29 +127,25 @@ def create(
 
     Raises:
       UserError: the folder holds something, a parameter has another shape than `config` implies,
-        or the tokenizer cannot be read.
+        the tokenizer cannot be read, or the disk is full.
     """
-    folder = Path(folder).absolute()
-    if folder.exists() and not (folder.is_dir() and _is_empty(folder)):
-        raise UserError(f"{folder} holds something already; name a folder that is new or empty.")
-    _check_shapes(_shapes(params), _shapes(abstract_params(config)), "the given parameters")
-    temporary = folder.with_name(folder.name + ".openba_tmp")
-    if _is_first_process():
-        if temporary.exists():
-            shutil.rmtree(temporary)  # Of a run that was killed.
-        write_metadata(temporary, config, plan, tokenizer)
-    _barrier("openba_jax.create.begin")
+    check_params(config, params)
     state = {"params": params, "step": jax.numpy.asarray(step, jax.numpy.int32)}
     if opt_state is not None:
         state["opt_state"] = opt_state
-    with Checkpoints(temporary) as checkpoints:
-        checkpoints.save(step, state, data or {})
-    _barrier("openba_jax.create.end")
-    if _is_first_process():
-        if folder.exists():
-            shutil.rmtree(folder)  # Empty, as was checked.
-        temporary.rename(folder)
-    _barrier("openba_jax.create.renamed")
+    with new_folder(Path(folder)) as work:
+        write_metadata(work, config, plan, tokenizer)
+        with Checkpoints(work) as checkpoints:
+            checkpoints.save(step, state, data or {})
+
+
+def check_params(config: OpenBAConfig, params: Any) -> None:
+    """Checks that parameters have the shapes that `config` implies.
+
+    Raises:
+      UserError: one is missing, too much or different.
+    """
+    _check_shapes(_shapes(params), _shapes(abstract_params(config)), "the given parameters")
 
 
 def prepare(
@@ -241,8 +237,22 @@ def load_plan(folder: PathLike) -> dict[str, Any] | None:
     Raises:
       UserError: it is not JSON.
     """
+    text = plan_text(folder)
+    return None if text is None else parse_plan(text, Path(folder) / PLAN)
+
+
+def plan_text(folder: PathLike) -> str | None:
+    """The text of `plan.json` of a model folder, None if nothing was pruned.
+
+    Raises:
+      UserError: it is not JSON.
+    """
     path = Path(folder) / PLAN
-    return parse_plan(path.read_text(encoding="utf-8"), path) if path.exists() else None
+    if not path.exists():
+        return None
+    text = path.read_text(encoding="utf-8", errors="replace")
+    parse_plan(text, path)
+    return text
 
 
 def check_tokenizer(folder: PathLike, tokenizer: PathLike) -> None:

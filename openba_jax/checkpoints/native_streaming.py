@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import orbax.checkpoint as ocp
@@ -38,14 +40,8 @@ def open_native(path: Path) -> StoredSource:
         for path, array in open_orbax(state).items()
         if path.startswith(_PARAMS)
     }
-    plan = folder / native.PLAN
     return StoredSource(
-        config,
-        arrays,
-        state,
-        native.tokenizer_path(folder),
-        plan.read_text(encoding="utf-8") if plan.is_file() else None,
-        step,
+        config, arrays, state, native.tokenizer_path(folder), native.plan_text(folder), step
     )
 
 
@@ -58,10 +54,24 @@ def write_native(source: Source, folder: Path) -> None:
     """
     plan = None if source.plan is None else native.parse_plan(source.plan, "plan.json")
     native.write_metadata(folder, source.config, plan, source.tokenizer)
-    state = {"params": lazy_tree(source), "step": np.asarray(source.step, np.int32)}
+    write_checkpoint(folder, source.step, {"params": lazy_tree(source)}, {})
+
+
+def write_checkpoint(
+    folder: Path, step: int, state: Mapping[str, Any], data: Mapping[str, Any]
+) -> None:
+    """Writes a checkpoint into a model folder, one array after the other.
+
+    Args:
+      folder: the model folder.
+      step: number of steps taken.
+      state: `params` and, maybe, `opt_state`: trees of numpy arrays and `stored.LazyParameter`.
+      data: JSON, for what must resume besides the state.
+    """
+    tree = {**state, "step": np.asarray(step, np.int32)}
     options = ocp.CheckpointManagerOptions(enable_async_checkpointing=False)
     handlers = {"state": state_handler(), "data": ocp.JsonCheckpointHandler()}
     checkpoints = folder.absolute() / native.CHECKPOINTS
     with ocp.CheckpointManager(checkpoints, options=options, item_handlers=handlers) as manager:
-        items = ocp.args.Composite(state=save_arguments(state), data=ocp.args.JsonSave({}))
-        manager.save(source.step, args=items)
+        items = ocp.args.Composite(state=save_arguments(tree), data=ocp.args.JsonSave(dict(data)))
+        manager.save(step, args=items)

@@ -7,7 +7,6 @@ are single layers, so that a layer can be read without the others.
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import functools
 import json
@@ -136,18 +135,18 @@ def lazy_tree(source: Source) -> dict[str, Any]:
     return unflatten(flat)
 
 
-async def write_lazily(leaf: LazyParameter, store: ts.TensorStore) -> None:
-    """Writes a parameter into an array, slice by slice."""
+def write_lazily(leaf: LazyParameter, store: ts.TensorStore) -> None:
+    """Writes a parameter into an array, slice by slice; the next ones are read meanwhile."""
     axis = leaf.sliced_axis
     chunk = 1 if axis is None else _chunk_size(store, axis)
     places, reads = zip(*leaf.reads(chunk), strict=True)
     written = None
     for place, array in zip(places, ahead(reads), strict=True):
         if written is not None:
-            await written
+            written.result()
         written = store[place].write(array, can_reference_source_data_indefinitely=True)
     if written is not None:
-        await written
+        written.result()
 
 
 def _chunk_size(store: ts.TensorStore, axis: int) -> int:
@@ -156,28 +155,40 @@ def _chunk_size(store: ts.TensorStore, axis: int) -> int:
     return (shape[axis] if shape else None) or 1
 
 
-class _LazyHandler(ocp.type_handlers.NumpyHandler):
-    """Orbax's handler of numpy arrays, for `LazyParameter`: one after the other, in slices."""
+class _Handler(ocp.type_handlers.NumpyHandler):
+    """Orbax's handler of numpy arrays, for `LazyParameter`, too: one after the other, in slices."""
 
     def __init__(self) -> None:
         super().__init__(deepcopy_host_arrays=False)
-        self._turn = asyncio.Lock()
+        self._failed = False
 
     async def _open_and_write(
-        self, value: LazyParameter, tspec: dict[str, Any], ts_context: ts.Context
+        self, value: LazyParameter | np.ndarray, tspec: dict[str, Any], ts_context: ts.Context
     ) -> None:
-        async with self._turn:
+        # Nothing is awaited: orbax starts all parameters at once, and the next one gets its turn
+        # when this one is written. After a failure there is no use in going on.
+        if self._failed:
+            return
+        try:
             # Files are flushed to the disk once, when the folder is complete.
             context = ts.Context({"file_io_sync": False}, parent=ts_context)
-            store = await ts.open(ts.Spec(tspec), create=True, open=True, context=context)
-            await write_lazily(value, store)
+            store = ts.open(ts.Spec(tspec), create=True, open=True, context=context).result()
+            if isinstance(value, LazyParameter):
+                write_lazily(value, store)
+            else:
+                store.write(value, can_reference_source_data_indefinitely=True).result()
+        except BaseException:
+            self._failed = True
+            raise
 
 
 def state_handler() -> ocp.PyTreeCheckpointHandler:
-    """A handler that writes `LazyParameter` leaves besides numpy arrays."""
+    """A handler that writes `LazyParameter` leaves besides arrays."""
+    handler = _Handler()
     registry = ocp.type_handlers.create_type_handler_registry(
-        (LazyParameter, _LazyHandler()),
-        (np.ndarray, ocp.type_handlers.NumpyHandler()),
+        (LazyParameter, handler),
+        (np.ndarray, handler),
+        (np.generic, handler),
         (jax.Array, ocp.type_handlers.ArrayHandler()),
     )
     # Weights hardly shrink, and packing them would take longer than all the rest.
@@ -230,16 +241,39 @@ def open_orbax(folder: Path) -> dict[str, ts.TensorStore]:
     return arrays
 
 
-def open_array(spec: Mapping[str, Any], folder: Path, name: str) -> ts.TensorStore:
+def open_array(
+    spec: Mapping[str, Any], folder: Path, name: str, *, zeros: bool = False
+) -> ts.TensorStore:
     """Opens one array for reading.
+
+    Args:
+      spec: where and what it is.
+      folder: the checkpoint, for messages.
+      name: the name of the array, for messages.
+      zeros: read a chunk that is not there as zeros; otherwise reading it fails.
 
     Raises:
       UserError: it is not there or damaged.
     """
     try:
-        return ts.open(ts.Spec(dict(spec)), open=True, read=True).result()
+        whole = ts.Spec({**spec, "fill_missing_data_reads": zeros})
+        return ts.open(whole, open=True, read=True).result()
     except ValueError as error:
         raise UserError(f"{folder}: array {name} is missing or damaged.") from error
+
+
+def read_array(store: ts.TensorStore, folder: Path, name: str) -> np.ndarray:
+    """The values of an array; `folder` and `name` are for messages.
+
+    Raises:
+      UserError: some are not there or damaged.
+    """
+    try:
+        return store.read().result()
+    except ValueError as error:
+        raise UserError(
+            f"{folder}: array {name} is damaged, or a file of it is missing."
+        ) from error
 
 
 class StoredSource:
@@ -288,10 +322,11 @@ class StoredSource:
             place.insert(0, leaf.layer)
             if _chunk_size(store, 0) > 1:
                 return self._whole(path)[tuple(place)]
-        try:
-            return store[tuple(place)].read().result()
-        except ValueError as error:
-            raise UserError(f"{self._folder}: array {path} is damaged.") from error
+        return read_array(store[tuple(place)], self._folder, path)
+
+    def place(self, leaf: Leaf) -> str:
+        """The folder that holds a leaf, and the leaf."""
+        return f"{self._folder}: parameter {leaf}"
 
     def _whole(self, path: str) -> np.ndarray:
         """An array whose chunks span layers, unpacked once into a scratch file."""
@@ -299,10 +334,7 @@ class StoredSource:
         with self._lock:  # leaves are read by several threads
             file = self._scratch / path.replace("/", ".")
             if not file.exists():
-                try:
-                    store.read().result().tofile(file)
-                except ValueError as error:
-                    raise UserError(f"{self._folder}: array {path} is damaged.") from error
+                read_array(store, self._folder, path).tofile(file)
         return np.memmap(file, store.dtype.numpy_dtype, "r", shape=store.shape).view(np.ndarray)
 
     @functools.cached_property

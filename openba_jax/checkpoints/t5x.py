@@ -10,7 +10,6 @@ map but the container (T5X at commit cc342d4, `t5x/checkpoints.py`):
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -29,6 +28,7 @@ from openba_jax.checkpoints.stored import (
     lazy_tree,
     open_array,
     open_orbax,
+    read_array,
     save_arguments,
     state_handler,
     write_lazily,
@@ -55,14 +55,19 @@ def find_checkpoint(path: Path) -> Path:
     """
     if is_checkpoint(path):
         return path
-    steps = [
+    found = steps(path)
+    if not found:
+        raise UserError(f"{path} is no T5X checkpoint: it holds no {_PREFIX}<step>.")
+    return path / f"{_PREFIX}{max(found)}"
+
+
+def steps(path: Path) -> list[int]:
+    """The steps of the checkpoints in a T5X model folder."""
+    return [
         int(child.name.removeprefix(_PREFIX))
         for child in (path.iterdir() if path.is_dir() else ())
         if re.fullmatch(rf"{_PREFIX}\d+", child.name)
     ]
-    if not steps:
-        raise UserError(f"{path} is no T5X checkpoint: it holds no {_PREFIX}<step>.")
-    return path / f"{_PREFIX}{max(steps)}"
 
 
 def is_checkpoint(path: Path) -> bool:
@@ -89,7 +94,7 @@ def open_t5x(path: Path, config: OpenBAConfig | None = None) -> StoredSource:
         for name, array in arrays.items()
         if name.startswith(_TARGET)
     }
-    step = int(arrays[_STEP].read().result()) if _STEP in arrays else 0
+    step = int(read_array(arrays[_STEP], folder, _STEP)) if _STEP in arrays else 0
     shapes = {name: tuple(array.shape) for name, array in target.items()}
     dtypes = {name: array.dtype.name for name, array in target.items()}
     beside = folder.parent / native.CONFIG
@@ -97,13 +102,12 @@ def open_t5x(path: Path, config: OpenBAConfig | None = None) -> StoredSource:
         config = OpenBAConfig.load(beside)
     config = config or infer_config(shapes, dtypes, folder)
     scanned = any("/layers/" in name for name in shapes)
-    plan = folder.parent / native.PLAN
     return StoredSource(
         config.replace(scan_layers=scanned),
         target,
         folder,
         native.tokenizer_path(folder.parent),
-        plan.read_text(encoding="utf-8") if plan.is_file() else None,
+        native.plan_text(folder.parent),
         step,
     )
 
@@ -150,12 +154,23 @@ def write_t5x(source: Source, folder: Path, *, t5x_format: T5XFormat = "orbax") 
     if t5x_format == "legacy":
         _write_legacy(tree, folder / f"{_PREFIX}{source.step}")
         return
+    write_checkpoint(folder, source.step, tree)
+
+
+def write_checkpoint(folder: Path, step: int, tree: Mapping[str, Any]) -> None:
+    """Writes `checkpoint_<step>` in T5X's orbax format, one array after the other.
+
+    Args:
+      folder: the T5X model folder.
+      step: number of steps taken.
+      tree: `target` and `state`, of numpy arrays and `stored.LazyParameter`.
+    """
     options = ocp.CheckpointManagerOptions(
         step_prefix=STEP_PREFIX, enable_async_checkpointing=False
     )
     handlers = {"state": state_handler()}
     with ocp.CheckpointManager(folder.absolute(), options=options, item_handlers=handlers) as m:
-        m.save(source.step, args=ocp.args.Composite(state=save_arguments(tree)))
+        m.save(step, args=ocp.args.Composite(state=save_arguments(dict(tree))))
 
 
 def infer_config(
@@ -232,7 +247,11 @@ def _open_legacy(folder: Path) -> dict[str, ts.TensorStore]:
             if folder.resolve() not in array_folder.parents:
                 raise UserError(f"{file}: {name} lies outside of the checkpoint, in {place}.")
             kvstore = {"driver": "file", "path": f"{array_folder}/"}
-            arrays[name] = open_array({"driver": "zarr", "kvstore": kvstore}, folder, name)
+            # T5X leaves chunks of zeros out. Biases, and moments of the optimizer, begin as zeros;
+            # elsewhere a file is missing.
+            zeros = name.endswith("/bias") or not name.startswith(_TARGET)
+            spec = {"driver": "zarr", "kvstore": kvstore}
+            arrays[name] = open_array(spec, folder, name, zeros=zeros)
     return arrays
 
 
@@ -266,8 +285,8 @@ def _write_legacy(tree: dict[str, Any], folder: Path) -> None:
         }
         place = {"driver": "file", "path": f"{folder.absolute()}/{name}/"}
         context = ts.Context({"file_io_sync": False})
-        store = ts.open(ts.Spec({**spec, "kvstore": place}), create=True, context=context).result()
-        asyncio.run(write_lazily(leaf, store))
+        whole = {**spec, "kvstore": place, "store_data_equal_to_fill_value": True}
+        write_lazily(leaf, ts.open(ts.Spec(whole), create=True, context=context).result())
         return spec
 
     written = unflatten({path: write(path, leaf) for path, leaf in flatten(tree).items()})

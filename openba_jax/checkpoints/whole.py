@@ -14,17 +14,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import jax
 import numpy as np
-import orbax.checkpoint as ocp
-from flax import serialization
 
 from openba_jax.checkpoints import native, t5x
 from openba_jax.checkpoints.folders import new_folder
 from openba_jax.checkpoints.mapping import flatten, unflatten
+from openba_jax.checkpoints.native_streaming import write_checkpoint
+from openba_jax.checkpoints.stored import read_array
 from openba_jax.errors import UserError
 from openba_jax.model.config import OpenBAConfig
-from openba_jax.training.optimizer import adamw, warmup_constant
 
 WholeKind = Literal["native", "t5x"]
 
@@ -96,21 +94,26 @@ def write_whole(model: WholeModel, folder: Path, kind: WholeKind) -> None:
     """Writes a folder, which must be new or empty; it is there complete, or not at all.
 
     Raises:
-      UserError: the folder holds something.
+      UserError: the folder holds something, the parameters are not those of the configuration, or
+        the disk is full.
     """
-    if kind == "t5x":
-        _write_t5x(model, folder)
-        return
-    native.create(
-        folder,
-        model.config,
-        model.params,
-        plan=model.plan,
-        tokenizer=model.tokenizer,
-        opt_state=model.opt_state,
-        step=model.step,
-        data=dict(model.data or {}),
-    )
+    native.check_params(model.config, model.params)
+    with new_folder(folder) as work:
+        native.write_metadata(work, model.config, model.plan, model.tokenizer)
+        if kind == "t5x":
+            state: dict[str, Any] = {"step": np.asarray(model.step, np.int32)}
+            if model.opt_state is not None:
+                # T5X leaves links without arrays out.
+                links = {
+                    str(n): link for n, link in enumerate(model.opt_state) if _has_arrays(link)
+                }
+                state["param_states"] = links
+            t5x.write_checkpoint(work, model.step, {"target": model.params, "state": state})
+        else:
+            state = {"params": model.params}
+            if model.opt_state is not None:
+                state["opt_state"] = model.opt_state
+            write_checkpoint(work, model.step, state, model.data or {})
 
 
 def _read_t5x(path: Path, config: OpenBAConfig | None) -> WholeModel:
@@ -118,57 +121,38 @@ def _read_t5x(path: Path, config: OpenBAConfig | None) -> WholeModel:
     folder = place.parent
     source = t5x.open_t5x(place, config)
     state = unflatten(
-        {name: array.read().result() for name, array in t5x.open_arrays(place).items()}
+        {name: read_array(array, place, name) for name, array in t5x.open_arrays(place).items()}
     )
     links = state["state"].get("param_states")
     return WholeModel(
         source.config,
         state["target"],
-        None if links is None else _all_links(links, state["target"]),
+        None if links is None else _all_links(links, place),
         source.step,
         plan=native.load_plan(folder),
         tokenizer=native.tokenizer_path(folder),
     )
 
 
-def _all_links(links: Mapping[str, Any], params: Any) -> list[Any]:
-    """The links of the chain `adamw`, of which T5X leaves those without arrays out.
+LINKS: tuple[tuple[str, ...], ...] = ((), ("count", "mu", "nu"), ("inner_state",), ("count",))
+"""The states of the links of the chain `training.optimizer.adamw`; an empty one is None."""
+
+
+def _all_links(links: Mapping[str, Any], where: Path) -> list[Any]:
+    """The links of the chain, of which T5X leaves those without arrays out.
 
     Raises:
       UserError: the state is of another optimizer.
     """
-    chain = adamw(warmup_constant(0.0)).transformation
-    whole = serialization.to_state_dict(jax.eval_shape(chain.init, params))
-
-    def fill(expected: Any, found: Any) -> Any:
-        if not isinstance(expected, dict):
-            return found
-        if not expected:
-            return None  # As orbax gives back what is empty.
-        return {name: fill(child, (found or {}).get(name)) for name, child in expected.items()}
-
-    if not links.keys() <= whole.keys():
-        raise UserError(
-            f"the optimizer state has the parts {', '.join(links)}; only that of openba_jax's "
-            "adamw can move between runners."
-        )
-    return [fill(whole[str(number)], links.get(str(number))) for number in range(len(whole))]
-
-
-def _write_t5x(model: WholeModel, folder: Path) -> None:
-    state: dict[str, Any] = {"step": np.asarray(model.step, np.int32)}
-    if model.opt_state is not None:
-        # T5X leaves links without arrays out.
-        links = {str(n): link for n, link in enumerate(model.opt_state) if _has_arrays(link)}
-        state["param_states"] = links
-    with new_folder(folder) as work:
-        native.write_metadata(work, model.config, model.plan, model.tokenizer)
-        options = ocp.CheckpointManagerOptions(
-            step_prefix=t5x.STEP_PREFIX, enable_async_checkpointing=False
-        )
-        with ocp.CheckpointManager(work.absolute(), options=options) as manager:
-            tree = {"target": model.params, "state": state}
-            manager.save(model.step, args=ocp.args.Composite(state=ocp.args.PyTreeSave(tree)))
+    for name, link in links.items():
+        known = LINKS[int(name)] if name in map(str, range(len(LINKS))) else ()
+        if not isinstance(link, dict) or set(link) != set(known):
+            raise UserError(
+                f"{where}: the optimizer state has a part {name} that openba_jax's adamw does not "
+                "have; only that can move between runners."
+            )
+    empty = [dict.fromkeys(names) or None for names in LINKS]  # As orbax gives back what is empty.
+    return [links.get(str(number), link) for number, link in enumerate(empty)]
 
 
 def _has_arrays(link: Any) -> bool:

@@ -144,7 +144,7 @@ def test_create_overwrites_nothing(tmp_path: Path, folder: Path, there: str) -> 
         other = tmp_path / "other"
         (other if there == "a file" else other / "notes").parent.mkdir(exist_ok=True)
         (other if there == "a file" else other / "notes").write_text("mine")
-    with pytest.raises(UserError, match="holds something already"):
+    with pytest.raises(UserError, match="exists already"):
         native.create(other, CONFIG, some_params())
     assert native.steps(folder) == [3, 5]
 

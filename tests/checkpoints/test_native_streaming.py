@@ -43,6 +43,22 @@ def test_checkpoints_of_training_are_read(make_source, tiny, tmp_path, same):
     same(source, read)
 
 
+def test_folders_of_before_know_no_rule_of_the_width(make_source, tiny, tmp_path):
+    write_native(make_source(tiny), tmp_path)
+    fields = json.loads((tmp_path / "config.json").read_text())
+    del fields["ffn_rule"]
+    (tmp_path / "config.json").write_text(json.dumps(fields))
+    assert open_native(tmp_path).config == tiny
+
+
+@pytest.mark.parametrize("plan", [b"{", b"\xff", b"[1]"])
+def test_a_damaged_plan_is_named(make_source, tiny, tmp_path, plan):
+    write_native(make_source(tiny), tmp_path)
+    (tmp_path / "plan.json").write_bytes(plan)
+    with pytest.raises(UserError, match=rf"{tmp_path}/plan\.json is no JSON object"):
+        open_native(tmp_path)
+
+
 def test_damaged_or_missing(make_source, tiny, tmp_path):
     write_native(make_source(tiny), tmp_path)
     state = tmp_path / "checkpoints" / "3" / "state"
