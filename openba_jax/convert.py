@@ -1,7 +1,7 @@
 r"""Converts checkpoints between OpenBA's formats, and compares them.
 
 openba-convert to_native      --input=OpenBA-LM --output=models/openba
-openba-convert to_huggingface --input=models/openba --output=OpenBA-V2 --ffn_rule=v2
+openba-convert to_huggingface --input=models/openba --output=OpenBA-V2
 openba-convert to_megatron    --input=release/ --output=release_tp4 --tensor_parallel=4
 openba-convert to_t5x         --input=models/openba --output=models/openba_t5x
 openba-convert to_t5x         --input=runs/small --output=runs/small_t5x --keep_optimizer
@@ -13,20 +13,22 @@ are moved layer by layer, so a model of any size needs little memory. See docs/c
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from absl import flags
+from absl import flags, logging
 
 from openba_jax import cli
 from openba_jax.errors import UserError
+from openba_jax.files import only_process
 
 if TYPE_CHECKING:
-    from openba_jax.checkpoints.streaming import FfnRule, Source
+    from openba_jax.checkpoints.streaming import Source
     from openba_jax.model.config import OpenBAConfig
 
 COMMANDS = ("to_native", "to_huggingface", "to_megatron", "to_t5x", "verify")
@@ -39,6 +41,7 @@ def main(argv: Sequence[str]) -> None:
     values = flags.FLAGS
     if not values.input:
         raise UserError("Name the checkpoint with --input.")
+    from openba_jax.checkpoints.folders import require_free
     from openba_jax.checkpoints.formats import detect, open_checkpoint
 
     path = Path(values.input)
@@ -49,10 +52,14 @@ def main(argv: Sequence[str]) -> None:
     sys.stdout.write(f"{path}: {detect(path)}, {_describe(source)}\n")
     if not values.output:
         raise UserError("Name the folder to write with --output.")
-    if values.keep_optimizer:
-        _move(path, argv[1], Path(values.output))
-        return
-    convert(source, argv[1], Path(values.output))
+    output = Path(values.output)
+    require_free(output)
+    with _without_log():
+        if values.keep_optimizer:
+            with only_process(output):
+                _move(path, argv[1], output)
+        else:
+            convert(source, argv[1], output)
 
 
 def convert(source: Source, command: str, output: Path) -> None:
@@ -68,6 +75,8 @@ def convert(source: Source, command: str, output: Path) -> None:
     values = flags.FLAGS
     if values.tokenizer:
         source.tokenizer = Path(values.tokenizer)
+    if values.ffn_rule:
+        source.config = source.config.replace(ffn_rule=values.ffn_rule)
     if source.tokenizer is not None:
         Vocabulary(source.tokenizer).check_rows(source.config.vocab_size)
     dtypes = {"float32": np.float32, "float16": np.float16, "bfloat16": bfloat16}
@@ -85,6 +94,17 @@ def convert(source: Source, command: str, output: Path) -> None:
     sys.stdout.write(f"{output}: written\n")
 
 
+@contextlib.contextmanager
+def _without_log() -> Iterator[None]:
+    """What orbax's threads log about a failure, the main thread raises."""
+    before = logging.get_verbosity()
+    logging.set_verbosity(logging.FATAL)
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+
+
 def _move(path: Path, command: str, output: Path) -> None:
     """Moves a whole training state between the native runner and T5X."""
     import numpy as np
@@ -92,6 +112,7 @@ def _move(path: Path, command: str, output: Path) -> None:
     from openba_jax.checkpoints.mapping import flatten
     from openba_jax.checkpoints.tensors import count_not_finite
     from openba_jax.checkpoints.whole import WholeKind, read_whole, write_whole
+    from openba_jax.data.vocabulary import Vocabulary
 
     values = flags.FLAGS
     kinds: dict[str, WholeKind] = {"to_native": "native", "to_t5x": "t5x"}
@@ -105,20 +126,21 @@ def _move(path: Path, command: str, output: Path) -> None:
         raise UserError(f"{path} has no optimizer state; convert without --keep_optimizer.")
     for name, leaf in flatten(whole.params).items():
         if count := count_not_finite(np.asarray(leaf)):
-            sys.stderr.write(f"warning: {name} holds {count} NaN or infinite values.\n")
+            sys.stderr.write(f"warning: {path}: {name} holds {count} NaN or infinite values.\n")
+    if values.ffn_rule:
+        whole = dataclasses.replace(whole, config=whole.config.replace(ffn_rule=values.ffn_rule))
     if values.tokenizer:
         whole = dataclasses.replace(whole, tokenizer=Path(values.tokenizer))
+    if whole.tokenizer is not None:
+        Vocabulary(whole.tokenizer).check_rows(whole.config.vocab_size)
     write_whole(whole, output, kinds[command])
     sys.stdout.write(f"{output}: written, with optimizer state, at step {whole.step}\n")
 
 
 def _write(inspected: Source, source: Source, command: str, folder: Path) -> None:
-    from openba_jax.checkpoints.streaming import MappedSource
-
     values = flags.FLAGS
-    own = source.ffn_rule if isinstance(source, MappedSource) else None
-    rule: FfnRule = values.ffn_rule or own or "v1"
     if command in ("to_huggingface", "to_megatron"):
+        rule = source.config.ffn_rule
         sys.stdout.write(f"ffn_hidden_size follows the rule of OpenBA {rule} (--ffn_rule)\n")
     if command == "to_native":
         from openba_jax.checkpoints.native_streaming import write_native
@@ -130,7 +152,6 @@ def _write(inspected: Source, source: Source, command: str, folder: Path) -> Non
         write_huggingface(
             inspected,
             folder,
-            ffn_rule=rule,
             weight_format=values.weight_format,
             max_shard_bytes=_bytes(values.max_shard_size),
         )
@@ -141,7 +162,6 @@ def _write(inspected: Source, source: Source, command: str, folder: Path) -> Non
             inspected,
             folder,
             tensor_parallel=values.tensor_parallel,
-            ffn_rule=rule,
             arguments=source.arguments if isinstance(source, MegatronSource) else None,
         )
     else:
@@ -232,8 +252,8 @@ def define_flags() -> None:
         "ffn_rule",
         None,
         ["v1", "v2"],
-        "to_huggingface, to_megatron: whether ffn_hidden_size goes through OpenBA v1's two-thirds "
-        "rule or is the width itself, as in OpenBA-V2; by default as in the input, else v1.",
+        "Whether ffn_hidden_size of Hugging Face and Megatron goes through OpenBA v1's two-thirds "
+        "rule or is the width itself, as in OpenBA-V2; by default as in the input.",
     )
     flags.DEFINE_enum(
         "weight_format",

@@ -11,6 +11,7 @@ from absl.testing import flagsaver
 
 from openba_jax import convert
 from openba_jax.checkpoints.formats import detect, open_checkpoint
+from openba_jax.checkpoints.huggingface import v1_width
 from openba_jax.data.vocabulary import train_vocabulary
 from openba_jax.errors import UserError
 
@@ -65,22 +66,27 @@ def test_cast_warns(shared_dir, tmp_path, capsys):
     write_safetensors(source / "model.safetensors", plan, lambda name: [lambda: arrays[name]])
     run("to_native", input=source, output=tmp_path / "half", dtype="float16")
     errors = capsys.readouterr().err
-    assert "decoder/final_layer_norm/bias holds 1 NaN or infinite values" in errors
-    assert "decoder/final_layer_norm/bias: 1 values overflow float16" in errors
+    where = f"{source}/model.safetensors: tensor decoder.final_layernorm.bias"
+    assert f"{where} holds 1 NaN or infinite values" in errors
+    assert f"{where} holds 1 values that overflow float16" in errors
     assert open_checkpoint(tmp_path / "half").config.param_dtype == "float16"
     assert json.loads((tmp_path / "half" / "config.json").read_text())["param_dtype"] == "float16"
 
 
 @pytest.mark.parametrize("style", ["v1", "v2"])
-def test_the_rule_of_the_width_is_kept(shared_dir, tmp_path, capsys, style):
-    golden = shared_dir / "golden" / "megatron_ckpt" / f"{style}_style" / "hf_expected"
-    run("to_huggingface", input=golden, output=tmp_path / "back")
-    assert f"the rule of OpenBA {style}" in capsys.readouterr().out
-    theirs, ours = (
-        json.loads((folder / "config.json").read_text()) for folder in (golden, tmp_path / "back")
-    )
-    if style == "v2":  # Under v1 several numbers stand for one width.
-        assert ours["ffn_hidden_size"] == theirs["ffn_hidden_size"]
+def test_the_rule_of_the_width_is_kept_on_the_way(shared_dir, tmp_path, capsys, style):
+    last = shared_dir / "golden" / "megatron_ckpt" / f"{style}_style" / "hf_expected"
+    theirs = json.loads((last / "config.json").read_text())["ffn_hidden_size"]
+    for kind in ("native", "t5x", "megatron", "huggingface"):
+        run(f"to_{kind}", input=last, output=tmp_path / kind)
+        last = tmp_path / kind
+    assert capsys.readouterr().out.count(f"the rule of OpenBA {style}") == 2
+    ours = json.loads((last / "config.json").read_text())["ffn_hidden_size"]
+    if style == "v1":  # Several numbers stand for one width.
+        theirs, ours = v1_width(theirs), v1_width(ours)
+    assert ours == theirs
+    run("to_native", input=last, output=tmp_path / "other", ffn_rule="v2")
+    assert open_checkpoint(tmp_path / "other").config.ffn_rule == "v2"
 
 
 def test_what_a_format_cannot_say_is_refused(golden, tmp_path):
@@ -90,6 +96,17 @@ def test_what_a_format_cannot_say_is_refused(golden, tmp_path):
     for kind in ("huggingface", "megatron"):
         with pytest.raises(UserError, match="rope_theta is 1e\\+06"):
             run(f"to_{kind}", input=tmp_path / "native", output=tmp_path / kind)
+
+
+def test_a_broken_megatron_folder_is_known_as_one(golden, tmp_path):
+    folder = tmp_path / "megatron"
+    folder.mkdir()
+    (folder / "latest_checkpointed_iteration.txt").write_text("7")
+    with pytest.raises(UserError, match=r"megatron/iter_0000007 holds no mp_rank_00"):
+        run("to_native", input=folder, output=tmp_path / "out")
+    (folder / "latest_checkpointed_iteration.txt").write_bytes(b"\xff")
+    with pytest.raises(UserError, match=r"latest_checkpointed_iteration\.txt holds '\S', which"):
+        run("to_native", input=folder, output=tmp_path / "out")
 
 
 def test_a_tokenizer_of_too_many_ids_is_refused(golden, tmp_path):

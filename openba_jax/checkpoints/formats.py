@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Literal
 
 from openba_jax.checkpoints import native, t5x
-from openba_jax.checkpoints.huggingface import open_huggingface
-from openba_jax.checkpoints.megatron import find_iteration, open_megatron
+from openba_jax.checkpoints.huggingface import open_huggingface, read_json
+from openba_jax.checkpoints.megatron import is_megatron, open_megatron
 from openba_jax.checkpoints.native_streaming import open_native
 from openba_jax.checkpoints.streaming import Source
 from openba_jax.errors import UserError
@@ -29,21 +28,12 @@ def detect(path: Path) -> Kind:
     if (folder / native.CHECKPOINTS).is_dir():
         return "native"
     config = path / "config.json"
-    if config.is_file():
-        try:
-            fields = json.loads(config.read_text(encoding="utf-8"))
-            if not isinstance(fields, dict):
-                raise UserError(f"{config} is no JSON object.")
-            if "model_type" in fields:
-                return "huggingface"
-        except ValueError as error:
-            raise UserError(f"{config} is not JSON: {error}.") from error
-    for kind, find in (("megatron", find_iteration), ("t5x", t5x.find_checkpoint)):
-        try:
-            find(path)
-        except UserError:
-            continue
-        return kind  # type: ignore[return-value]
+    if config.is_file() and "model_type" in read_json(config):
+        return "huggingface"
+    if is_megatron(path):
+        return "megatron"
+    if t5x.is_checkpoint(path) or t5x.steps(path):
+        return "t5x"
     raise UserError(
         f"{path} is no checkpoint that is known: no model folder (checkpoints/), no Hugging Face "
         "folder (config.json with model_type), no Megatron folder (mp_rank_00), no T5X folder "

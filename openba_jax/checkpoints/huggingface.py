@@ -17,19 +17,20 @@ from openba_jax.checkpoints.layout import Layout
 from openba_jax.checkpoints.mapping import HUGGING_FACE, Entry, Leaf, Parameters, expand
 from openba_jax.checkpoints.safetensors_files import read_safetensors, write_safetensors
 from openba_jax.checkpoints.streaming import (
-    FfnRule,
     MappedSource,
     Source,
     check_tensors,
     entry_dtype,
     entry_reads,
+    model_config,
+    weight_type,
 )
 from openba_jax.checkpoints.tensors import FileTensor, Read, equal_tensors
 from openba_jax.checkpoints.tokenizer_files import find_tokenizer, write_json, write_tokenizer
 from openba_jax.checkpoints.torch_files import read_torch
 from openba_jax.checkpoints.torch_writer import TensorSpec, TorchWriter
 from openba_jax.errors import UserError
-from openba_jax.model.config import OpenBAConfig
+from openba_jax.model.config import FfnRule, OpenBAConfig
 
 WeightFormat = Literal["safetensors", "torch"]
 
@@ -66,26 +67,27 @@ _DEFAULTS: dict[str, Any] = {
 
 def v1_width(ffn_hidden_size: int) -> int:
     """Width of the feed-forward layer by v1's rule: two thirds, rounded up to 256."""
-    return math.ceil(int(2 * ffn_hidden_size / 3) / 256) * 256
+    return -(-(2 * ffn_hidden_size // 3) // 256) * 256
 
 
-def ffn_hidden_size(config: OpenBAConfig, rule: FfnRule, known: int | None = None) -> int:
-    """The number that stands for the width of the feed-forward layer in a configuration.
+def ffn_hidden_size(config: OpenBAConfig, known: int | None = None) -> int:
+    """The number that stands for the width of the feed-forward layer in their configuration.
 
-    Under v1 many numbers stand for one width: `known` is taken if it is one of them, else four
-    times the model width, the usual choice, if that is one.
+    Under v1 many numbers stand for one width. The first of these that does is taken: `known`; the
+    width itself (256 and 512), which is right under v2, too; four times the model width, the usual
+    choice; three halves of the width.
 
     Raises:
       UserError: v1 has no number for the width.
     """
-    if rule == "v2":
+    if config.ffn_rule == "v2":
         return config.mlp_dim
     if config.mlp_dim % 256:
         raise UserError(
             f"mlp_dim is {config.mlp_dim}, and v1 of the format knows only multiples of 256; "
             "write v2 with --ffn_rule=v2."
         )
-    for number in (known, 4 * config.embed_dim):
+    for number in (known, config.mlp_dim, 4 * config.embed_dim):
         if number is not None and v1_width(number) == config.mlp_dim:
             return number
     return config.mlp_dim * 3 // 2
@@ -144,10 +146,11 @@ def open_huggingface(folder: Path) -> MappedSource:
         )
     width = wide.shape[0] // 2
     rule = rule_of_width(width, fields["ffn_hidden_size"], folder / "config.json")
-    dtype = tensors[_EMBEDDING].dtype.name
+    dtype = weight_type(_EMBEDDING, tensors[_EMBEDDING])
     scaled = bool(fields["tie_word_embeddings"])
     tied = scaled or (_HEAD in tensors and equal_tensors(tensors[_EMBEDDING], tensors[_HEAD]))
-    config = OpenBAConfig(
+    config = model_config(
+        folder / "config.json",
         vocab_size=fields["vocab_size"],
         embed_dim=fields["hidden_size"],
         num_heads=fields["num_heads"],
@@ -167,6 +170,7 @@ def open_huggingface(folder: Path) -> MappedSource:
         max_decoder_length=fields["decoder_max_seq_length"],
         dtype=dtype,
         param_dtype=dtype,
+        ffn_rule=rule,
     )
     parameters = Parameters(config)
     entries = expand(HUGGING_FACE, parameters)
@@ -177,14 +181,13 @@ def open_huggingface(folder: Path) -> MappedSource:
             raise UserError(
                 f"{tensors[name].file}: tensor {name} should be a copy of {_EMBEDDING} and is not."
             )
-    return MappedSource(config, entries, tensors, find_tokenizer(folder), ffn_rule=rule)
+    return MappedSource(config, entries, tensors, find_tokenizer(folder))
 
 
 def write_huggingface(
     source: Source,
     folder: Path,
     *,
-    ffn_rule: FfnRule = "v1",
     weight_format: WeightFormat = "safetensors",
     max_shard_bytes: int = DEFAULT_SHARD_BYTES,
 ) -> None:
@@ -193,7 +196,6 @@ def write_huggingface(
     Args:
       source: the model.
       folder: an empty folder.
-      ffn_rule: how `config.json` states the width of the feed-forward layer.
       weight_format: safetensors or `torch.save`.
       max_shard_bytes: largest size of a file of weights; a larger tensor has a file of its own.
 
@@ -220,7 +222,7 @@ def write_huggingface(
         )
         for entry in entries
     }
-    write_json(folder / "config.json", _config_json(source, ffn_rule))
+    write_json(folder / "config.json", _config_json(source))
     write_json(
         folder / "generation_config.json",
         {
@@ -278,7 +280,7 @@ def _shards(specs: Iterable[TensorSpec], max_bytes: int) -> list[list[TensorSpec
     return shards
 
 
-def _config_json(source: Source, rule: FfnRule) -> dict[str, Any]:
+def _config_json(source: Source) -> dict[str, Any]:
     config = source.config
     modelling = "modeling_openba.OpenBAForConditionalGeneration"
     return {
@@ -296,7 +298,7 @@ def _config_json(source: Source, rule: FfnRule) -> dict[str, Any]:
         "decoder_max_seq_length": config.max_decoder_length,
         "decoder_start_token_id": 0,
         "eos_token_id": 1,
-        "ffn_hidden_size": ffn_hidden_size(config, rule),
+        "ffn_hidden_size": ffn_hidden_size(config),
         "hidden_dropout": config.dropout_rate,
         "hidden_size": config.embed_dim,
         "initializer_factor": 1.0,
@@ -318,7 +320,7 @@ def _config_json(source: Source, rule: FfnRule) -> dict[str, Any]:
 
 
 def _read_config(file: Path) -> dict[str, Any]:
-    read = _read_json(file)
+    read = read_json(file)
     if read.get("model_type") != "openba":
         raise UserError(
             f"{file}: model_type is {read.get('model_type')!r}; only 'openba' can be converted."
@@ -340,12 +342,17 @@ def _read_config(file: Path) -> dict[str, Any]:
     return fields
 
 
-def _read_json(file: Path) -> dict[str, Any]:
+def read_json(file: Path) -> dict[str, Any]:
+    """A JSON object.
+
+    Raises:
+      UserError: the file is missing or holds none.
+    """
     try:
         value = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise UserError(f"{file} does not exist.") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{file} is not JSON: {error}.") from error
     if not isinstance(value, dict):
         raise UserError(f"{file} is no JSON object.")
@@ -367,10 +374,10 @@ def _read_file(file: Path) -> Mapping[str, FileTensor]:
 def _read_tensors(folder: Path) -> dict[str, FileTensor]:
     for stem, suffix in _STEMS.values():
         single, index = folder / f"{stem}.{suffix}", folder / f"{stem}.{suffix}.index.json"
+        if single.is_file():  # In the order in which Hugging Face looks for them.
+            return dict(_read_file(single))
         if index.is_file():
             return _read_shards(index)
-        if single.is_file():
-            return dict(_read_file(single))
     raise UserError(
         f"{folder} holds no weights: no model.safetensors, no pytorch_model.bin, and no index of "
         "shards."
@@ -378,7 +385,7 @@ def _read_tensors(folder: Path) -> dict[str, FileTensor]:
 
 
 def _read_shards(index: Path) -> dict[str, FileTensor]:
-    weight_map = _read_json(index).get("weight_map")
+    weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not all(
         isinstance(shard, str) for shard in weight_map.values()
     ):

@@ -262,6 +262,7 @@ def _smallest(config: OpenBAConfig) -> OpenBAConfig:
         param_dtype="float32",
         scan_layers=True,
         remat_policy="none",
+        ffn_rule="v1",
     )
 
 

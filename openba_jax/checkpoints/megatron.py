@@ -33,12 +33,13 @@ from openba_jax.checkpoints.mapping import (
     unflatten,
 )
 from openba_jax.checkpoints.streaming import (
-    FfnRule,
     MappedSource,
     Source,
     check_tensors,
     entry_dtype,
+    model_config,
     read_entry,
+    weight_type,
 )
 from openba_jax.checkpoints.tensors import (
     FileTensor,
@@ -65,6 +66,11 @@ class MegatronSource(MappedSource):
     arguments: argparse.Namespace = argparse.Namespace()
 
 
+def is_megatron(folder: Path) -> bool:
+    """Whether a folder is one of Megatron's, whole or not."""
+    return (folder / _TRACKER).is_file() or any(map(Path.is_dir, folder.glob("mp_rank_[0-9]*")))
+
+
 def find_iteration(folder: Path) -> Path:
     """The folder with the ranks: `folder` itself, or the iteration that its tracker names.
 
@@ -73,8 +79,8 @@ def find_iteration(folder: Path) -> Path:
     """
     tracker = folder / _TRACKER
     if tracker.is_file():
-        text = tracker.read_text().strip()
-        if text != "release" and not text.isdigit():
+        text = tracker.read_text(encoding="utf-8", errors="replace").strip()
+        if text != "release" and not text.isdecimal():
             raise UserError(f"{tracker} holds {text!r}, which is no iteration.")
         folder = folder / (text if text == "release" else f"iter_{int(text):07}")
     if not any((folder / name).is_dir() for name in ("mp_rank_00", "mp_rank_00_000")):
@@ -113,9 +119,8 @@ def open_megatron(folder: Path) -> MegatronSource:
     check_tensors(entries, parameters, tensors, (), folder)
     source = MegatronSource(config, entries, tensors)
     source.arguments = arguments
-    source.ffn_rule = rule_of_width(config.mlp_dim, arguments.ffn_hidden_size, folder)
     iteration = first.get("iteration", 0)
-    source.step = iteration if isinstance(iteration, int) else 0
+    source.step = iteration if isinstance(iteration, int) and iteration > 0 else 0
     return source
 
 
@@ -124,7 +129,6 @@ def write_megatron(
     folder: Path,
     *,
     tensor_parallel: int = 1,
-    ffn_rule: FfnRule = "v1",
     arguments: argparse.Namespace | None = None,
 ) -> None:
     """Writes a Megatron checkpoint, all ranks at once.
@@ -135,7 +139,6 @@ def write_megatron(
       source: the model.
       folder: an empty folder.
       tensor_parallel: number of ranks.
-      ffn_rule: how the arguments state the width of the feed-forward layer.
       arguments: arguments to carry over; sizes are corrected.
 
     Raises:
@@ -151,7 +154,7 @@ def write_megatron(
     namespace = argparse.Namespace(
         **{
             **carried,
-            **_arguments(config, ffn_rule, carried.get("ffn_hidden_size")),
+            **_arguments(config, carried.get("ffn_hidden_size")),
             "padded_vocab_size": vocab_size,
             "tensor_model_parallel_size": tensor_parallel,
             "iteration": iteration,
@@ -240,8 +243,12 @@ def _model_tensors(file: Path, tree: Any) -> dict[str, FileTensor]:
     """The weights of one rank by name; buffers left out."""
     if not isinstance(tree, dict) or not isinstance(tree.get("model"), dict):
         raise UserError(f"{file} holds no weights (key 'model').")
+    try:
+        flat = flatten(tree["model"])
+    except RecursionError as error:
+        raise UserError(f"{file} is damaged: a dictionary in it holds itself.") from error
     tensors = {}
-    for name, value in flatten(tree["model"]).items():
+    for name, value in flat.items():
         if name.endswith(_FREQUENCIES):
             continue
         if not isinstance(value, FileTensor):
@@ -261,12 +268,13 @@ def _config(
         for rank, tensors in enumerate(parts):
             if name not in tensors:
                 raise UserError(f"{_rank_file(folder, rank)}: tensor {name} is missing.")
-    width = sum(tensors[wide].shape[0] for tensors in parts)
-    rule_of_width(width, number("ffn_hidden_size"), folder / "mp_rank_00")
-    dtype = parts[0][_EMBEDDING].dtype.name
+    width = sum(sum(tensors[wide].shape[:1]) for tensors in parts)
+    rule = rule_of_width(width, number("ffn_hidden_size"), folder)
+    dtype = weight_type(_EMBEDDING, parts[0][_EMBEDDING])
     names = parts[0]
     decoder_layers = getattr(arguments, "decoder_num_layers", None) or number("num_layers")
-    return OpenBAConfig(
+    return model_config(
+        _rank_file(folder, 0),
         vocab_size=number("padded_vocab_size"),
         embed_dim=number("hidden_size"),
         num_heads=number("num_attention_heads"),
@@ -285,6 +293,7 @@ def _config(
         max_decoder_length=_argument(folder, arguments, "decoder_seq_length", int, 1024),
         dtype=dtype,
         param_dtype=dtype,
+        ffn_rule=rule,
     )
 
 
@@ -310,10 +319,10 @@ def _join(
                         "from that of rank 0."
                     )
                 continue
-            if _rest(other, axis) != _rest(tensor, axis):
+            if len(tensor.shape) <= axis or _rest(other, axis) != _rest(tensor, axis):
                 raise UserError(
-                    f"{other.file}: tensor {name} has shape {list(other.shape)}, which does not "
-                    f"fit {list(tensor.shape)} on rank 0."
+                    f"{other.file}: tensor {name} is {other.dtype}{list(other.shape)}, which does "
+                    f"not fit {tensor.dtype}{list(tensor.shape)} on rank 0."
                 )
         if axis is None:
             joined[name] = tensor
@@ -344,16 +353,22 @@ def _check_expressible(config: OpenBAConfig, tensor_parallel: int) -> None:
         )
     if not config.logits_bias or not config.qkv_bias:
         raise UserError("Megatron's model has biases on attention and logits; this one has none.")
-    for name, size in (("num_heads", config.num_heads), ("mlp_dim", config.mlp_dim)):
+    for name, size, tensor in (
+        ("num_heads", config.num_heads, "self_attention.query_key_value.weight"),
+        ("mlp_dim", config.mlp_dim, "mlp.w1.weight"),
+    ):
         if tensor_parallel < 1 or size % tensor_parallel:
-            raise UserError(f"tensor_parallel {tensor_parallel} does not divide {name} {size}.")
+            raise UserError(
+                f"tensor_parallel {tensor_parallel} does not divide {name} {size}, along which "
+                f"tensors such as {tensor} are cut."
+            )
 
 
-def _arguments(config: OpenBAConfig, rule: FfnRule, known: int | None) -> dict[str, Any]:
+def _arguments(config: OpenBAConfig, known: int | None) -> dict[str, Any]:
     return {
         "hidden_size": config.embed_dim,
         "kv_channels": config.head_dim,
-        "ffn_hidden_size": ffn_hidden_size(config, rule, known),
+        "ffn_hidden_size": ffn_hidden_size(config, known),
         "num_layers": config.encoder_layers,
         "encoder_num_layers": config.encoder_layers,
         "decoder_num_layers": config.decoder_layers,

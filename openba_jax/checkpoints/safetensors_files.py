@@ -49,7 +49,7 @@ def read_safetensors(file: Path) -> dict[str, FileTensor]:
             header = json.loads(stream.read(length))
     except FileNotFoundError as error:
         raise UserError(f"{file} does not exist.") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{file} is no safetensors file: its header is not JSON.") from error
     if not isinstance(header, dict):
         raise UserError(f"{file} is no safetensors file: its header is no JSON object.")

@@ -7,20 +7,21 @@ vocabulary, which can be larger than two layers, are moved in slices of rows.
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import functools
 import math
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from openba_jax.checkpoints.layout import contiguous
 from openba_jax.checkpoints.mapping import Entry, Leaf, Parameters, unflatten
 from openba_jax.checkpoints.tensors import (
-    FLOAT_TYPES,
+    WEIGHT_TYPES,
     Read,
     Rows,
     Tensor,
@@ -54,9 +55,8 @@ class Source(Protocol):
     def read(self, leaf: Leaf, rows: Rows = None) -> np.ndarray:
         """A leaf, its axes as in `parameters.axes`; `rows` slices its axis `vocab`."""
 
-
-FfnRule = Literal["v1", "v2"]
-"""How a configuration states the width of the feed-forward layer (reference §1.6)."""
+    def place(self, leaf: Leaf) -> str:
+        """The file and the tensor that hold a leaf, for messages."""
 
 
 @dataclasses.dataclass
@@ -70,7 +70,6 @@ class MappedSource:
       tokenizer: its sentencepiece model.
       plan: the text of its pruning plan.
       step: training steps that it has seen.
-      ffn_rule: how its own configuration states the width of the feed-forward layer, if it does.
     """
 
     config: OpenBAConfig
@@ -79,7 +78,6 @@ class MappedSource:
     tokenizer: Path | None = None
     plan: str | None = None
     step: int = 0
-    ffn_rule: FfnRule | None = None
 
     def __post_init__(self) -> None:
         """Finds for each leaf the tensor that holds it."""
@@ -102,6 +100,11 @@ class MappedSource:
         if rows is not None:
             sizes["vocab"] = tensor.shape[0]
         return entry.layout.unpack(tensor, entry.axes, sizes, len(entry.leaves))[number]
+
+    def place(self, leaf: Leaf) -> str:
+        """The file and the tensor that hold a leaf."""
+        name = self._place[leaf][0].theirs
+        return f"{self.tensors[name].file}: tensor {name}"
 
 
 @dataclasses.dataclass
@@ -155,14 +158,22 @@ class InspectedSource:
                     counts[leaf] = counts.get(leaf, 0) + found
         return cast
 
+    def place(self, leaf: Leaf) -> str:
+        """The file and the tensor that hold a leaf."""
+        return self.inner.place(leaf)
+
     def warnings(self) -> list[str]:
-        """What was found, a sentence for each leaf."""
-        found = [f"{leaf} holds {n} NaN or infinite values." for leaf, n in self.not_finite.items()]
-        assert self.target is not None or not self.overflowed
-        return found + [
-            f"{leaf}: {n} values overflow {self.target} and became infinite."
-            for leaf, n in self.overflowed.items()
-        ]
+        """What was found, a sentence for each tensor of the file that was read."""
+        sentences = []
+        for counts, what in (
+            (self.not_finite, "NaN or infinite values"),
+            (self.overflowed, f"values that overflow {self.target} and became infinite"),
+        ):
+            totals: collections.Counter[str] = collections.Counter()
+            for leaf, count in counts.items():
+                totals[self.place(leaf)] += count
+            sentences += [f"{place} holds {total} {what}." for place, total in totals.items()]
+        return sentences
 
 
 def read_entry(source: Source, entry: Entry, rows: Rows = None) -> np.ndarray:
@@ -196,6 +207,18 @@ def entry_dtype(source: Source, entry: Entry) -> np.dtype:
             f"up {entry.theirs}; choose one with --dtype."
         )
     return dtypes.pop()
+
+
+def model_config(where: Path, **fields: Any) -> OpenBAConfig:
+    """The configuration that a file of another framework describes.
+
+    Raises:
+      UserError: no model can have it; the message names the file.
+    """
+    try:
+        return OpenBAConfig(**fields)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
 
 
 def check_tensors(
@@ -238,11 +261,21 @@ def check_tensors(
                 f"{tensor.file}: tensor {name} has shape {list(tensor.shape)}, the configuration "
                 f"asks for {list(expected)}."
             )
-        if tensor.dtype not in FLOAT_TYPES:
-            raise UserError(
-                f"{tensor.file}: tensor {name} has type {tensor.dtype}; weights are float32, "
-                "float16 or bfloat16."
-            )
+        weight_type(name, tensor)
+
+
+def weight_type(name: str, tensor: Tensor) -> str:
+    """The name of a tensor's type.
+
+    Raises:
+      UserError: weights cannot have it.
+    """
+    if tensor.dtype not in WEIGHT_TYPES:
+        raise UserError(
+            f"{tensor.file}: tensor {name} has type {tensor.dtype}; weights are float32, float16 "
+            "or bfloat16."
+        )
+    return tensor.dtype.name
 
 
 def load_params(source: Source) -> dict[str, Any]:

@@ -93,8 +93,8 @@ class JoinedTensor:
 
     @property
     def file(self) -> Path:
-        """The file of the first part."""
-        return self.parts[0].file
+        """The folder that holds the files of all parts."""
+        return Path(os.path.commonpath([part.file for part in self.parts]))
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -130,7 +130,7 @@ _EXPONENTS: dict[np.dtype, np.unsignedinteger] = {
     np.dtype(np.float64): np.uint64(0x7FF0000000000000),
 }
 _PIECE = 2**17
-FLOAT_TYPES = frozenset(_EXPONENTS)
+WEIGHT_TYPES = frozenset(_EXPONENTS) - {np.dtype(np.float64)}
 """Types that weights can have."""
 
 

@@ -68,7 +68,7 @@ def make(size: str, target: Path, shard: int) -> None:
     with new_folder(target) as folder:
         # Tied with scaling is the one form in which Hugging Face has no second copy of the head.
         source = RandomSource(size, scale_tied_logits=True)
-        write_huggingface(source, folder, ffn_rule="v2", max_shard_bytes=shard)
+        write_huggingface(source, folder, max_shard_bytes=shard)
 
 
 def drop_caches(folder: Path) -> None:
@@ -127,7 +127,6 @@ def main() -> None:
             f"--input={model}",
             f"--output={back}",
             f"--max_shard_size={megabytes}MB",
-            "--ffn_rule=v2",
         ],
     }
     result = {"size": options.size, "bytes": folder_bytes(first)}

@@ -40,6 +40,9 @@ class MemorySource:
     def dtype(self, leaf):
         return self.arrays[leaf].dtype
 
+    def place(self, leaf):
+        return f"memory: tensor {leaf.path}"
+
     def read(self, leaf, rows=None):
         array = self.arrays[leaf]
         if rows is None:

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -82,14 +83,16 @@ def test_embedding_aliases_are_left_aside(shared_dir):
 def test_width_rules(tiny):
     published = tiny.replace(embed_dim=4096, mlp_dim=11_008)
     assert v1_width(16_384) == 11_008
-    assert ffn_hidden_size(published, "v1") == 16_384
-    assert ffn_hidden_size(published, "v2") == 11_008
+    assert ffn_hidden_size(published) == 16_384
+    assert ffn_hidden_size(published.replace(ffn_rule="v2")) == 11_008
     v2 = tiny.replace(embed_dim=2560, mlp_dim=6912)
-    assert v1_width(ffn_hidden_size(v2, "v1")) == 6912
+    assert v1_width(ffn_hidden_size(v2)) == 6912
     for width in range(256, 20_000, 256):
-        assert v1_width(ffn_hidden_size(tiny.replace(mlp_dim=width), "v1")) == width
+        number = ffn_hidden_size(tiny.replace(mlp_dim=width))
+        assert v1_width(number) == width
+        assert number == width or width > 512  # 256 and 512 are right under both rules.
     with pytest.raises(UserError, match="--ffn_rule=v2"):
-        ffn_hidden_size(tiny.replace(mlp_dim=100), "v1")
+        ffn_hidden_size(tiny.replace(mlp_dim=100))
 
 
 def test_tokenizer_files(make_source, tiny, folder, shared_dir):
@@ -194,10 +197,11 @@ def test_wrong_shape(single):
     refused(single, "model.safetensors", name, "[12, 23]", "[12, 24]")
 
 
-def test_weights_that_are_integers(single):
-    name = "encoder.final_layernorm.weight"
-    rewrite(single / "model.safetensors", lambda a: a.update({name: a[name].astype(np.int32)}))
-    refused(single, name, "int32")
+@pytest.mark.parametrize("name", ["encoder.final_layernorm.weight", "shared_embedding.weight"])
+@pytest.mark.parametrize("dtype", ["int32", "float64"])
+def test_weights_of_other_types(single, name, dtype):
+    rewrite(single / "model.safetensors", lambda a: a.update({name: a[name].astype(dtype)}))
+    refused(single, f"model.safetensors: tensor {name} has type {dtype}")
 
 
 def test_alias_that_is_no_copy(single):
@@ -230,6 +234,9 @@ def test_truncated_weights(single):
         ({"model_type": None}, ["model_type is None"]),
         ({"hidden_size": "wide"}, ["hidden_size is 'wide'"]),
         ({"eos_token_id": 2}, ["eos_token_id is 2"]),
+        ({"num_layers": 10**9}, ["config.json: 1000000000 and 2 layers"]),
+        ({"ffn_hidden_size": 10**400}, ["config.json says ffn_hidden_size 1000"]),
+        ({"kv_channels": 7}, ["config.json: head_dim is 7"]),
     ],
 )
 def test_config_that_contradicts_the_tensors(single, changes, words):
@@ -244,16 +251,33 @@ def test_config_that_is_no_json(single):
     refused(single, "config.json does not exist")
 
 
+def test_json_without_bottom(single):
+    (single / "config.json").write_text("[" * 100_000)
+    refused(single, "config.json is not JSON")
+    shutil.copy(single / "config.json", single / "model.safetensors")
+    with pytest.raises(UserError, match=r"model\.safetensors is no safetensors file"):
+        read_safetensors(single / "model.safetensors")
+
+
+def test_one_file_goes_before_shards(make_source, tiny, sharded, same):
+    source = make_source(tiny, seed=1)
+    (sharded / "other").mkdir()
+    write_huggingface(source, sharded / "other")
+    shutil.copy(sharded / "other" / "model.safetensors", sharded)  # As transformers has it.
+    same(source, open_huggingface(sharded))
+
+
 def test_folder_without_weights(single):
     (single / "model.safetensors").unlink()
     refused(single, "holds no weights")
 
 
 def test_both_rules_of_the_width_are_read(make_source, tiny, folder):
-    source = make_source(tiny.replace(mlp_dim=512))
-    write_huggingface(source, folder, ffn_rule="v2")
-    assert json.loads((folder / "config.json").read_text())["ffn_hidden_size"] == 512
-    assert open_huggingface(folder).config.mlp_dim == 512
+    source = make_source(tiny.replace(mlp_dim=768, ffn_rule="v2"))
+    write_huggingface(source, folder)
+    assert json.loads((folder / "config.json").read_text())["ffn_hidden_size"] == 768
+    config = open_huggingface(folder).config
+    assert (config.mlp_dim, config.ffn_rule) == (768, "v2")
 
 
 def test_leaves_of_different_types_cannot_be_joined(make_source, tiny, folder):

@@ -28,6 +28,7 @@ CONFIG = OpenBAConfig(
     mlp_dim=16,
     encoder_layers=3,
     decoder_layers=4,
+    ffn_rule="v2",
 )
 ROWS = (0, 1, 2, *range(9, 200, 3), 250, 250)
 STAGES = {
@@ -86,8 +87,7 @@ def test_any_checkpoint_is_pruned_and_a_second_time(tmp_path, make_source, kind)
         native.create(given, CONFIG, load_params(source))
     else:
         given.mkdir()
-        write = write_t5x if kind == "t5x" else write_huggingface
-        write(source, given, **({} if kind == "t5x" else {"ffn_rule": "v2"}))
+        (write_t5x if kind == "t5x" else write_huggingface)(source, given)
     prune_model(given, tmp_path / "once", Stage("first", drop_decoder=(1,)))
     plan = prune_model(
         tmp_path / "once",
