@@ -11,8 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from openba_jax.model.config import OpenBAConfig
-from openba_jax.model.losses import MAX_CHUNK_LOGITS, cross_entropy
-from openba_jax.model.network import OpenBA, Params, logits_from_hidden
+from openba_jax.model.losses import (
+    MAX_CHUNK_LOGITS,
+    chunk_length,
+    cross_entropy,
+    join_length,
+    split_length,
+)
+from openba_jax.model.network import OpenBA, Params, logits_from_hidden, output_head
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -58,7 +64,7 @@ def answer_log_likelihoods(
 def token_losses(
     config: OpenBAConfig, params: Any, hidden: jax.Array, targets: jax.Array
 ) -> jax.Array:
-    """`-log p` of every target, float32 `[batch, length]`, position by position where it is much.
+    """`-log p` of every target, float32 `[batch, length]`, in chunks of positions where it is much.
 
     Args:
       config: the network's configuration.
@@ -66,17 +72,17 @@ def token_losses(
       hidden: decoder outputs `[batch, length, embed]`.
       targets: int32 `[batch, length]`.
     """
-    head = params.get("logits_dense", {})
-    kernel = params["token_embedder"]["embedding"].T if config.tie_embeddings else head["kernel"]
+    kernel, bias = output_head(config, params)
 
     def of_positions(hidden: jax.Array, targets: jax.Array) -> jax.Array:
-        logits = logits_from_hidden(config, hidden, kernel, head.get("bias"))
-        return cross_entropy(logits, targets)
+        return cross_entropy(logits_from_hidden(config, hidden, kernel, bias), targets)
 
-    if targets.size * config.vocab_size <= MAX_CHUNK_LOGITS:
+    batch, length = targets.shape
+    chunk = chunk_length(batch, config.vocab_size, MAX_CHUNK_LOGITS)
+    if chunk >= length:
         return of_positions(hidden, targets)
-    columns = (jnp.swapaxes(hidden, 0, 1), targets.T)
-    return jax.lax.map(lambda column: of_positions(*column), columns).T
+    parts = (split_length(hidden, chunk), split_length(targets, chunk))
+    return join_length(jax.lax.map(lambda part: of_positions(*part), parts), length)
 
 
 def shift_right(targets: jax.Array) -> jax.Array:

@@ -184,6 +184,13 @@ def logits_from_hidden(
     return logits if bias is None else logits + bias.astype(jnp.float32)
 
 
+def output_head(config: OpenBAConfig, params: Params) -> tuple[jax.Array, jax.Array | None]:
+    """What `logits_from_hidden` needs: the kernel `[embed, vocab]`, and the bias if any."""
+    head = params.get("logits_dense", {})
+    kernel = params["token_embedder"]["embedding"].T if config.tie_embeddings else head["kernel"]
+    return kernel, head.get("bias")
+
+
 class OpenBA(nn.Module):
     """The whole network.
 
@@ -464,13 +471,10 @@ def loss(
         method=OpenBA.hidden_states,
         **packing,
     )
-    head = params.get("logits_dense", {})
-    kernel = params["token_embedder"]["embedding"].T if config.tie_embeddings else head["kernel"]
     return chunked_cross_entropy(
         functools.partial(logits_from_hidden, config),
         hidden,
-        kernel,
-        head.get("bias"),
+        *output_head(config, params),
         batch["decoder_target_tokens"],
         batch["decoder_loss_weights"],
     )

@@ -10,7 +10,13 @@ import numpy as np
 import pytest
 
 from openba_jax.model.config import named_config
-from openba_jax.model.losses import chunked_cross_entropy, cross_entropy
+from openba_jax.model.losses import (
+    chunk_length,
+    chunked_cross_entropy,
+    cross_entropy,
+    join_length,
+    split_length,
+)
 from openba_jax.model.network import logits_from_hidden
 
 CONFIG = named_config("tiny")
@@ -45,6 +51,63 @@ def test_chunks_change_nothing(chunk: int) -> None:
     right = jnp.argmax(hidden @ kernel + bias, -1) == targets
     assert sums["weight_sum"] == weights.sum()
     assert sums["correct_sum"] == jnp.sum(right * weights)
+
+
+def test_gradients_are_those_of_what_is_done_with_the_loss() -> None:
+    keys = jax.random.split(jax.random.key(0), 2)
+    hidden, kernel = jax.random.normal(keys[0], (2, 6, 8)), jax.random.normal(keys[1], (8, 16))
+    targets, weights = jnp.ones((2, 6), jnp.int32), jnp.ones((2, 6))
+    logits_fn = functools.partial(logits_from_hidden, CONFIG)
+
+    def mean(hidden: jax.Array, kernel: jax.Array, chunk: int) -> jax.Array:
+        total, sums = chunked_cross_entropy(
+            logits_fn, hidden, kernel, None, targets, weights, max_chunk_logits=chunk * 2 * 16
+        )
+        return total**2 / sums["weight_sum"]
+
+    # In bfloat16 the gradient of the kernel is still summed over chunks in float32.
+    for dtype, tolerance in ((jnp.float32, 1e-5), (jnp.bfloat16, 1e-2)):
+        chunks, whole = (
+            jax.grad(mean, (0, 1))(hidden.astype(dtype), kernel, chunk) for chunk in (2, 6)
+        )
+        for ours, theirs in zip(chunks, whole, strict=True):
+            assert ours.dtype == theirs.dtype
+            scale = np.abs(theirs.astype(jnp.float32)).max()
+            np.testing.assert_allclose(ours / scale, theirs / scale, atol=tolerance)
+
+
+def test_gradients_need_no_logits_twice() -> None:
+    def flops(chunk: int) -> float:
+        def total(hidden: jax.Array, kernel: jax.Array) -> jax.Array:
+            zeros = jnp.zeros((4, 32), jnp.int32)
+            arguments = (hidden, kernel, None, zeros, jnp.ones((4, 32)))
+            logits_fn = functools.partial(logits_from_hidden, CONFIG)
+            return chunked_cross_entropy(logits_fn, *arguments, max_chunk_logits=chunk * 4 * 2048)[
+                0
+            ]
+
+        shapes = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((4, 32, 256), (256, 2048))]
+        analysis = jax.jit(jax.grad(total, (0, 1))).lower(*shapes).compile().cost_analysis()
+        return analysis["flops"]
+
+    # Of the loop over two chunks the compiler counts one.
+    assert 2 * flops(16) < 1.1 * flops(32)
+
+
+def test_chunks_of_the_length_are_joined_again() -> None:
+    x = jax.random.normal(jax.random.key(0), (3, 7, 2))
+    chunks = split_length(x, 3)
+    assert chunks.shape == (3, 3, 3, 2)
+    np.testing.assert_array_equal(chunks[1], x[:, 3:6])
+    np.testing.assert_array_equal(join_length(chunks, 7), x)
+
+
+def test_chunks_are_as_long_as_the_devices_can_hold() -> None:
+    assert chunk_length(4, 100, max_chunk_logits=2000) == 5
+    assert chunk_length(4, 1000, max_chunk_logits=2000) == 1
+    mesh = jax.sharding.AbstractMesh((2, 4), ("data", "model"))
+    with jax.sharding.use_abstract_mesh(mesh):
+        assert chunk_length(4, 100, max_chunk_logits=2000) == 40
 
 
 def test_no_logits_of_the_whole_batch_are_held() -> None:
