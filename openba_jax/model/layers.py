@@ -12,6 +12,7 @@ from typing import cast
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 
 from openba_jax.model.config import OpenBAConfig
 
@@ -152,7 +153,31 @@ class Embedding(nn.Module):
 
     def __call__(self, tokens: jax.Array) -> jax.Array:
         """Looks up int32 `[batch, length]`; returns `[batch, length, embed]` in `config.dtype`."""
-        return jnp.take(self.embedding, tokens, axis=0).astype(self.config.dtype)
+        return _rows(self.embedding, tokens).astype(self.config.dtype)
+
+
+def _rows(table: jax.Array, tokens: jax.Array) -> jax.Array:
+    """Rows `[batch, length, embed]` of a table `[vocab, embed]`.
+
+    Where mesh axes divide the channels of the table and the batch as well (`fsdp`), each device
+    looks up its channels for all rows along those axes, and then they are exchanged. Left to
+    itself, the compiler brings the whole global batch to every device.
+    """
+    channels, batch = _mesh_axes(("vocab", "embed")), _mesh_axes(("activation_batch",))
+    if jax.sharding.get_abstract_mesh().empty or not set(channels) & set(batch):
+        return jnp.take(table, tokens, axis=0)
+    others = tuple(axis for axis in batch if axis not in channels)
+    tokens = jax.lax.with_sharding_constraint(tokens, PartitionSpec(others))
+    rows = jnp.take(table, tokens, axis=0)
+    return jax.lax.with_sharding_constraint(rows, PartitionSpec(others, None, channels))
+
+
+def _mesh_axes(names: tuple[str, ...]) -> tuple[str, ...]:
+    """The mesh axes that divide the last of some logical axes of one array, by the rules in use."""
+    entry = (nn.logical_to_mesh_axes(names) or (None,))[-1]
+    if isinstance(entry, str):
+        return (entry,)
+    return entry if isinstance(entry, tuple) else ()
 
 
 def rotary(inputs: jax.Array, positions: jax.Array, theta: float) -> jax.Array:

@@ -409,7 +409,7 @@ def _on_devices(
 
 
 def _check_ids(batch: HostBatch, step: int, config: OpenBAConfig) -> None:
-    """Raises where a token has no embedding: JAX would silently take the last row instead."""
+    """Raises where a token has no embedding: the lookup would give NaN."""
     for name in ("encoder_input_tokens", "decoder_input_tokens", "decoder_target_tokens"):
         largest = int(batch[name].max(initial=0))
         if largest >= config.vocab_size:
