@@ -67,11 +67,14 @@ def describe_vocabulary(vocabulary: Vocabulary) -> dict[str, Any]:
     }
 
 
-def describe_files(prefix: str | Path) -> dict[str, Any]:
-    """Size and sha256 of each file of a store, by its name."""
+def describe_files(prefix: str | Path, data_sha256: str) -> dict[str, Any]:
+    """Size and sha256 of each file of a store, by its name; that of `.bin` is known."""
     paths = [sibling(prefix, suffix) for suffix in (".bin", ".idx", ".counts.txt")]
     return {
-        path.name: {"bytes": path.stat().st_size, "sha256": sha256(path)}
+        path.name: {
+            "bytes": path.stat().st_size,
+            "sha256": data_sha256 if path.suffix == ".bin" else sha256(path),
+        }
         for path in paths
         if path.exists()
     }
@@ -102,9 +105,10 @@ def sources_of(store: TokenStore) -> list[dict[str, Any]]:
 
 def counts_text(vocabulary: Vocabulary, frequencies: np.ndarray) -> str:
     """Lines `piece id count`, most frequent first, ties by id (the form of §6.5)."""
-    pieces = frequencies[: vocabulary.piece_count]
-    order = np.argsort(-pieces, kind="stable")
-    return "".join(f"{vocabulary.piece(int(i))} {i} {pieces[i]}\n" for i in order)
+    counts = frequencies[: vocabulary.piece_count]
+    order = np.argsort(-counts, kind="stable")
+    rows = zip(vocabulary.pieces(order.tolist()), order, counts[order], strict=True)
+    return "".join(f"{piece} {i} {count}\n" for piece, i, count in rows)
 
 
 def check_vocabulary(prefix: str | Path, vocabulary: Vocabulary) -> None:

@@ -210,7 +210,7 @@ def _finish(
         "sources": sources,
         "numbers": {name: state.total(name) for name in NUMBERS},
         "bad_items": state.bad,
-        "files": describe_files(state.output),
+        "files": describe_files(state.output, writer.data_sha256),
     }
     write_manifest(state.output, manifest)
     state.remove()

@@ -67,7 +67,7 @@ def merge_stores(prefixes: Sequence[str | Path], output: str | Path) -> dict[str
         with TokenStoreWriter(output, stores[0].dtype) as writer:
             for store in stores:
                 writer.add_store(store)
-        return _finish(output, manifest, _pieces(store.prefix for store in stores))
+        return _finish(writer, output, manifest, _pieces(store.prefix for store in stores))
 
 
 def split_store(
@@ -122,7 +122,7 @@ def split_store(
                 for kind, pairs in chosen.items():
                     for i in range(0, len(pairs), _PAIRS_AT_ONCE):
                         writer.add_pairs(kind, *store.read_pairs(kind, pairs[i:][:_PAIRS_AT_ONCE]))
-            manifests.append(_finish(of_part, manifest, names))
+            manifests.append(_finish(writer, of_part, manifest, names))
     return manifests
 
 
@@ -169,7 +169,10 @@ def _written(output: str | Path, manifest: Mapping[str, Any]) -> Iterator[None]:
 
 
 def _finish(
-    output: str | Path, manifest: Mapping[str, Any], names: Mapping[int, str]
+    writer: TokenStoreWriter,
+    output: str | Path,
+    manifest: Mapping[str, Any],
+    names: Mapping[int, str],
 ) -> dict[str, Any]:
     """Counts what was written, and describes it."""
     store = TokenStore(output)
@@ -188,7 +191,7 @@ def _finish(
             "pairs": sum(store.count(kind) for kind in _KINDS),
             "tokens": sum(store.tokens(kind) for kind in _KINDS),
         },
-        "files": describe_files(output),
+        "files": describe_files(output, writer.data_sha256),
     }
     write_manifest(output, finished)
     return finished

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -64,6 +64,15 @@ class TokenStoreWriter:
                 file.truncate(resume[name])
                 file.seek(resume[name])
         self._pairs = self._files["lengths"].tell() // 8
+        # Hashed while it is written, `.bin` need not be read again.
+        self._digest = hashlib.sha256()
+        for block in self._read("data", 1 << 20):  # What a run before this one wrote.
+            self._digest.update(block)
+
+    @property
+    def data_sha256(self) -> str:
+        """The sha256 of `.bin`, as far as it is written."""
+        return self._digest.hexdigest()
 
     def add_groups(self, groups: np.ndarray) -> None:
         """Appends groups of text: integers `[n, length]`."""
@@ -90,7 +99,7 @@ class TokenStoreWriter:
             if ids.min() < limits.min or ids.max() > limits.max:
                 raise ValueError(f"ids {ids.min()}..{ids.max()} do not fit {self.dtype.name}.")
         count = len(lengths) // 2
-        self._files["data"].write(ids.astype(self.dtype).tobytes())
+        self._write_data(ids.astype(self.dtype).tobytes())
         self._files["lengths"].write(lengths.astype("<i4").tobytes())
         self._files[kind].write(np.arange(self._pairs, self._pairs + count, dtype="<i8").tobytes())
         self._pairs += count
@@ -112,7 +121,8 @@ class TokenStoreWriter:
                 self._files[kind].write(shifted.astype("<i8").tobytes())
         self._files["lengths"].write(np.ascontiguousarray(store._lengths).data)
         with paths_of(store.prefix)[1].open("rb") as file:
-            shutil.copyfileobj(file, self._files["data"], 1 << 20)
+            while block := file.read(1 << 20):
+                self._write_data(block)
         self._pairs += len(store._lengths) // 2
 
     def mark(self) -> dict[str, int]:
@@ -175,6 +185,11 @@ class TokenStoreWriter:
                 self.finish()
         finally:
             self.discard()
+
+    def _write_data(self, data: bytes) -> None:
+        """Appends to `.bin`."""
+        self._files["data"].write(data)
+        self._digest.update(data)
 
     def _read(self, name: str, size: int) -> Iterator[bytes]:
         """One of the temporary files in blocks."""

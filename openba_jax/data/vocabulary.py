@@ -131,9 +131,9 @@ class Vocabulary(SpecialIds):
                 run = []
         return "".join([*text, self._pieces.DecodeIds(run)])
 
-    def piece(self, i: int) -> str:
-        """The string of a piece, `▁` for a space, `<0x0A>` for a byte."""
-        return self._pieces.IdToPiece(i)
+    def pieces(self, ids: Sequence[int]) -> list[str]:
+        """The strings of pieces, `▁` for a space, `<0x0A>` for a byte."""
+        return self._pieces.IdToPiece(list(ids))
 
 
 def train_vocabulary(

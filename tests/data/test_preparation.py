@@ -122,7 +122,7 @@ def test_manifest_and_counts(vocabulary, tmp_path):
     assert len(counts) == vocabulary.piece_count
     expected = np.bincount(ids.ravel(), minlength=vocabulary.piece_count)
     assert [counts[i] for i in range(vocabulary.piece_count)] == expected.tolist()
-    assert all(vocabulary.piece(int(i)) == piece for piece, i, _ in rows)
+    assert vocabulary.pieces([int(i) for _, i, _ in rows]) == [piece for piece, _, _ in rows]
     assert list(counts.values()) == sorted(counts.values(), reverse=True)
 
 
