@@ -87,7 +87,10 @@ def adaptation(
 
 def _configurable(function: Callable[..., Any]) -> Callable[..., Any]:
     """Makes a function known to gin under its own name, its arguments checked."""
-    return gin.external_configurable(gin_values.checked(function), function.__name__)
+    made = gin_values.checked(function)
+    # T5X prints the configuration; gin then looks a name up in the module that it says it is of.
+    made.__module__ = __name__
+    return gin.external_configurable(made, function.__name__)
 
 
 named_config = _configurable(named_config)
