@@ -28,7 +28,7 @@ _FINISHED = "checkpoint_*[0-9]"
 
 
 def checkpoint(path: str, config: OpenBAConfig) -> str:
-    """`path` if it is a checkpoint, else the newest `checkpoint_<step>` in it.
+    """The absolute path of a checkpoint: `path`, or the newest `checkpoint_<step>` in it.
 
     Args:
       path: a T5X model folder or one checkpoint.
@@ -37,7 +37,7 @@ def checkpoint(path: str, config: OpenBAConfig) -> str:
     Raises:
       UserError: there is none, it is damaged, or it is of a model of another shape.
     """
-    place = find_checkpoint(Path(path))
+    place = find_checkpoint(_local(path))
     found = target_shapes(place)
     wanted = {
         "/".join(name): tuple(leaf.shape)
@@ -48,26 +48,39 @@ def checkpoint(path: str, config: OpenBAConfig) -> str:
             raise UserError(
                 f"{place} has {name} of shape {found.get(name)} and the model asks for "
                 f"{wanted.get(name)}; give the gin file of the size that the checkpoint has, or "
-                "--gin.MODEL_CONFIG=@config_of() where a config.json lies beside it."
+                "--gin.MODEL_CONFIG=@openba_checkpoints.config_of() to take its config.json."
             )
     return str(place)
 
 
 def model_dir(path: str, config: OpenBAConfig) -> str:
-    """`path`, where the checkpoints of a run go; if there are some, they must fit.
+    """Where the checkpoints of a run go, absolute; if there are some, they must fit.
 
     Raises:
-      UserError: the newest is damaged or of a model of another shape.
+      UserError: the newest is damaged or of a model of another shape, or the folder is one of the
+        native runner's.
     """
+    folder = _local(path)
     if newest_step(path) is not None:
         checkpoint(path, config)
-    elif (Path(path) / native.CHECKPOINTS).exists() or (Path(path) / native.PLAN).exists():
+    elif (folder / native.CHECKPOINTS).exists() or (folder / native.PLAN).exists():
         raise UserError(
             f"{path} is a model folder of the native runner, whose config.json and tokenizer.model "
             "this run would replace; give another MODEL_DIR (openba-convert to_t5x "
             "--keep_optimizer makes one from it)."
         )
-    return path
+    return str(folder)
+
+
+def _local(path: str) -> Path:
+    """The absolute path, which orbax asks for.
+
+    Raises:
+      UserError: it is an address: configuration, tokenizer and rates are kept in plain files.
+    """
+    if "://" in path:
+        raise UserError(f"{path} is no folder; mount the bucket and name the folder in it.")
+    return Path(path).absolute()
 
 
 def order_seed(model_dir: str, seed: int) -> int:

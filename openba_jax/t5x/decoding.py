@@ -61,9 +61,9 @@ def sample(
     del cache_offset
     if num_decodes != 1:
         raise UserError(
-            f"num_decodes is {num_decodes}, and sampling gives one answer; for beams use "
-            "openba_jax.t5x.decoding.beam_search, for several samples t5x.decoding."
-            "temperature_sample."
+            f"num_decodes is {num_decodes}, and sampling gives one answer; for beams give "
+            "DECODE_FN=@openba_decoding.beam_search, for several samples "
+            "@t5x_decoding.temperature_sample."
         )
     sampling = Sampling(temperature, top_k, top_p)
     rng = jax.random.PRNGKey(0) if decode_rng is None else decode_rng

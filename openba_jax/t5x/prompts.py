@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,8 +13,6 @@ from openba_jax.data.documents import column, read_records
 from openba_jax.errors import UserError
 from openba_jax.gin_values import several
 from tasks.vocabulary import OpenBAVocabulary
-
-TASK = "openba_prompts"
 
 
 def prompts_task(
@@ -31,7 +30,8 @@ def prompts_task(
       max_encoder_length: longest prompt, frame included; T5X would cut longer ones off.
 
     Returns:
-      The name of the task; T5X takes seqio's tasks by name only. It has the split `test`.
+      The name of the task, which has the split `test`. T5X takes seqio's tasks by name only, and
+      does not infer again what its folder has under that name, so that other prompts have another.
 
     Raises:
       UserError: there is no prompt, one is too long, or the file cannot be read.
@@ -71,14 +71,15 @@ def prompts_task(
             },
         )
 
+    name = f"openba_prompts_{hashlib.sha256(repr(rows).encode()).hexdigest()[:8]}"
+    if name in seqio.TaskRegistry.names():
+        return name
     feature = seqio.Feature(vocabulary, add_eos=False)
-    if TASK in seqio.TaskRegistry.names():
-        seqio.TaskRegistry.remove(TASK)
     seqio.TaskRegistry.add(
-        TASK,
+        name,
         source=seqio.FunctionDataSource(dataset, splits=["test"]),
         output_features={"inputs": feature, "targets": feature},
         preprocessors=[],
         shuffle_buffer_size=None,
     )
-    return TASK
+    return name

@@ -156,7 +156,9 @@ def train_in_t5x(
         eval_period=0,
         stats_period=1,
         random_seed=0,
-        summarize_config_fn=lambda *_: native.write_metadata(folder, config()),
+        summarize_config_fn=lambda *_: (
+            jax.process_index() or native.write_metadata(folder, config())
+        ),
         get_dataset_fn=functools.partial(
             data.native_batches, batches=batches, model_dir=str(folder)
         ),
@@ -168,6 +170,11 @@ def train_in_t5x(
 
 
 if __name__ == "__main__":
+    # t5x_toy.py FOLDER START HOST:PORT INDEX: losses of two processes that train together.
+    if len(sys.argv) > 2:
+        jax.distributed.initialize(sys.argv[3], 2, int(sys.argv[4]))
+        print(json.dumps(train_in_t5x(Path(sys.argv[1]), 4, Path(sys.argv[2]))))
+        sys.exit()
     # t5x_toy.py FOLDER: losses with the model on one, two and four devices each.
     here = Path(sys.argv[1])
     start = first_models(here)[1]

@@ -1,6 +1,8 @@
 """Every gin file with every other that it is for, checked by gin, the model built abstractly."""
 
 import json
+import re
+import shlex
 import sys
 from pathlib import Path
 
@@ -14,6 +16,7 @@ import t5x.eval
 import t5x.export_lib
 import t5x.infer
 import t5x.train
+from t5x import decoding as t5x_decoding
 from t5x import utils
 
 import gin
@@ -22,6 +25,7 @@ from openba_jax.errors import UserError
 from openba_jax.model import network
 from openba_jax.model.config import NAMED_CONFIGS, named_config
 from openba_jax.model.counting import parameter_count
+from openba_jax.t5x import decoding, mistakes
 from openba_jax.t5x.partitioner import Partitioner
 
 assert sizes
@@ -117,6 +121,75 @@ def test_the_files_may_come_in_any_order(monkeypatch):
     needed = {"MODEL_DIR": "'x'", "TOKEN_STORES": "[]", "VOCABULARY": "'x'"}
     parse(monkeypatch, t5x.train, files, needed)
     assert macro("MODEL").config.embed_dim == NAMED_CONFIGS["small"].embed_dim
+
+
+BINARIES = {
+    "train": t5x.train,
+    "infer": t5x.infer,
+    "eval": t5x.eval,
+    "export": t5x.export_lib,
+}
+DOCUMENTED = [REPOSITORY / "docs/t5x.md", *sorted((REPOSITORY / "gin/runs/t5x").glob("*.gin"))]
+
+
+@pytest.mark.parametrize("file", DOCUMENTED, ids=lambda file: file.name)
+def test_documented_commands(monkeypatch, file):
+    text = re.sub(r"\\\n#? *", " ", file.read_text(encoding="utf-8"))
+    commands = re.findall(r"^(?:# )?python -m t5x\.(\w+) (.*)$", text, re.MULTILINE)
+    assert commands or file.name in ("train.gin", "native_batches.gin")
+    for binary, arguments in commands:
+        flags = [argument.split("=", 1) for argument in shlex.split(arguments)]
+        files = [value[4:-4] for flag, value in flags if flag == "--gin_file"]
+        macros = {flag[6:]: value for flag, value in flags if flag.startswith("--gin.")}
+        bindings = [f"{name} = {value}" for name, value in macros.items()]
+        monkeypatch.setattr(mistakes, "_command_line", lambda bindings=bindings: bindings)
+        parse(monkeypatch, BINARIES[binary], files, macros)
+
+
+def test_decoding_functions_can_be_named(monkeypatch):
+    required = {"MODEL_DIR": "'x'", "OUTPUT_DIR": "'x'"}
+    for name, function in {
+        "openba_decoding.sample": decoding.sample,
+        "openba_decoding.beam_search": decoding.beam_search,
+        "t5x_decoding.temperature_sample": t5x_decoding.temperature_sample,
+        "t5x_decoding.beam_search": t5x_decoding.beam_search,
+    }.items():
+        bindings = {**required, "DECODE_FN": f"@{name}"}
+        parse(monkeypatch, t5x.infer, ["runs/t5x/infer"], bindings)
+        assert macro("DECODE_FN").__wrapped__ is function
+
+
+def macros_of(file):
+    """Names of the macros that a gin file and what it includes set."""
+    text = file.read_text(encoding="utf-8")
+    included = re.findall(r"^include '(gin/runs/.*)'", text, re.MULTILINE)
+    found = set(re.findall(r"^([A-Z_]+) =", text, re.MULTILINE))
+    return found.union(*(macros_of(REPOSITORY / name) for name in included))
+
+
+@pytest.mark.parametrize("run", ["pretrain", "finetune", "infer", "eval"])
+def test_macros_have_the_names_of_the_native_runs(run):
+    native, theirs = (
+        macros_of(REPOSITORY / f"gin/runs/{runner}/{run}.gin") for runner in ("native", "t5x")
+    )
+    assert len(native & theirs) > 4
+    assert native - theirs <= mistakes.INSTEAD.keys()
+
+
+@pytest.mark.parametrize(
+    ("binding", "message"),
+    [
+        ("TRIAN_STEPS = 5", "did you mean TRAIN_STEPS"),
+        ("MESH_SHAPE = (1, 1, 1)", "NUM_PARTITIONS"),
+        ("EVAL_STORES = []", r"native_batches\.gin"),
+        ("NOBODY_READS_ME = 1", "leave it out"),
+    ],
+)
+def test_macros_that_nothing_reads(monkeypatch, binding, message):
+    needed = {"MODEL_DIR": "'x'", "TOKEN_STORES": "[]", "VOCABULARY": "'x'"}
+    monkeypatch.setattr(mistakes, "_command_line", lambda: [binding])
+    with pytest.raises(UserError, match=message):
+        parse(monkeypatch, t5x.train, ["models/tiny", "runs/t5x/pretrain"], needed)
 
 
 @pytest.mark.parametrize(

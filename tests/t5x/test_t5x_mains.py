@@ -21,18 +21,20 @@ from openba_jax.data.vocabulary import Vocabulary, train_vocabulary
 from openba_jax.evaluation.generation import Generator
 from openba_jax.model.decoding import generate
 from openba_jax.pruning.stages import Stage
+from openba_jax.t5x.prompts import prompts_task
+from tasks.vocabulary import OpenBAVocabulary
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 LENGTHS = {"inputs": 45, "targets": 40}
 PROMPTS = ["1 2 3", "144 12 7 8"]
 
 
-def run(binary, *files, **macros):
+def run(binary, *files, cwd=REPOSITORY, **macros):
     arguments = [f"--gin_file=gin/{file}.gin" for file in files]
     arguments += [f"--gin.{name}={value!r}" for name, value in macros.items()]
     done = subprocess.run(
         [sys.executable, "-m", f"t5x.{binary}", f"--gin_search_paths={REPOSITORY}", *arguments],
-        cwd=REPOSITORY,
+        cwd=cwd,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
         capture_output=True,
         text=True,
@@ -64,9 +66,10 @@ def trained(data, tmp_path_factory):
     """A T5X folder after four steps, trained in two goes."""
     folder = tmp_path_factory.mktemp("runs") / "trained"
     files = ["models/tiny", "runs/t5x/pretrain"]
-    common = {"MODEL_DIR": str(folder), "named_config.initializer_std": 0.3, **data}
-    run("train", *files, **common, TRAIN_STEPS=2)
-    run("train", *files, **common, TRAIN_STEPS=4, HELD_OUT=8, EVAL_STEPS=1)
+    # A path as users type it: not absolute, which orbax asks for.
+    common = {"MODEL_DIR": folder.name, "named_config.initializer_std": 0.3, **data}
+    run("train", *files, **common, TRAIN_STEPS=2, cwd=folder.parent)
+    run("train", *files, **common, TRAIN_STEPS=4, HELD_OUT=8, EVAL_STEPS=1, cwd=folder.parent)
     assert (folder / "checkpoint_4").is_dir()
     return folder
 
@@ -107,6 +110,13 @@ def test_prune_recover_infer(data, trained, tmp_path):
     native_answers = generator(PROMPTS, max_new_tokens=8)
     assert any(native_answers)
     assert [text.strip() for text in predictions] == native_answers
+
+
+def test_other_prompts_are_another_task(data):
+    # T5X does not infer again what its folder has of a task.
+    vocabulary = OpenBAVocabulary(data["VOCABULARY"])
+    names = [prompts_task(vocabulary, prompts) for prompts in (PROMPTS, PROMPTS[:1], PROMPTS)]
+    assert names[0] == names[2] != names[1]
 
 
 def test_evaluate(data, trained, tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -109,3 +110,25 @@ def test_partitions_do_not_change_losses(tmp_path):
     assert [run["devices"] for run in runs] == [8, 8, 8]
     for run in runs[1:]:
         np.testing.assert_allclose(run["losses"], runs[0]["losses"], atol=1e-4)
+
+
+def test_two_processes_are_one(first, tmp_path):
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    arguments = [sys.executable, t5x_toy.__file__, str(tmp_path / "two"), str(first[1]), address]
+    processes = [
+        subprocess.Popen(
+            [*arguments, str(index)],
+            env={**os.environ, "JAX_PLATFORMS": "cpu"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for index in range(2)
+    ]
+    outputs = [process.communicate(timeout=300) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs[0][1][-3000:]
+    one = t5x_toy.train_in_t5x(tmp_path / "one", 4, first[1])
+    for out, _ in outputs:
+        np.testing.assert_allclose(json.loads(out.splitlines()[-1]), one, atol=1e-5)
