@@ -108,6 +108,11 @@ def train_natively(folder: Path, steps: int, initial: Path | None = None) -> lis
     return [record["loss"] for record in records if record["split"] == "train"]
 
 
+def write_config(folder: Path) -> None:
+    if jax.process_index() == 0:
+        native.write_metadata(folder, config())
+
+
 def train_in_t5x(
     folder: Path,
     steps: int,
@@ -156,9 +161,7 @@ def train_in_t5x(
         eval_period=0,
         stats_period=1,
         random_seed=0,
-        summarize_config_fn=lambda *_: (
-            jax.process_index() or native.write_metadata(folder, config())
-        ),
+        summarize_config_fn=lambda *_: write_config(folder),
         get_dataset_fn=functools.partial(
             data.native_batches, batches=batches, model_dir=str(folder)
         ),
