@@ -47,21 +47,6 @@ def test_round_trip(tmp_path):
     assert {name: content[name] for name in extra} == extra
 
 
-def test_torch_reads_ours_and_we_read_its(tmp_path):
-    torch = pytest.importorskip("torch", reason="the extra [torch] is not installed")
-    write(tmp_path / "ours.pt", ARRAYS, {"args": argparse.Namespace(dtype=TorchDtype("float16"))})
-    theirs = torch.load(tmp_path / "ours.pt", weights_only=False)
-    assert theirs["args"].dtype == torch.float16
-    for name, array in ARRAYS.items():
-        np.testing.assert_array_equal(theirs[name].float().numpy(), array.astype(np.float32))
-    base = torch.arange(24.0).reshape(4, 6)
-    saved = {"view": base.T[1:4], "alias": base, "parameter": torch.nn.Parameter(base[2])}
-    torch.save(saved, tmp_path / "theirs.pt")
-    content = read_torch(tmp_path / "theirs.pt")
-    for name, tensor in saved.items():
-        np.testing.assert_array_equal(content[name].read(), tensor.detach().numpy())
-
-
 @pytest.mark.parametrize("model", ["a", "b", "c"])
 def test_golden_files_equal_their_safetensors(shared_dir, model):
     from openba_jax.checkpoints.safetensors_files import read_safetensors
