@@ -307,11 +307,12 @@ def _report(prefix: str, manifest: dict[str, Any]) -> None:
     sys.stdout.write(f"{prefix}: {_listed(numbers)}\n")
     if special := numbers.get("special_tokens"):
         sys.stderr.write(
-            f"warning: the text spells out {special:,} special tokens such as <extra_id_0>, which "
-            "became those tokens.\n"
+            f"warning: the text spells out special tokens such as <extra_id_0> {special:,} times; "
+            "they became those tokens.\n"
         )
     if bad := numbers.get("bad_items"):
-        sys.stderr.write(f"warning: {bad:,} lines could not be used; {prefix}.json lists them.\n")
+        lines = "1 line" if bad == 1 else f"{bad:,} lines"
+        sys.stderr.write(f"warning: {lines} could not be used, see bad_items in {prefix}.json.\n")
 
 
 def _listed(numbers: dict[str, int]) -> str:

@@ -14,6 +14,7 @@ import gzip
 import hashlib
 import io
 import lzma
+import os
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -37,7 +38,7 @@ def expand(patterns: Sequence[str | Path]) -> list[str]:
     """Paths, those with `*`, `?` or `[` replaced by the files that match, sorted.
 
     Raises:
-      UserError: nothing matches, or a file does not exist.
+      UserError: nothing matches, or what is named is no file.
     """
     paths: list[str] = []
     for pattern in map(str, patterns):
@@ -53,9 +54,26 @@ def expand(patterns: Sequence[str | Path]) -> list[str]:
             raise UserError(f"no file matches {pattern}.")
         paths += sorted(found)
     for path in paths:
-        if not (_remote(path)[0].exists(path) if "://" in path else Path(path).is_file()):
-            raise UserError(f"input {path} does not exist.")
+        _check_file(path)
     return paths
+
+
+def _check_file(path: str) -> None:
+    """Raises a `UserError` where a path does not name a file that can be read twice."""
+    if "://" in path:
+        system, name = _remote(path)
+        exists, is_file, is_folder = system.exists, system.isfile, system.isdir
+    else:
+        name, exists, is_file, is_folder = path, os.path.exists, os.path.isfile, os.path.isdir
+    if not path:
+        raise UserError("the name of an input is empty; see whether there is a comma too many.")
+    if is_file(name):
+        return
+    if is_folder(name):
+        raise UserError(f"input {path} is a folder; name its files, such as '{path}/*.jsonl'.")
+    if exists(name):
+        raise UserError(f"input {path} is a stream and is read twice; write it to a file first.")
+    raise UserError(f"input {path} does not exist.")
 
 
 def input_size(path: str) -> int:

@@ -106,9 +106,14 @@ class BatchLoader:
         for kind in _kinds(mixture):
             count = joined.count(kind) - held_out
             if count < 1:
+                what = "groups of text" if kind == "spans" else "instructions"
+                remedy = f"make some by `openba-prepare tokens --kind={kind}`"
+                if held_out:
+                    what += f" but the {held_out} that are held out"
+                    remedy = "hold out fewer or prepare more"
                 raise UserError(
-                    f"{', '.join(map(str, stores))} have {count + held_out} {kind}, and mixture "
-                    f"{mixture.name} needs more than the {held_out} held out; prepare more."
+                    f"token store {', '.join(map(str, stores))} has no {what}, which mixture "
+                    f"{mixture.name} needs; {remedy}."
                 )
             ranges[kind] = (0, count)
             tails[kind] = (count, held_out)

@@ -109,6 +109,13 @@ def test_patterns(tmp_path):
         expand([tmp_path / "*.csv"])
     with pytest.raises(UserError, match=r"input .*d.txt does not exist"):
         expand([tmp_path / "d.txt"])
+    for folder in (str(tmp_path), f"file://{tmp_path}"):
+        with pytest.raises(UserError, match=rf"{folder} is a folder; .*'{folder}/\*\.jsonl'"):
+            expand([folder])
+    with pytest.raises(UserError, match="/dev/null is a stream"):
+        expand(["/dev/null"])
+    with pytest.raises(UserError, match="a comma too many"):
+        expand([tmp_path / "a.txt", ""])
 
 
 def test_a_package_that_is_missing_is_named(tmp_path, monkeypatch):
