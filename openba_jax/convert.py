@@ -33,12 +33,26 @@ if TYPE_CHECKING:
 
 COMMANDS = ("to_native", "to_huggingface", "to_megatron", "to_t5x", "verify")
 
+_FLAGS: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("output", "dtype", "ffn_rule"), COMMANDS[:-1]),
+    "tokenizer": ("to_native", "to_huggingface", "to_t5x"),
+    "keep_optimizer": ("to_native", "to_t5x"),
+    **dict.fromkeys(("weight_format", "max_shard_size"), ("to_huggingface",)),
+    "tensor_parallel": ("to_megatron",),
+    "t5x_format": ("to_t5x",),
+    **dict.fromkeys(("other", "prompt", "tolerance"), ("verify",)),
+}
+"""The commands that read a flag; all read the others."""
+
 
 def main(argv: Sequence[str]) -> None:
     """Carries out one command."""
     if len(argv) != 2 or argv[1] not in COMMANDS:
         raise UserError(f"Name one command: {', '.join(COMMANDS)}; --help shows examples.")
     values = flags.FLAGS
+    for name, commands in _FLAGS.items():
+        if values[name].present and argv[1] not in commands:
+            raise UserError(f"--{name} is for {', '.join(commands)}; {argv[1]} has no use for it.")
     if not values.input:
         raise UserError("Name the checkpoint with --input.")
     from openba_jax.checkpoints.folders import require_free
@@ -247,7 +261,11 @@ def define_flags() -> None:
         ["float32", "bfloat16", "float16"],
         "Type to cast to; by default every tensor keeps its own.",
     )
-    flags.DEFINE_string("tokenizer", None, "Sentencepiece model to put into the output.")
+    flags.DEFINE_string(
+        "tokenizer",
+        None,
+        "Sentencepiece model to put into the output; Megatron has no place for it.",
+    )
     flags.DEFINE_enum(
         "ffn_rule",
         None,

@@ -149,6 +149,22 @@ def test_user_errors_leave_nothing_behind(golden, tmp_path, monkeypatch, command
     assert not list(tmp_path.rglob("*model*"))
 
 
+@pytest.mark.parametrize(
+    ("command", "flag"),
+    [
+        ("to_native", "--tensor_parallel=2"),
+        ("to_megatron", "--tokenizer=some.model"),
+        ("to_megatron", "--max_shard_size=1GB"),
+        ("to_huggingface", "--keep_optimizer"),
+        ("verify", "--output=out"),
+    ],
+)
+def test_flags_that_a_command_does_not_read_are_refused(command, flag):
+    name = flag.partition("=")[0]
+    with flagsaver.flagsaver(), pytest.raises(UserError, match=rf"{name} is for .*; {command} has"):
+        convert.main(flags.FLAGS(["openba-convert", command, "--input=somewhere", flag]))
+
+
 def test_help_is_quick():
     code = (
         "import sys; import openba_jax.convert; "

@@ -154,7 +154,7 @@ def encode_prompt(prompt: str, source: Source) -> list[int]:
       UserError: it is text and the checkpoint has no tokenizer, or an id is out of range.
     """
     pieces = prompt.split(",")
-    if all(piece.strip().isdigit() for piece in pieces):
+    if all(piece.strip().isdecimal() for piece in pieces):
         ids = [int(piece) for piece in pieces]
     elif source.tokenizer is None:
         raise UserError("The checkpoints have no tokenizer; give prompts as ids, like 12,5,7.")
