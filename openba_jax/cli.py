@@ -29,6 +29,51 @@ def define_gin_flags() -> None:
     flags.DEFINE_list("gin_search_paths", ["."], "Comma-separated folders searched for gin files.")
 
 
+def define_process_flags() -> None:
+    """Defines what `join_processes` reads."""
+    flags.DEFINE_string("coordinator_address", None, "host:port of process 0, on all processes.")
+    flags.DEFINE_integer("process_count", None, "How many processes take part.", lower_bound=1)
+    flags.DEFINE_integer("process_index", None, "Number of this process, from 0.", lower_bound=0)
+    flags.DEFINE_bool("multiprocess", False, "Let JAX find out about the other processes.")
+
+
+def join_processes() -> None:
+    """Meets the other processes of a run, if there are any; before JAX looks for devices.
+
+    Raises:
+      UserError: the flags do not go together, or the others do not come.
+    """
+    values = flags.FLAGS
+    named = (values.coordinator_address, values.process_count, values.process_index)
+    missing = named.count(None)
+    if missing not in ((3,) if values.multiprocess else (0, 3)):
+        raise UserError(
+            "give --coordinator_address, --process_count and --process_index together, or "
+            "--multiprocess alone."
+        )
+    if missing and not values.multiprocess:
+        return
+    if values.process_index is not None and values.process_index >= values.process_count:
+        raise UserError(
+            f"--process_index={values.process_index} is none of {values.process_count} processes; "
+            "they count from 0."
+        )
+    import jax
+
+    try:
+        jax.distributed.initialize(*named)
+    except (RuntimeError, ValueError) as error:
+        raise UserError(f"the processes do not meet: {_first_sentence(error)}") from error
+
+
+def say(text: str) -> None:
+    """Prints a line, on the first process alone."""
+    import jax
+
+    if jax.process_index() == 0:
+        sys.stdout.write(text + "\n")
+
+
 def rewrite_gin_arguments(arguments: Sequence[str]) -> list[str]:
     """Rewrites `--gin.NAME=VALUE` to `--gin_bindings=NAME = VALUE`.
 

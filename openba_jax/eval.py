@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,10 +46,13 @@ def evaluate(
       mesh_shape: data, fsdp, model; the batch is rounded up to what data x fsdp divides.
 
     Raises:
-      UserError: there is nothing to measure, or model or files cannot be used.
+      UserError: there is nothing to measure, model or files cannot be used, or memory is full.
     """
+    import jax
+
     from openba_jax.evaluation.loading import load
     from openba_jax.files import write_atomically
+    from openba_jax.training import hardware
     from openba_jax.training.sharding import use_mesh
 
     stores = gin_values.several(stores)
@@ -70,12 +72,12 @@ def evaluate(
         "batch_size": model.rows(batch_size),
     }
     figures: dict[str, Any] = {}
-    with use_mesh(model.mesh):
+    with hardware.enough_memory(), use_mesh(model.mesh):
         if questions:
             figures["accuracy"] = _accuracy(model, questions, sizes)
         if mixture and stores:
             figures["loss"] = _loss(model, mixture, stores, eval_batches, sizes)
-    if output_file:
+    if output_file and jax.process_index() == 0:
         write_atomically(output_file, json.dumps(figures, indent=2) + "\n")
     return figures
 
@@ -86,9 +88,7 @@ def _accuracy(model: Loaded, questions: str, sizes: Mapping[str, Any]) -> dict[s
     config, params, vocabulary, _ = model
     scores = score_files(config, params, vocabulary, question_files(questions), **sizes)
     for name, score in scores.items():
-        sys.stdout.write(
-            f"{name}: {score.accuracy:.1%} of {score.count}, chance {score.chance:.1%}\n"
-        )
+        cli.say(f"{name}: {score.accuracy:.1%} of {score.count}, chance {score.chance:.1%}")
     return {name: dataclasses.asdict(score) for name, score in scores.items()}
 
 
@@ -108,13 +108,14 @@ def _loss(
         get_mixture(mixture), stores, vocabulary, evaluation_stores=stores, **sizes
     )
     figures = mean_loss(config, params, loader.evaluation_batches(eval_batches))
-    sys.stdout.write(f"{mixture}: {json.dumps(figures)}\n")
+    cli.say(f"{mixture}: {json.dumps(figures)}")
     return figures
 
 
 def main(argv: Sequence[str]) -> None:
     """Measures as the gin files say."""
     cli.refuse_words(argv)
+    cli.join_processes()
     import gin
 
     configured = gin.external_configurable(gin_values.checked(evaluate), "evaluate")
@@ -125,6 +126,7 @@ def main(argv: Sequence[str]) -> None:
 def run() -> None:
     """Entry point."""
     cli.define_gin_flags()
+    cli.define_process_flags()
     cli.run(main)
 
 

@@ -6,13 +6,13 @@ openba-infer --gin_file=gin/runs/native/infer.gin --gin.MODEL_DIR='"runs/model"'
   --gin.INPUT_FILE='"prompts.jsonl"' --gin.OUTPUT_FILE='"answers.jsonl"'
 
 A file of prompts is JSON lines with a column `inputs`, or plain text, one prompt a line. Answers
-go to the terminal, or to a file of JSON lines `{"inputs", "prediction"}`.
+go to the terminal, or to a file of JSON lines `{"inputs", "prediction"}`. On several machines,
+start it on each with the flags of openba-train; the first one writes.
 """
 
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -51,8 +51,9 @@ def infer(
       mesh_shape: data, fsdp, model; the batch is rounded up to what data x fsdp divides.
 
     Raises:
-      UserError: there is no prompt, or model or files cannot be used.
+      UserError: there is no prompt, model or files cannot be used, or memory is full.
     """
+    import jax
     from tqdm import tqdm
 
     from openba_jax.data.documents import column, read_records
@@ -60,6 +61,7 @@ def infer(
     from openba_jax.evaluation.loading import load
     from openba_jax.files import write_atomically
     from openba_jax.model.decoding import Sampling
+    from openba_jax.training import hardware
     from openba_jax.training.sharding import use_mesh
 
     if batch_size < 1 or max_new_tokens < 1:
@@ -85,7 +87,13 @@ def infer(
         model.rows(min(batch_size, len(texts))),
     )
     answers: list[str] = []
-    with use_mesh(model.mesh), tqdm(total=len(texts), unit="prompt", disable=None) as bar:
+    first = jax.process_index() == 0
+    hidden = None if first else True  # None: where there is no terminal.
+    with (
+        hardware.enough_memory(),
+        use_mesh(model.mesh),
+        tqdm(total=len(texts), unit="prompt", disable=hidden) as bar,
+    ):
         for batch in generator.stream(
             texts,
             max_new_tokens=max_new_tokens,
@@ -95,18 +103,19 @@ def infer(
             answers += batch
             bar.update(len(batch))
     pairs = zip(texts, answers, strict=True)
-    if output_file:
+    if not output_file:
+        for text, answer in pairs:
+            cli.say(f"{text}\n  -> {answer}")
+    elif first:
         lines = [json.dumps({"inputs": t, "prediction": a}, ensure_ascii=False) for t, a in pairs]
         write_atomically(output_file, "\n".join(lines) + "\n")
-        sys.stdout.write(f"{output_file}: {len(lines)} answers\n")
-    else:
-        for text, answer in pairs:
-            sys.stdout.write(f"{text}\n  -> {answer}\n")
+        cli.say(f"{output_file}: {len(lines)} answers")
 
 
 def main(argv: Sequence[str]) -> None:
     """Answers as the gin files say."""
     cli.refuse_words(argv)
+    cli.join_processes()
     import gin
 
     configured = gin.external_configurable(gin_values.checked(infer), "infer")
@@ -117,6 +126,7 @@ def main(argv: Sequence[str]) -> None:
 def run() -> None:
     """Entry point."""
     cli.define_gin_flags()
+    cli.define_process_flags()
     cli.run(main)
 
 

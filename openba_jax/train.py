@@ -12,31 +12,15 @@ with --multiprocess where JAX finds these itself (TPU pods, Slurm).
 from __future__ import annotations
 
 import functools
-import sys
 from collections.abc import Sequence
 
-from absl import flags
-
 from openba_jax import cli
-
-
-def _join_processes() -> None:
-    """Meets the other processes of the run, if there are any; before JAX looks for devices."""
-    import jax
-
-    values = flags.FLAGS
-    if values.coordinator_address:
-        jax.distributed.initialize(
-            values.coordinator_address, values.process_count, values.process_index
-        )
-    elif values.multiprocess:
-        jax.distributed.initialize()
 
 
 def main(argv: Sequence[str]) -> None:
     """Trains as the gin files say."""
     cli.refuse_words(argv)
-    _join_processes()
+    cli.join_processes()
     import gin
     from openba_jax.training import gin_bindings
     from openba_jax.training.trainer import TrainResult
@@ -47,24 +31,16 @@ def main(argv: Sequence[str]) -> None:
     assert isinstance(result, TrainResult)
     losses = {"loss": result.train_loss, "evaluation loss": result.eval_loss}
     figures = [f"{name} {loss:.4f}" for name, loss in losses.items() if loss is not None]
-    sys.stdout.write(
+    cli.say(
         f"{result.model_dir}: {', '.join([f'step {result.step}', *figures])} "
-        f"after {result.tokens:,} tokens.\n"
+        f"after {result.tokens:,} tokens."
     )
-
-
-def define_flags() -> None:
-    """Defines the flags of this main."""
-    cli.define_gin_flags()
-    flags.DEFINE_string("coordinator_address", None, "host:port of process 0, on all processes.")
-    flags.DEFINE_integer("process_count", None, "How many processes take part.", lower_bound=1)
-    flags.DEFINE_integer("process_index", None, "Number of this process, from 0.", lower_bound=0)
-    flags.DEFINE_bool("multiprocess", False, "Let JAX find out about the other processes.")
 
 
 def run() -> None:
     """Entry point."""
-    define_flags()
+    cli.define_gin_flags()
+    cli.define_process_flags()
     cli.run(main)
 
 

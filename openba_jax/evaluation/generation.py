@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import jax
-import numpy as np
 
 from openba_jax.data.vocabulary import Vocabulary
 from openba_jax.errors import UserError
@@ -13,6 +12,7 @@ from openba_jax.evaluation.scoring import pad_rows
 from openba_jax.model.config import OpenBAConfig
 from openba_jax.model.decoding import GREEDY, Sampling, generate
 from openba_jax.model.network import Params
+from openba_jax.training.sharding import to_host
 
 
 class Generator:
@@ -89,7 +89,7 @@ class Generator:
                 sampling=sampling,
                 stop_ids=(self._vocabulary.eos_id,),
             )
-            answers = np.asarray(ids)[: len(chunk)].tolist()
+            answers = to_host(ids)[: len(chunk)].tolist()
             yield [
                 self._vocabulary.decode(answer, skip_special_tokens=True).strip()
                 for answer in answers

@@ -19,6 +19,7 @@ from openba_jax.errors import UserError
 from openba_jax.evaluation.scoring import answer_log_likelihoods, pad_rows
 from openba_jax.model.config import OpenBAConfig
 from openba_jax.model.network import Params
+from openba_jax.training.sharding import to_host
 
 LETTERS = "ABCDE"
 
@@ -152,7 +153,7 @@ def answer_questions(
             config, params, pad_rows(inputs, encoder_length), rows, weights
         )
         tokens = weights.sum(-1)
-        means = np.where(tokens > 0, np.asarray(sums) / np.maximum(tokens, 1), -np.inf)
+        means = np.where(tokens > 0, to_host(sums) / np.maximum(tokens, 1), -np.inf)
         predictions.append(means.argmax(-1)[: len(chunk)])
     return np.concatenate(predictions)
 

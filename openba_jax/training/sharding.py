@@ -11,6 +11,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from openba_jax.errors import UserError
@@ -214,6 +215,13 @@ def global_batch(
         return jax.make_array_from_callback((batch_size, *local.shape[1:]), sharding, of_device)
 
     return {name: globalise(array) for name, array in batch.items()}
+
+
+def to_host(array: jax.Array) -> np.ndarray:
+    """The whole of a global array, on every process."""
+    if array.is_fully_addressable or array.is_fully_replicated:
+        return np.asarray(array)
+    return np.asarray(multihost_utils.process_allgather(array, tiled=True))
 
 
 def sharding_table(shapes: Any, shardings: Any) -> str:

@@ -1,9 +1,10 @@
-"""openba-infer and openba-eval on a folder: what they say, on one device and on eight."""
+"""openba-infer and openba-eval on a folder: what they say, on one device, eight, two processes."""
 
 from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -40,22 +41,46 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def run(main: str, *arguments: str, devices: int = 1) -> subprocess.CompletedProcess[str]:
-    flags = f"--xla_force_host_platform_device_count={devices}"
+def run(
+    main: str, *arguments: str, devices: int = 1, processes: int = 1
+) -> subprocess.CompletedProcess[str]:
+    """Runs a main, in several processes perhaps, of `devices` each; returns how the first ended."""
     command = [sys.executable, "-m", f"openba_jax.{main}", f"--gin_file=gin/runs/native/{main}.gin"]
-    return subprocess.run(
-        [*command, *arguments],
-        env={**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    flags = f"--xla_force_host_platform_device_count={devices}"
+    together: list[list[str]] = [[]]
+    if processes > 1:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            address = f"--coordinator_address=127.0.0.1:{probe.getsockname()[1]}"
+        together = [
+            [address, f"--process_count={processes}", f"--process_index={index}"]
+            for index in range(processes)
+        ]
+    started = [
+        subprocess.Popen(
+            [*command, *arguments, *place],
+            env={**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
+            cwd=REPOSITORY,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for place in together
+    ]
+    outputs = [process.communicate(timeout=300) for process in started]
+    assert not any(output for output, _ in outputs[1:] if not output.startswith("[Gloo]"))
+    return subprocess.CompletedProcess(command, started[0].returncode, *outputs[0])
 
 
-@pytest.mark.parametrize(("devices", "mesh"), [(1, "(-1, 1, 1)"), (8, "(2, 2, 2)")])
-def test_figures_and_answers(folder: Path, tmp_path: Path, devices: int, mesh: str) -> None:
+@pytest.mark.parametrize(
+    ("devices", "processes", "mesh"),
+    [(1, 1, "(-1, 1, 1)"), (8, 1, "(2, 2, 2)"), (2, 2, "(2, 1, 2)")],
+)
+def test_figures_and_answers(
+    folder: Path, tmp_path: Path, devices: int, processes: int, mesh: str
+) -> None:
     shared = [f"--gin.MODEL_DIR='{folder / 'model'}'", f"--gin.MESH_SHAPE={mesh}"]
+    machine = {"devices": devices, "processes": processes}
     done = run(
         "eval",
         *shared,
@@ -66,7 +91,7 @@ def test_figures_and_answers(folder: Path, tmp_path: Path, devices: int, mesh: s
         "--gin.BATCH_SIZE=8",
         "--gin.EVAL_STEPS=2",
         f"--gin.OUTPUT_FILE='{tmp_path / 'figures.json'}'",
-        devices=devices,
+        **machine,
     )
     assert done.returncode == 0, done.stderr
     figures = json.loads((tmp_path / "figures.json").read_text())
@@ -76,7 +101,7 @@ def test_figures_and_answers(folder: Path, tmp_path: Path, devices: int, mesh: s
         "--gin.PROMPTS='Two?'",
         "--gin.MAX_NEW_TOKENS=4",
         f"--gin.OUTPUT_FILE='{tmp_path / 'answers.jsonl'}'",
-        devices=devices,
+        **machine,
     )
     assert answers.returncode == 0, answers.stderr
     (answer,) = map(json.loads, (tmp_path / "answers.jsonl").read_text().splitlines())
@@ -103,15 +128,15 @@ def test_a_tokenizer_of_another_model_is_refused(folder: Path, tmp_path: Path) -
     assert "give the tokenizer that the model was trained with" in done.stderr
 
 
-def test_lengths_that_are_no_mapping(folder: Path) -> None:
+def test_lengths_that_are_not_complete(folder: Path) -> None:
     done = run(
         "eval",
         f"--gin.MODEL_DIR='{folder / 'model'}'",
         f"--gin.QUESTIONS='{folder / 'questions'}'",
-        "--gin.TASK_FEATURE_LENGTHS=[40, 40]",
+        "--gin.TASK_FEATURE_LENGTHS={'inputs': 40}",
     )
     assert done.returncode == 2
-    assert "TASK_FEATURE_LENGTHS is [40, 40]; it needs 'inputs'" in done.stderr
+    assert "TASK_FEATURE_LENGTHS is {'inputs': 40}; it needs 'inputs' and" in done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -123,6 +148,8 @@ def test_lengths_that_are_no_mapping(folder: Path) -> None:
         (["--gin.MODEL_DIR='model'"], "there is no prompt"),
         (["--gin.MODEL_DIR='model'", "--gin.MAX_NEW_TOKENS=0"], "MAX_NEW_TOKENS must be"),
         (["--gin.MODEL_DIR='model'", "--gin.PROMPTS='a'", "--gin.OUTPUT_FILE='.'"], "is a folder"),
+        (["--gin.TEMPERATURE='hot'", "--gin.MODEL_DIR='model'"], "infer.temperature is 'hot'"),
+        (["--process_index=1"], "--process_count and --process_index together"),
     ],
 )
 def test_mistakes(arguments: list[str], message: str) -> None:
