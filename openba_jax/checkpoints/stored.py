@@ -241,23 +241,16 @@ def open_orbax(folder: Path) -> dict[str, ts.TensorStore]:
     return arrays
 
 
-def open_array(
-    spec: Mapping[str, Any], folder: Path, name: str, *, zeros: bool = False
-) -> ts.TensorStore:
+def open_array(spec: Mapping[str, Any], folder: Path, name: str) -> ts.TensorStore:
     """Opens one array for reading.
-
-    Args:
-      spec: where and what it is.
-      folder: the checkpoint, for messages.
-      name: the name of the array, for messages.
-      zeros: read a chunk that is not there as zeros; otherwise reading it fails.
 
     Raises:
       UserError: it is not there or damaged.
     """
     try:
-        whole = ts.Spec({**spec, "fill_missing_data_reads": zeros})
-        return ts.open(whole, open=True, read=True).result()
+        # By default a chunk that is not there is read as zeros.
+        strict = ts.Spec({**spec, "fill_missing_data_reads": False})
+        return ts.open(strict, open=True, read=True).result()
     except ValueError as error:
         raise UserError(f"{folder}: array {name} is missing or damaged.") from error
 

@@ -247,11 +247,7 @@ def _open_legacy(folder: Path) -> dict[str, ts.TensorStore]:
             if folder.resolve() not in array_folder.parents:
                 raise UserError(f"{file}: {name} lies outside of the checkpoint, in {place}.")
             kvstore = {"driver": "file", "path": f"{array_folder}/"}
-            # T5X leaves chunks of zeros out. Biases, and moments of the optimizer, begin as zeros;
-            # elsewhere a file is missing.
-            zeros = name.endswith("/bias") or not name.startswith(_TARGET)
-            spec = {"driver": "zarr", "kvstore": kvstore}
-            arrays[name] = open_array(spec, folder, name, zeros=zeros)
+            arrays[name] = open_array({"driver": "zarr", "kvstore": kvstore}, folder, name)
     return arrays
 
 
@@ -285,8 +281,8 @@ def _write_legacy(tree: dict[str, Any], folder: Path) -> None:
         }
         place = {"driver": "file", "path": f"{folder.absolute()}/{name}/"}
         context = ts.Context({"file_io_sync": False})
-        whole = {**spec, "kvstore": place, "store_data_equal_to_fill_value": True}
-        write_lazily(leaf, ts.open(ts.Spec(whole), create=True, context=context).result())
+        store = ts.open(ts.Spec({**spec, "kvstore": place}), create=True, context=context).result()
+        write_lazily(leaf, store)
         return spec
 
     written = unflatten({path: write(path, leaf) for path, leaf in flatten(tree).items()})
