@@ -130,5 +130,6 @@ def test_two_processes_are_one(first, tmp_path):
     outputs = [process.communicate(timeout=300) for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outputs[0][1][-3000:]
     one = t5x_toy.train_in_t5x(tmp_path / "one", 4, first[1])
-    for out, _ in outputs:
-        np.testing.assert_allclose(json.loads(out.splitlines()[-1]), one, atol=1e-5)
+    # T5X tells one process alone what it measured.
+    (losses,) = filter(None, (json.loads(out.splitlines()[-1]) for out, _ in outputs))
+    np.testing.assert_allclose(losses, one, atol=1e-5)
