@@ -62,12 +62,12 @@ def main(argv: Sequence[str]) -> None:
     if argv[1] == "verify":
         _verify(path)
         return
-    source = open_checkpoint(path, _model_config(values.model_config))
-    sys.stdout.write(f"{path}: {detect(path)}, {_describe(source)}\n")
     if not values.output:
         raise UserError("Name the folder to write with --output.")
     output = Path(values.output)
     require_free(output)
+    source = open_checkpoint(path, _model_config(values.model_config))
+    sys.stdout.write(f"{path}: {detect(path)}, {_describe(source)}\n")
     with _without_log():
         if values.keep_optimizer:
             with only_process(output):
