@@ -198,12 +198,16 @@ O_UL2_CODE = register(Mixture("o_ul2_code", ((_O_UL2_S, 1.0),)))
 O_UL2_PAPER = register(
     Mixture("o_ul2_paper", ((_O_UL2_S, 0.8), (Task("o_ul2_mix", o_ul2.MIX), 0.2)))
 )
-for _short, _preset in (("d_ul2", D_UL2_PAPER), ("o_ul2", O_UL2_PAPER)):
-    register(dataclasses.replace(_preset, name=_short))
+D_UL2 = register(dataclasses.replace(D_UL2_PAPER, name="d_ul2"))
+O_UL2 = register(dataclasses.replace(O_UL2_PAPER, name="o_ul2"))
 
 FLAN = register(Mixture("flan", ((Task("flan", Instruction()), 1.0),)))
 
-TEXT_MIXTURES = (UL2, UL2_PAPER, D_UL2_CODE, D_UL2_PAPER, O_UL2_CODE, O_UL2_PAPER)
+TEXT_MIXTURES = (
+    *(UL2, UL2_PAPER, SPAN_CORRUPTION),
+    *(D_UL2, D_UL2_CODE, D_UL2_PAPER),
+    *(O_UL2, O_UL2_CODE, O_UL2_PAPER),
+)
 """The mixtures on text; each is there with instructions, too, under two further names."""
 
 
