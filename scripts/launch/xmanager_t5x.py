@@ -4,11 +4,14 @@ xmanager launch scripts/launch/xmanager_t5x.py -- \
   --tpu=v3-8 --gin_file=gin/models/stage4_3_8b.gin --gin_file=gin/runs/t5x/pretrain.gin \
   --gin_bindings="MODEL_DIR='/gcs/BUCKET/run'"
 
-Bindings take the form that gin has in files. XManager is installed apart: pip install xmanager.
+Bindings take the form that gin has in files. What is committed is what runs. XManager is installed
+apart (pip install xmanager); of TPUs, its Vertex AI knows v2 and v3.
 """
 
 from __future__ import annotations
 
+import subprocess
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,29 +24,44 @@ _GIN_FILE = flags.DEFINE_multi_string("gin_file", [], "Gin files, from the repos
 _GIN_BINDINGS = flags.DEFINE_multi_string("gin_bindings", [], "Bindings, as in gin files.")
 
 _REPOSITORY = Path(__file__).resolve().parent.parent.parent
+_PROJECT = "openba_jax"
 
 
 def main(argv: Sequence[str]) -> None:
     """Packages the repository with T5X and starts one job."""
     del argv
     kind, cores = _TPU.value.split("-")
-    with xm_local.create_experiment(experiment_title=_NAME.value) as experiment:
-        executor = xm_local.Vertex(xm.JobRequirements(**{f"tpu_{kind}": int(cores)}))
+    requirements = xm.JobRequirements(**{f"tpu_{kind}": int(cores)})
+    with (
+        tempfile.TemporaryDirectory() as staging,
+        xm_local.create_experiment(experiment_title=_NAME.value) as experiment,
+    ):
+        # Without environments, runs and data, which lie beside.
+        project = Path(staging) / _PROJECT
+        subprocess.run(["git", "clone", "-q", str(_REPOSITORY), str(project)], check=True)
+        executor = xm_local.Vertex(requirements=requirements)
         spec = xm.PythonContainer(
-            path=str(_REPOSITORY),
+            path=str(project),
             base_image="python:3.11",
             docker_instructions=[
-                f"COPY {_REPOSITORY.name}/ /openba_jax",
-                "WORKDIR /openba_jax",
+                # XManager's entry point waits with it until the TPUs answer.
+                "RUN apt-get update && apt-get install -y netcat-openbsd",
+                f"COPY {_PROJECT}/ /{_PROJECT}",
+                f"WORKDIR /{_PROJECT}",
                 "RUN pip install -c constraints.txt -e '.[tpu]'",
                 "RUN pip install --no-deps -r requirements/t5x.txt",
             ],
-            entrypoint=xm.CommandList(["python -m t5x.train --gin_search_paths=. $@"]),
+            # XManager appends "$@".
+            entrypoint=xm.CommandList(["python -m t5x.train --gin_search_paths=."]),
         )
         (executable,) = experiment.package([xm.Packageable(spec, executor.Spec())])
-        arguments = [f"--gin_file={file}" for file in _GIN_FILE.value]
+        # A host has 8 cores.
+        arguments = ["--multiprocess_gpu"] if int(cores) > 8 else []
+        arguments += [f"--gin_file={file}" for file in _GIN_FILE.value]
         arguments += [f"--gin_bindings={binding}" for binding in _GIN_BINDINGS.value]
-        experiment.add(xm.Job(executable, executor, args=arguments))
+        # No shell reads them; XManager would escape their quotes for one.
+        safe = [xm.ShellSafeArg(argument) for argument in arguments]
+        experiment.add(xm.Job(executable, executor, args=safe))
 
 
 if __name__ == "__main__":
