@@ -41,7 +41,8 @@ def join_processes() -> None:
     """Meets the other processes of a run, if there are any; before JAX looks for devices.
 
     Raises:
-      UserError: the flags do not go together, or the others do not come.
+      UserError: the flags do not go together, or JAX finds no other processes. Where these do not
+        come, though, XLA ends the process itself after five minutes.
     """
     values = flags.FLAGS
     named = (values.coordinator_address, values.process_count, values.process_index)
@@ -58,12 +59,17 @@ def join_processes() -> None:
             f"--process_index={values.process_index} is none of {values.process_count} processes; "
             "they count from 0."
         )
+    if values.coordinator_address and not values.coordinator_address.rpartition(":")[2].isdigit():
+        raise UserError(f"--coordinator_address={values.coordinator_address} is not host:port.")
     import jax
 
     try:
         jax.distributed.initialize(*named)
     except (RuntimeError, ValueError) as error:
-        raise UserError(f"the processes do not meet: {_first_sentence(error)}") from error
+        raise UserError(
+            f"the processes of the run cannot be joined ({_first_sentence(error)}); without a "
+            "cluster that JAX knows, give --coordinator_address and the two that go with it."
+        ) from error
 
 
 def say(text: str) -> None:

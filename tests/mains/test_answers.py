@@ -149,7 +149,6 @@ def test_lengths_that_are_not_complete(folder: Path) -> None:
         (["--gin.MODEL_DIR='model'", "--gin.MAX_NEW_TOKENS=0"], "MAX_NEW_TOKENS must be"),
         (["--gin.MODEL_DIR='model'", "--gin.PROMPTS='a'", "--gin.OUTPUT_FILE='.'"], "is a folder"),
         (["--gin.TEMPERATURE='hot'", "--gin.MODEL_DIR='model'"], "infer.temperature is 'hot'"),
-        (["--process_index=1"], "--process_count and --process_index together"),
     ],
 )
 def test_mistakes(arguments: list[str], message: str) -> None:
