@@ -101,7 +101,8 @@ def define_flags() -> None:
     flags.DEFINE_integer(
         "workers",
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "tokens: threads that encode, or processes if more than 4. The files do not depend on it.",
+        "tokens: cores to keep busy, by threads, or by processes if more than 4. The files do not "
+        "depend on it.",
         lower_bound=1,
     )
     flags.DEFINE_float(

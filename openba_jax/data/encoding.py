@@ -1,7 +1,8 @@
 """From chunks of text to ids: what `prepare`'s workers do, and how they are kept busy.
 
-Few workers are threads: sentencepiece, which takes nine tenths of the time, lets others run. With
-more, parsing in Python would be the limit, so that they are processes.
+Few workers are threads: sentencepiece, which takes nine tenths of the time, lets others run. There
+are two more than asked for, so that no core is idle while some wait for their turn in Python. With
+more workers that would be the limit, so that they are processes.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from openba_jax.errors import UserError
 from openba_jax.objectives.special_ids import SpecialIds
 
 _MOST_THREADS = 4
+_MORE_THREADS = 2
 _PART_CHARACTERS = 1 << 20
 _EOS = np.array([SpecialIds.eos_id], np.int32)
 
@@ -146,7 +148,7 @@ def encode_chunks(
       vocabulary: encodes.
       rule: says what becomes of a record.
       strict: an item that cannot be used is an error.
-      workers: threads, or processes where they are many; 1 for less.
+      workers: cores to keep busy, by threads, or processes where they are many; 1 for less.
 
     Raises:
       UserError: as `Encoder` and the chunks do, or a worker died.
@@ -159,7 +161,7 @@ def encode_chunks(
         for chunk in chunks:
             future = executor.submit(work, chunk)
             pending.append((dataclasses.replace(chunk, block=b""), future))
-            if len(pending) > 2 * workers:
+            if len(pending) > 2 * workers + _MORE_THREADS:
                 done, future = pending.popleft()
                 yield done, future.result()
         while pending:
@@ -180,7 +182,8 @@ def _executor(
     """Workers, and what they are to do with a chunk."""
     if workers <= _MOST_THREADS:
         encoder = Encoder(vocabulary, rule, strict)
-        return concurrent.futures.ThreadPoolExecutor(workers), encoder
+        threads = workers + _MORE_THREADS if workers > 1 else 1
+        return concurrent.futures.ThreadPoolExecutor(threads), encoder
     executor = concurrent.futures.ProcessPoolExecutor(
         workers,
         multiprocessing.get_context("spawn"),  # A fork of a process with threads can hang.
@@ -212,9 +215,10 @@ def _work(chunk: Chunk) -> Encoded:
 
 
 def encode_texts(vocabulary: Vocabulary, texts: Sequence[str]) -> list[np.ndarray]:
-    """Encodes texts; those of a million characters and more in parts, cut before a space.
+    """Encodes texts; those of a million characters and more in parts, so that memory stays small.
 
-    Pieces do not reach across spaces, so the ids are the same, and memory stays small.
+    They are cut before a space or newline. Pieces do not reach across these, so the ids are the
+    same; only where a million characters have neither, a piece may be cut.
 
     Args:
       vocabulary: encodes.
@@ -234,11 +238,12 @@ def encode_texts(vocabulary: Vocabulary, texts: Sequence[str]) -> list[np.ndarra
 
 
 def _parts(text: str) -> Iterator[str]:
-    """Cuts a text before spaces where it can."""
+    """Cuts a text before spaces and newlines where it can."""
     start = 0
     while len(text) - start > _PART_CHARACTERS:
-        space = text.rfind(" ", start + 1, start + _PART_CHARACTERS)
-        end = space if space > 0 else start + _PART_CHARACTERS
+        bounds = start + 1, start + _PART_CHARACTERS
+        space = max(text.rfind(" ", *bounds), text.rfind("\n", *bounds))
+        end = space if space > 0 else bounds[1]
         yield text[start:end]
         start = end
     yield text[start:]

@@ -62,7 +62,7 @@ def prepare(
       rule: what becomes of a record.
       vocabulary: encodes.
       output: prefix of the files written.
-      workers: threads that encode, or processes where they are more than four; at most.
+      workers: cores to keep busy, at most: by threads, or by processes where they are more than 4.
       strict: a line that cannot be used ends the run; else it is left out, counted and reported.
       progress: show bars on a terminal.
       save_seconds: how often the progress is saved.

@@ -169,16 +169,18 @@ def test_instructions(vocabulary, tmp_path):
     assert not list(tmp_path.glob("q*"))
 
 
-def test_documents_of_any_length(vocabulary, tmp_path, monkeypatch):
-    """Cutting a text before spaces does not change its ids."""
-    text = words(3, 2000)
-    source = write_jsonl(tmp_path / "a.jsonl", [{"text": text}])
-    prepare_spans([source], vocabulary, tmp_path / "whole", group_size=50)
+@pytest.mark.parametrize("space", [" ", "\n", "\n \n"])
+@pytest.mark.parametrize("newline", [False, True])
+def test_documents_of_any_length(vocabulary, monkeypatch, space, newline):
+    """Cutting a text before spaces and newlines does not change its ids."""
+    text = words(3, 2000).replace(" ", space)
+    vocabulary = Vocabulary(vocabulary.path, newline=newline)
+    (whole,) = encoding.encode_texts(vocabulary, [text])
     monkeypatch.setattr(encoding, "_PART_CHARACTERS", 100)
-    prepare_spans([source], vocabulary, tmp_path / "parts", group_size=50)
-    assert (tmp_path / "whole.bin").read_bytes() == (tmp_path / "parts.bin").read_bytes()
-    write_jsonl(source, [{"text": text.replace(" ", "")}])
-    prepare_spans([source], vocabulary, tmp_path / "no_spaces", group_size=50)
+    (parts,) = encoding.encode_texts(vocabulary, [text])
+    np.testing.assert_array_equal(parts, whole)
+    (uncut,) = encoding.encode_texts(vocabulary, [text.replace(space, "")])
+    assert len(uncut) > 0
 
 
 def test_finished_work_is_left_alone(vocabulary, tmp_path):
