@@ -13,9 +13,9 @@ from absl import flags
 
 from openba_jax import cli
 
-# The labels of the original's stage table, and where they differ from the count (reference §1.8).
+# Labels of the original's stage table, and where they are not the rounded count (reference §1.8).
 LABELS = {
-    "openba_15b": "15B",
+    "openba_15b": "15B; 14.57B rounded up",
     "stage1_12b": "12.3B",
     "stage2_11b": "11.0B",
     "stage3_10b": "9.9B; the paper's label, no vocabulary gives it",
@@ -56,7 +56,7 @@ def rows(models: Sequence[str], encoder_length: int, decoder_length: int) -> lis
                 f"{config.vocab_size:,}",
                 f"{parameter_count(tied):,}",
                 f"{parameter_count(untied):,}",
-                f"{parameter_bytes(tied, 'bfloat16') / 2**30:.2f}",
+                f"{parameter_bytes(tied, 'bfloat16') / 2**30:.4g}",
                 f"{decode_flops_per_token(config, encoder_length, decoder_length // 2) / 1e9:.4g}",
                 f"{train_flops_per_example(config, encoder_length, decoder_length) / 1e12:.4g}",
                 LABELS.get(name, "-"),

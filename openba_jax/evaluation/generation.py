@@ -8,7 +8,7 @@ import jax
 
 from openba_jax.data.vocabulary import Vocabulary
 from openba_jax.errors import UserError
-from openba_jax.evaluation.scoring import pad_rows
+from openba_jax.evaluation.scoring import fitting_length, pad_rows
 from openba_jax.model.config import OpenBAConfig
 from openba_jax.model.decoding import GREEDY, Sampling, generate
 from openba_jax.model.network import Params
@@ -76,6 +76,7 @@ class Generator:
           UserError: a prompt is too long; nothing is cut off silently.
         """
         framed = [self._frame(prompt) for prompt in prompts]
+        length = fitting_length(framed, self._encoder_length)
         for start in range(0, len(framed), self._batch_size):
             chunk = framed[start : start + self._batch_size]
             # A row of padding fills the last batch up, so that one shape is compiled.
@@ -83,7 +84,7 @@ class Generator:
             ids = generate(
                 self._config,
                 self._params,
-                pad_rows(rows, self._encoder_length),
+                pad_rows(rows, length),
                 jax.random.fold_in(jax.random.key(seed), start),
                 max_new_tokens=max_new_tokens,
                 sampling=sampling,

@@ -16,7 +16,7 @@ import numpy as np
 
 from openba_jax.data.vocabulary import Vocabulary
 from openba_jax.errors import UserError
-from openba_jax.evaluation.scoring import answer_log_likelihoods, pad_rows
+from openba_jax.evaluation.scoring import answer_log_likelihoods, fitting_length, pad_rows
 from openba_jax.model.config import OpenBAConfig
 from openba_jax.model.network import Params
 from openba_jax.training.sharding import to_host
@@ -120,42 +120,50 @@ def answer_questions(
     Raises:
       UserError: a question or an answer does not fit into its length.
     """
-    questions = list(questions)
-    width = max(len(question.options) for question in questions)
-    sentinel, eos = vocabulary.sentinel(0), vocabulary.eos_id
+    frames = [
+        _frame(question, vocabulary, encoder_length, decoder_length) for question in questions
+    ]
+    width = max(len(answers) for _, answers in frames)
+    encoder_length = fitting_length([ids for ids, _ in frames], encoder_length)
+    decoder_length = fitting_length(
+        [ids for _, answers in frames for ids in answers], decoder_length
+    )
     predictions = []
-    for start in range(0, len(questions), batch_size):
-        chunk = questions[start : start + batch_size]
-        inputs, targets = [], []
-        for question in chunk:
-            ids = [vocabulary.s_id, *vocabulary.encode(question.text), sentinel, eos]
-            if len(ids) > encoder_length:
-                raise UserError(
-                    f"a question of {len(ids)} tokens exceeds the encoder length "
-                    f"{encoder_length}: {question.text[:60]!r}."
-                )
-            inputs.append(ids)
-            for option in question.options:
-                ids = [sentinel, *vocabulary.encode(option), eos]
-                if len(ids) > decoder_length:
-                    raise UserError(
-                        f"an answer of {len(ids)} tokens exceeds the decoder length "
-                        f"{decoder_length}: {option[:60]!r}."
-                    )
-                targets.append(ids)
-            targets.extend([[]] * (width - len(question.options)))
+    for start in range(0, len(frames), batch_size):
+        chunk = frames[start : start + batch_size]
         # The last batch is filled up, so that one shape is compiled.
-        inputs.extend([[]] * (batch_size - len(chunk)))
-        targets.extend([[]] * (batch_size * width - len(targets)))
+        filled = chunk + [([], [])] * (batch_size - len(chunk))
+        inputs = pad_rows([ids for ids, _ in filled], encoder_length)
+        targets = [ids for _, answers in filled for ids in answers + [[]] * (width - len(answers))]
         rows = pad_rows(targets, decoder_length).reshape(batch_size, width, decoder_length)
-        weights = np.isin(rows, (0, sentinel, eos), invert=True).astype(np.float32)
-        sums = answer_log_likelihoods(
-            config, params, pad_rows(inputs, encoder_length), rows, weights
-        )
+        special = (0, vocabulary.sentinel(0), vocabulary.eos_id)
+        weights = np.isin(rows, special, invert=True).astype(np.float32)
+        sums = to_host(answer_log_likelihoods(config, params, inputs, rows, weights))
         tokens = weights.sum(-1)
-        means = np.where(tokens > 0, to_host(sums) / np.maximum(tokens, 1), -np.inf)
+        means = np.where(tokens > 0, sums / np.maximum(tokens, 1), -np.inf)
         predictions.append(means.argmax(-1)[: len(chunk)])
     return np.concatenate(predictions)
+
+
+def _frame(
+    question: Question, vocabulary: Vocabulary, encoder_length: int, decoder_length: int
+) -> tuple[list[int], list[list[int]]]:
+    """Ids of a question and of its answers, framed."""
+    sentinel, eos = vocabulary.sentinel(0), vocabulary.eos_id
+    ids = [vocabulary.s_id, *vocabulary.encode(question.text), sentinel, eos]
+    if len(ids) > encoder_length:
+        raise UserError(
+            f"a question of {len(ids)} tokens exceeds the encoder length {encoder_length}: "
+            f"{question.text[:60]!r}."
+        )
+    answers = [[sentinel, *vocabulary.encode(option), eos] for option in question.options]
+    for option, answer in zip(question.options, answers, strict=True):
+        if len(answer) > decoder_length:
+            raise UserError(
+                f"an answer of {len(answer)} tokens exceeds the decoder length {decoder_length}: "
+                f"{option[:60]!r}."
+            )
+    return ids, answers
 
 
 def score_files(

@@ -20,6 +20,9 @@ from openba_jax.model.losses import (
 )
 from openba_jax.model.network import OpenBA, Params, logits_from_hidden, output_head
 
+LENGTH_MULTIPLE = 128
+"""Lengths of prompts, questions and answers are padded to multiples of this."""
+
 
 @functools.partial(jax.jit, static_argnums=0)
 def answer_log_likelihoods(
@@ -88,6 +91,17 @@ def token_losses(
 def shift_right(targets: jax.Array) -> jax.Array:
     """Decoder inputs of int targets `[batch, length]`: start id 0 first, last token dropped."""
     return jnp.pad(targets[:, :-1], ((0, 0), (1, 0)))
+
+
+def fitting_length(rows: Sequence[Sequence[int]], limit: int) -> int:
+    """A length for all rows: the longest, rounded up so that few shapes are compiled, within limit.
+
+    Args:
+      rows: rows of ids, none longer than `limit`.
+      limit: the largest length.
+    """
+    longest = max(map(len, rows), default=0)
+    return min(limit, -(-longest // LENGTH_MULTIPLE) * LENGTH_MULTIPLE)
 
 
 def pad_rows(rows: Sequence[Sequence[int]], length: int) -> np.ndarray:

@@ -20,7 +20,7 @@ from openba_jax.evaluation.multiple_choice import (
     score_files,
 )
 from openba_jax.evaluation.perplexity import mean_loss
-from openba_jax.evaluation.scoring import answer_log_likelihoods, pad_rows
+from openba_jax.evaluation.scoring import answer_log_likelihoods, fitting_length, pad_rows
 from openba_jax.model.config import named_config
 from openba_jax.model.network import OpenBA, init_params
 
@@ -155,6 +155,24 @@ def test_answers_do_not_depend_on_their_company(model, vocabulary: Vocabulary) -
     many = Generator(config, params, vocabulary, 24, batch_size=3)(prompts, max_new_tokens=6)
     alone = Generator(config, params, vocabulary, 24, batch_size=1)
     assert many == [alone([prompt], max_new_tokens=6)[0] for prompt in prompts]
+
+
+def test_what_is_short_is_padded_to_little() -> None:
+    assert fitting_length([[1] * 7, [1] * 129], 1024) == 256
+    assert fitting_length([[1] * 7], 1024) == 128
+    assert fitting_length([[1] * 7], 40) == 40
+    assert fitting_length([], 40) == 0
+
+
+def test_a_longer_limit_changes_no_answer(model, vocabulary: Vocabulary) -> None:
+    config, params = model
+    answers = [
+        answer_questions(
+            config, params, vocabulary, QUESTIONS, encoder_length=length, decoder_length=length
+        ).tolist()
+        for length in (40, 4096)
+    ]
+    assert answers[0] == answers[1]
 
 
 def test_mean_loss_weighs_tokens_not_batches(model) -> None:
