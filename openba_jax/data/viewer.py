@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterator
 
 import numpy as np
@@ -11,6 +12,7 @@ from openba_jax.data.loader import BatchLoader
 from openba_jax.data.vocabulary import Vocabulary
 
 _SPAN_COLOURS = (32, 33, 34, 35, 36, 31)  # Of ANSI terminals.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # A text must not command the terminal.
 _BOLD, _DIM, _RESET = "\x1b[1m", "\x1b[2m", "\x1b[0m"
 
 
@@ -63,7 +65,7 @@ def show(ids: np.ndarray, vocabulary: Vocabulary, colour: bool, spans: bool = Fa
     runs = itertools.groupby(ids[: _length(ids)].tolist(), key=lambda i: i if i in names else None)
     for special, run in runs:
         if special is None:
-            text = vocabulary.decode(run)
+            text = _CONTROL.sub("\ufffd", vocabulary.decode(run))
             parts.append(f"{code}{text}{_RESET}" if code and spans else text)
             continue
         k = vocabulary.sentinel(0) - special

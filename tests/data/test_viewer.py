@@ -55,6 +55,12 @@ def test_a_span_has_the_colour_of_its_sentinel(vocabulary):
     assert show(np.array([5, 0, 5]), vocabulary, colour=False).count("<pad>") == 1
 
 
+def test_a_text_does_not_command_the_terminal(vocabulary):
+    ids = np.array([*vocabulary.encode("ba"), 3 + 0x1B, 3 + 0x9B])  # Byte pieces.
+    assert not re.search(r"[\x00-\x1f\x7f-\x9f]", show(ids, vocabulary, colour=False))
+    assert show(ids, vocabulary, colour=False).startswith("ba\ufffd")
+
+
 def run_show(vocabulary, store, *more, terminal=False, **environment):
     arguments = [sys.executable, "-m", "openba_jax.prepare", "show", f"--store={store}"]
     arguments += [f"--vocabulary={vocabulary.path}", *more]
