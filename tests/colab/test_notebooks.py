@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import nbformat
@@ -20,6 +23,40 @@ def printed(notebook: str) -> str:
     ).execute()
     outputs = [output for cell in content.cells for output in cell.get("outputs", [])]
     return "".join(output.get("text", "") for output in outputs)
+
+
+# As in IPython, the working folder counts; site-packages do not. Tells what it would run.
+BARE_KERNEL = """
+import json, subprocess, sys
+sys.path.insert(0, "")
+subprocess.run = lambda command, check: print(json.dumps(command))
+exec(sys.stdin.read(), {})
+"""
+
+
+@pytest.mark.parametrize("notebook", sorted(path.name for path in NOTEBOOKS.glob("*.ipynb")))
+def test_the_first_cell_installs_what_is_missing(notebook: str, tmp_path: Path) -> None:
+    cells = nbformat.read(NOTEBOOKS / notebook, as_version=4).cells
+    first = next(cell.source for cell in cells if cell.cell_type == "code")
+
+    def commands(folder: Path) -> list[list[str]]:
+        done = subprocess.run(
+            [sys.executable, "-I", "-S", "-c", BARE_KERNEL],
+            input=first,
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (done.returncode == 0) == (folder != tmp_path), done.stderr
+        return [json.loads(line) for line in done.stdout.splitlines()]
+
+    installs = commands(NOTEBOOKS)
+    assert installs[0][1:] == ["-m", "pip", "install", "-q", "-c", "constraints.txt", "-e", "."]
+    assert [command[-1] for command in installs[1:]] == (
+        ["requirements/t5x.txt"] if notebook == "4_t5x.ipynb" else []
+    )
+    assert commands(tmp_path) == []  # No clone, and no address to clone from.
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +91,7 @@ def test_prune(
     text = printed("3_prune.ipynb")
     for name in ("layers", "width", "random_width"):
         assert f"{name:14} after the cut" in text
+    assert f"{'uncut':14} " in text
 
 
 @pytest.mark.t5x
