@@ -33,7 +33,7 @@ from openba_jax.files import sha256
 _TEXT = flags.DEFINE_list("text", None, "Files with a column `text`.", required=True)
 _VOCABULARY = flags.DEFINE_string("vocabulary", None, "A sentencepiece .model file.")
 _MEGABYTES = flags.DEFINE_integer("megabytes", 100, "Size of the corpus.", lower_bound=1)
-_WORKERS = flags.DEFINE_integer("workers", os.cpu_count(), "Processes, and threads of the other.")
+_WORKERS = flags.DEFINE_integer("workers", os.cpu_count(), "Cores that each side uses.")
 _REPEATS = flags.DEFINE_integer("repeats", 3, "Measurements of each; the median counts.")
 _KILLS = flags.DEFINE_integer("kills", 0, "Kill a run so often, in place of the measurements.")
 
