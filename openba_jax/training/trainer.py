@@ -12,9 +12,8 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Protocol, Self, cast
+from typing import Any, Self, cast
 
 import jax
 import numpy as np
@@ -27,7 +26,7 @@ from openba_jax.errors import UserError
 from openba_jax.files import only_process, room_on_disk, write_atomically
 from openba_jax.model.config import OpenBAConfig
 from openba_jax.model.counting import train_flops_per_example
-from openba_jax.training import hardware, metrics, rates_plot, sharding, train_step
+from openba_jax.training import feeding, hardware, metrics, rates_plot, sharding, train_step
 from openba_jax.training.adaptation import Adaptation, AdaptiveBatches, MovingRates
 from openba_jax.training.evaluation import Evaluation, local_rows
 from openba_jax.training.optimizer import Optimizer
@@ -37,30 +36,6 @@ SHARDING = "sharding.txt"
 
 MAX_STEPS_IN_FLIGHT = 2
 """Steps that may wait on the devices; with more, only batches would pile up there."""
-
-HostBatch = Mapping[str, np.ndarray]
-
-
-class Batches(Protocol):
-    """Where batches come from; `openba_jax.data.loader.BatchLoader` is one."""
-
-    @property
-    def batch_size(self) -> int:
-        """Rows of a global batch."""
-
-    @property
-    def encoder_length(self) -> int:
-        """Positions of the encoder."""
-
-    @property
-    def decoder_length(self) -> int:
-        """Positions of the decoder."""
-
-    def batch(self, step: int, rows: slice | None = None) -> HostBatch:
-        """The batch of a step, or some rows of it: a pure function of its arguments."""
-
-    def evaluation_batches(self, count: int, *, rows: slice | None = None) -> Sequence[HostBatch]:
-        """The same batches at every call, which are not trained on; or some rows of them."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +63,7 @@ def train(
     *,
     model_dir: str,
     model_config: OpenBAConfig,
-    batches: Batches,
+    batches: feeding.Batches,
     optimizer: Optimizer,
     train_steps: int,
     eval_batches: int = 0,
@@ -151,7 +126,7 @@ def train(
     mesh = sharding.make_mesh(mesh_shape)
     train_step.check_batch_size(batches.batch_size, accumulation, mesh)
     rows = local_rows(mesh, batches.batch_size)
-    _check_ids(batches.batch(0, rows), 0, model_config)  # Before anything is written.
+    feeding.check_ids(batches.batch(0, rows), 0, model_config)  # Before anything is written.
     if adaptation is not None and tokenizer is not None and adaptation.source_model:
         native.check_tokenizer(adaptation.source_model, tokenizer)
     if adaptation is not None and eval_every is None:
@@ -204,7 +179,7 @@ def train(
         pending: list[train_step.Metrics] = []
         untimed, clock = 0, time.perf_counter()
         steps = range(start, train_steps)
-        for before, batch in _on_devices(batches, steps, model_config, mesh, moves_after):
+        for before, batch in feeding.on_devices(batches, steps, model_config, mesh, moves_after):
             state, step_metrics = step_fn(state, batch)
             pending.append(step_metrics)
             jax.block_until_ready(pending[-MAX_STEPS_IN_FLIGHT:][0])
@@ -377,50 +352,8 @@ def _as_dict(state: train_step.TrainState) -> dict[str, Any]:
     return {"params": state.params, "opt_state": state.opt_state, "step": state.step}
 
 
-def _on_devices(
-    batches: Batches,
-    steps: range,
-    config: OpenBAConfig,
-    mesh: Mesh,
-    changes_after: Callable[[int], bool],
-) -> Iterator[tuple[int, dict[str, jax.Array]]]:
-    """Steps and their global batches; the next one is built while the devices work.
-
-    Where the batches may change after a number of steps, the next one is built after these.
-    """
-    batch_sharding = sharding.batch_sharding(mesh)
-    rows = sharding.local_rows(batch_sharding, batches.batch_size)
-
-    def build(step: int) -> HostBatch:
-        batch = batches.batch(step, rows)
-        _check_ids(batch, step, config)
-        return batch
-
-    with ThreadPoolExecutor(max_workers=1) as builder:
-        upcoming = builder.submit(build, steps[0])
-        for step in steps:
-            batch = upcoming.result()
-            waits = changes_after(step + 1)
-            if step + 1 in steps and not waits:
-                upcoming = builder.submit(build, step + 1)
-            yield step, sharding.global_batch(batch, batch_sharding, rows, batches.batch_size)
-            if step + 1 in steps and waits:
-                upcoming = builder.submit(build, step + 1)
-
-
-def _check_ids(batch: HostBatch, step: int, config: OpenBAConfig) -> None:
-    """Raises where a token has no embedding: the lookup would give NaN."""
-    for name in ("encoder_input_tokens", "decoder_input_tokens", "decoder_target_tokens"):
-        largest = int(batch[name].max(initial=0))
-        if largest >= config.vocab_size:
-            raise UserError(
-                f"the batch of step {step} has the token id {largest}, but the model's vocab_size "
-                f"is {config.vocab_size}; use the tokenizer that the model was made for."
-            )
-
-
 def _speed_meter(
-    config: OpenBAConfig, batches: Batches, peak: hardware.Peak
+    config: OpenBAConfig, batches: feeding.Batches, peak: hardware.Peak
 ) -> Callable[[Sequence[Mapping[str, np.ndarray]], float], dict[str, float | None]]:
     """A function from the metrics of some steps, and their seconds, to a record of speed."""
     lengths = (batches.encoder_length, batches.decoder_length)

@@ -1,0 +1,85 @@
+"""From the host to the devices: where batches come from, and one built ahead of the step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from openba_jax.errors import UserError
+from openba_jax.model.config import OpenBAConfig
+from openba_jax.training import sharding
+
+HostBatch = Mapping[str, np.ndarray]
+
+
+class Batches(Protocol):
+    """Where batches come from; `openba_jax.data.loader.BatchLoader` is one."""
+
+    @property
+    def batch_size(self) -> int:
+        """Rows of a global batch."""
+
+    @property
+    def encoder_length(self) -> int:
+        """Positions of the encoder."""
+
+    @property
+    def decoder_length(self) -> int:
+        """Positions of the decoder."""
+
+    def batch(self, step: int, rows: slice | None = None) -> HostBatch:
+        """The batch of a step, or some rows of it: a pure function of its arguments."""
+
+    def evaluation_batches(self, count: int, *, rows: slice | None = None) -> Sequence[HostBatch]:
+        """The same batches at every call, which are not trained on; or some rows of them."""
+
+
+def on_devices(
+    batches: Batches,
+    steps: range,
+    config: OpenBAConfig,
+    mesh: Mesh,
+    changes_after: Callable[[int], bool],
+) -> Iterator[tuple[int, dict[str, jax.Array]]]:
+    """Steps and their global batches; the next one is built while the devices work.
+
+    Where the batches may change after a number of steps, the next one is built after these.
+    """
+    batch_sharding = sharding.batch_sharding(mesh)
+    rows = sharding.local_rows(batch_sharding, batches.batch_size)
+
+    def build(step: int) -> HostBatch:
+        batch = batches.batch(step, rows)
+        check_ids(batch, step, config)
+        return batch
+
+    with ThreadPoolExecutor(max_workers=1) as builder:
+        upcoming = builder.submit(build, steps[0])
+        for step in steps:
+            batch = upcoming.result()
+            waits = changes_after(step + 1)
+            if step + 1 in steps and not waits:
+                upcoming = builder.submit(build, step + 1)
+            yield step, sharding.global_batch(batch, batch_sharding, rows, batches.batch_size)
+            if step + 1 in steps and waits:
+                upcoming = builder.submit(build, step + 1)
+
+
+def check_ids(batch: HostBatch, step: int, config: OpenBAConfig) -> None:
+    """Checks that every token has an embedding: for others the lookup would give NaN.
+
+    Raises:
+      UserError: one has none.
+    """
+    for name in ("encoder_input_tokens", "decoder_input_tokens", "decoder_target_tokens"):
+        largest = int(batch[name].max(initial=0))
+        if largest >= config.vocab_size:
+            raise UserError(
+                f"the batch of step {step} has the token id {largest}, but the model's vocab_size "
+                f"is {config.vocab_size}; use the tokenizer that the model was made for."
+            )
