@@ -27,7 +27,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from openba_jax import cli
+from openba_jax import cli, gin_values
 from openba_jax.errors import UserError
 from openba_jax.files import write_atomically
 
@@ -102,9 +102,14 @@ def execute(sweep: Sweep, arguments: Sequence[str]) -> list[Run]:
         argv = command(sweep, run, arguments)
         started, done = (root / f"{run.name}.{mark}" for mark in ("started", "done"))
         wanted = json.dumps(argv[1:], indent=1)
-        if started.exists() and started.read_text() != wanted:
+        folder = root / run.name
+        if (
+            started.exists()
+            and started.read_text() != wanted
+            and (folder.exists() or done.exists())
+        ):
             raise UserError(
-                f"{started.with_suffix('')} holds a run with other arguments; "
+                f"{folder} holds a run with other arguments; "
                 "choose another OUTPUT_DIR, or repeat the arguments."
             )
         head = f"[{number + 1}/{len(runs)}] {run.name}"
@@ -201,7 +206,7 @@ def main(argv: Sequence[str]) -> None:
     """Sweeps as the gin file says."""
     import gin
 
-    configured = gin.external_configurable(Sweep, "Sweep")
+    configured = gin.external_configurable(gin_values.checked(Sweep), "Sweep")
     cli.parse_gin()
     sweep = cli.call_configured(functools.partial(configured))
     assert isinstance(sweep, Sweep)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -80,8 +82,29 @@ def test_failed_runs_go_on_and_finished_ones_stay(
     assert [row["figures"]["loss"] for row in content] == [1.0, 1.0, 2.5, 2.5]
     assert (Path(toy.output_dir) / "sweep.png").stat().st_size > 0
 
+    others = [f"--gin_bindings=PERMIT = {permit}", "--gin_bindings=SEED = 2"]
     with pytest.raises(UserError, match="other arguments"):
-        sweep.execute(toy, ["--gin_bindings=PERMIT = elsewhere"])
+        sweep.execute(toy, others)
+    # What died before it made anything may be started otherwise.
+    for run in sweep.runs_of(toy.grid):
+        shutil.rmtree(Path(toy.output_dir) / run.name)
+        (Path(toy.output_dir) / f"{run.name}.done").unlink()
+    assert sweep.execute(toy, others) == []
+
+
+@pytest.mark.parametrize("grid", ["{'a': 3}", "{'a': 'xy'}", "['a']"])
+def test_grids_of_another_type_are_refused(grid: str) -> None:
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "openba_jax.sweep", "--gin.OUTPUT_DIR='x'"),
+            *("--gin_file=gin/sweeps/width_method.gin", f"--gin.Sweep.grid={grid}"),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: Sweep.grid is ")
 
 
 def test_figures_of_a_pipeline_are_those_of_its_last_stage(tmp_path: Path) -> None:
