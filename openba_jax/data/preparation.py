@@ -97,9 +97,10 @@ def _prepare(
     if found is not None and same_work(output, found, work.described(progress)):
         if found["complete"]:
             return found
-        resumed = state.load()
+        resumed = state.load() and TokenStoreWriter.holds(output, state.mark)
     if not resumed:
-        state.remove()  # Of other work, also unfinished.
+        state.remove()  # Of other work, also unfinished, or somebody took files away.
+        state = Progress(output, vocabulary.token_count, len(work.files))
         write_manifest(output, {"complete": False})
     workers = min(workers, work.bytes // _BYTES_PER_WORKER)
     writer = TokenStoreWriter(

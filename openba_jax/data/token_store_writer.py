@@ -45,7 +45,7 @@ class TokenStoreWriter:
 
         Raises:
           UserError: the element type has no code.
-          FileNotFoundError: what is to be resumed is not there.
+          FileNotFoundError: what is to be resumed is not there, see `holds`.
         """
         self.dtype = np.dtype(dtype).newbyteorder("<")
         if self.dtype.str.replace("|", "<") not in CODES:
@@ -54,11 +54,8 @@ class TokenStoreWriter:
         self._data_path.parent.mkdir(parents=True, exist_ok=True)
         if resume is not None and not _temporary(self._data_path).exists():
             self._data_path.replace(_temporary(self._data_path))  # It was killed while closing.
-        names = {"lengths": ".lengths", "spans": ".spans", "instructions": ".instructions"}
-        paths = {"data": self._data_path}
-        paths |= {k: self._data_path.with_suffix(suffix) for k, suffix in names.items()}
         mode = "wb" if resume is None else "r+b"
-        self._files = {name: _temporary(path).open(mode) for name, path in paths.items()}
+        self._files = {name: path.open(mode) for name, path in _unfinished(Path(prefix)).items()}
         for name, file in self._files.items():
             if resume is not None:
                 file.truncate(resume[name])
@@ -68,6 +65,14 @@ class TokenStoreWriter:
         self._digest = hashlib.sha256()
         for block in self._read("data", 1 << 20):  # What a run before this one wrote.
             self._digest.update(block)
+
+    @staticmethod
+    def holds(prefix: str | Path, mark: Mapping[str, int]) -> bool:
+        """Whether all that a writer had written at a mark is still there, to `resume`."""
+        paths = _unfinished(Path(prefix))
+        if not paths["data"].exists():
+            paths["data"] = paths_of(Path(prefix))[1]  # It was killed while closing.
+        return all(path.is_file() and path.stat().st_size >= mark[k] for k, path in paths.items())
 
     @property
     def data_sha256(self) -> str:
@@ -201,6 +206,13 @@ class TokenStoreWriter:
         """Puts one of the temporary files into the index."""
         for block in self._read(name, 1 << 20):
             index.write(block)
+
+
+def _unfinished(prefix: Path) -> dict[str, Path]:
+    """The files that are written until the store is whole."""
+    _, data = paths_of(prefix)
+    paths = {name: data.with_suffix(f".{name}") for name in ("lengths", "spans", "instructions")}
+    return {name: _temporary(path) for name, path in ({"data": data} | paths).items()}
 
 
 def _temporary(path: Path) -> Path:

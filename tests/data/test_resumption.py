@@ -119,6 +119,26 @@ def test_other_work_starts_anew(vocabulary, sources, tmp_path, monkeypatch):
     assert written(tmp_path / "out") == written(tmp_path / "fresh")
 
 
+@pytest.mark.parametrize("lost", [".bin.tmp", ".lengths.tmp"])
+@pytest.mark.parametrize("all_of_it", [True, False])
+def test_unfinished_files_that_were_lost(
+    vocabulary, sources, tmp_path, monkeypatch, lost, all_of_it
+):
+    """The work starts anew."""
+    prepare(sources, Spans(16), vocabulary, tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        patch.setattr(preparation, "_finish", lambda *arguments: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            prepare(sources, Spans(16), vocabulary, tmp_path / "out", save_seconds=-1)
+    path = tmp_path / f"out{lost}"
+    if all_of_it:
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[:-1])
+    prepare(sources, Spans(16), vocabulary, tmp_path / "out")
+    assert written(tmp_path / "out") == written(tmp_path / "whole")
+
+
 def test_a_full_disk(vocabulary, sources, tmp_path, monkeypatch):
     """What was written stays; with room again, the run goes on."""
     prepare(sources, Spans(16), vocabulary, tmp_path / "whole")
