@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+from absl import logging
 
 from openba_jax.data.chunks import Position
 from openba_jax.data.manifest import sibling
@@ -89,18 +91,21 @@ class Progress:
         self.saved = True
 
     def load(self) -> bool:
-        """Takes up what was saved; False if nothing was."""
+        """Takes up what was saved; False if nothing was, or it cannot be read."""
         if not self.path.exists():
             return False
-        with np.load(self.path) as file:
-            values = json.loads(file["values"].tobytes())
-            self.frequencies, self.rest = file["frequencies"], file["rest"]
-        self.position = Position(**values["position"])
-        self.read = values["read"]
-        self.numbers = values["numbers"]
-        self.bad = values["bad"]
-        self.in_batch = values["in_batch"]
-        self.mark = values["mark"]
+        try:
+            with np.load(self.path) as file:
+                values = json.loads(file["values"].tobytes())
+                arrays = file["frequencies"], file["rest"]
+            position = Position(**values["position"])
+            numbers = [values[name] for name in ("read", "numbers", "bad", "in_batch", "mark")]
+        except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
+            logging.warning("%s is damaged or of another version; starting anew.", self.path)
+            return False
+        self.position = position
+        self.frequencies, self.rest = arrays
+        self.read, self.numbers, self.bad, self.in_batch, self.mark = numbers
         self.saved = True
         return True
 

@@ -119,7 +119,7 @@ def test_other_work_starts_anew(vocabulary, sources, tmp_path, monkeypatch):
     assert written(tmp_path / "out") == written(tmp_path / "fresh")
 
 
-@pytest.mark.parametrize("lost", [".bin.tmp", ".lengths.tmp"])
+@pytest.mark.parametrize("lost", [".bin.tmp", ".lengths.tmp", ".progress"])
 @pytest.mark.parametrize("all_of_it", [True, False])
 def test_unfinished_files_that_were_lost(
     vocabulary, sources, tmp_path, monkeypatch, lost, all_of_it
