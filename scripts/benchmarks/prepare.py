@@ -133,25 +133,40 @@ def _run(command: Sequence[str]) -> tuple[float, int]:
 
 
 def _kill(command: Sequence[str], folder: Path) -> None:
-    """Kills runs at random moments and compares what the last one writes with an unbroken run."""
+    """Kills runs at random moments and compares what comes out with an unbroken run.
+
+    A run that comes to its end before it is killed is compared, too, and another is begun.
+    """
     seconds, _ = _run([*command, f"--output={folder}/whole"])
     rng = random.Random(1)
     arguments = [*command, f"--output={folder}/killed", "--save_seconds=0.1"]
-    resumed = ended = 0
-    for _ in range(_KILLS.value):
+    kills = resumed = ended = 0
+    while kills < _KILLS.value:
         process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL)
-        time.sleep(rng.uniform(0, max(2.0, 2 * seconds / _KILLS.value)))
+        time.sleep(rng.uniform(0, seconds))
         process.send_signal(signal.SIGKILL)
-        ended += process.wait() == 0
+        if process.wait() == 0:
+            _compare(folder)
+            ended += 1
+            continue
+        kills += 1
         resumed += (folder / "killed.progress").exists()
     _run(arguments)
-    for suffix in (".bin", ".idx", ".counts.txt"):
-        same = sha256(folder / f"whole{suffix}") == sha256(folder / f"killed{suffix}")
-        print(f"{suffix}: {'the same bytes' if same else 'OTHER BYTES'}")
+    _compare(folder)
     print(
-        f"{_KILLS.value} kills: {resumed} left progress to resume, {ended} came after the end of "
-        "the work"
+        f"{kills} kills, {resumed} of them with progress to resume; {ended + 1} runs came to an "
+        "end, all with the bytes of an unbroken one"
     )
+
+
+def _compare(folder: Path) -> None:
+    """Compares what was written with the unbroken run, and removes it."""
+    for suffix in (".bin", ".idx", ".counts.txt"):
+        whole, killed = folder / f"whole{suffix}", folder / f"killed{suffix}"
+        if sha256(whole) != sha256(killed):
+            raise SystemExit(f"{suffix}: OTHER BYTES")
+        killed.unlink()
+    (folder / "killed.json").unlink()
 
 
 if __name__ == "__main__":
