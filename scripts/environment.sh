@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Makes the virtual environment of the quickstart and the tests; sourced by both.
-# Usage: source scripts/environment.sh EXTRAS, where EXTRAS is empty or like "[test]".
+# Usage: source scripts/environment.sh EXTRAS [FILE], where EXTRAS is empty or like "[test]", and
+# FILE lists packages that are installed besides, without what they ask for.
 
 say() { printf '%s\n' "openba_jax: $*"; }
 die() { printf '%s\n' "openba_jax: error: $*" >&2; exit 1; }
@@ -8,6 +9,7 @@ die() { printf '%s\n' "openba_jax: error: $*" >&2; exit 1; }
 REPOSITORY="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 ENVIRONMENT="${OPENBA_VENV:-$REPOSITORY/.venv}"
 EXTRAS="$1"
+ALONE="${2:-}"
 NEEDED_MIB=6000
 
 find_python() {
@@ -22,10 +24,14 @@ find_python() {
   done
 }
 
+install() {
+  "$ENVIRONMENT/bin/python" -m pip install --disable-pip-version-check --quiet "$@"
+}
+
 make_environment() {
   local python stamp wanted free log
   stamp="$ENVIRONMENT/.openba_jax"
-  wanted="$(cat "$REPOSITORY/setup.cfg" "$REPOSITORY/constraints.txt" | cksum) $EXTRAS"
+  wanted="$(cat "$REPOSITORY/setup.cfg" "$REPOSITORY/constraints.txt" ${ALONE:+"$ALONE"} | cksum) $EXTRAS"
   if [ -f "$stamp" ] && grep -qxF "$wanted" "$stamp"; then
     say "using $ENVIRONMENT"
     return
@@ -48,8 +54,8 @@ make_environment() {
     || die "$python cannot make virtual environments; install its venv module."
   say "installing openba_jax$EXTRAS (2 to 4 minutes)"
   log="$ENVIRONMENT/install.log"
-  if ! "$ENVIRONMENT/bin/python" -m pip install --disable-pip-version-check --quiet \
-    --constraint "$REPOSITORY/constraints.txt" --editable "$REPOSITORY$EXTRAS" >"$log" 2>&1; then
+  if ! { install --constraint "$REPOSITORY/constraints.txt" --editable "$REPOSITORY$EXTRAS" \
+    && { [ -z "$ALONE" ] || install --no-deps --requirement "$ALONE"; }; } >"$log" 2>&1; then
     tail -n 5 "$log" >&2
     if grep -qi 'no space left' "$log"; then
       die "the disk of $ENVIRONMENT is full; free some, or name another with OPENBA_VENV."

@@ -5,7 +5,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=scripts/environment.sh
-source scripts/environment.sh "[test]"
+source scripts/environment.sh "[test]" requirements/beam.txt
 
 BIN="$ENVIRONMENT/bin"
 say "checking format, lint and types"

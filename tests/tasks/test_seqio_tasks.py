@@ -248,7 +248,7 @@ def test_a_beam_job_prepares_a_corpus_offline(seqio, files, tmp_path):
     """seqio's cache tool, with Beam's local runner."""
     pytest.importorskip(
         "apache_beam",
-        reason="apache-beam is absent; docs/objectives.md says how it is installed",
+        reason="apache-beam, of requirements/beam.txt, is absent",
     )
     result = run_tool(
         files,
