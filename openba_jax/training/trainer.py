@@ -372,7 +372,9 @@ def _speed_meter(
 def _check_finite(steps: Sequence[Mapping[str, np.ndarray]], step: int, folder: Path) -> None:
     for name in ("loss_sum", "grad_norm"):
         if not all(math.isfinite(float(values[name])) for values in steps):
+            newest = native.latest_step(folder)
+            kept = "there is no checkpoint yet" if newest is None else f"step {newest} is saved"
             raise UserError(
                 f"{name} is not finite in the steps before {step} of {folder}; lower the learning "
-                f"rate or look at the data (newest checkpoint: {native.latest_step(folder)})."
+                f"rate or look at the data ({kept})."
             )
