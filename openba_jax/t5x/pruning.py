@@ -20,7 +20,7 @@ def pruned(source: str, output: str, stage: Stage) -> str:
     """Prunes a T5X folder into another, unless that was done.
 
     Args:
-      source: a T5X folder or `DIR/checkpoint_<step>`; its parameters are gathered in memory.
+      source: a T5X folder or `DIR/checkpoint_<step>`; one of any size.
       output: the folder to write; it appears when it is complete.
       stage: what to cut.
 
