@@ -227,11 +227,15 @@ def as_json(
 
 
 def plot_losses(curves: Sequence[Curve], path: str | Path) -> None:
-    """Draws loss over tokens with every cut marked, controls apart in grey."""
+    """Draws loss over tokens: on the left of the ancestor, on the right of stages and controls.
+
+    Every cut is marked; controls are grey.
+    """
     from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-    figure, axes = _figure()
+    figure, (ancestor, recovery) = _figure(width_ratios=(1, 3))
     for curve in curves:
+        axes = recovery if curve.start else ancestor
         color = GREY if curve.control else BLUE
         at = (curve.start + np.asarray(curve.tokens)) / 1e6
         axes.plot(
@@ -245,7 +249,7 @@ def plot_losses(curves: Sequence[Curve], path: str | Path) -> None:
         axes.plot(evaluated_at, curve.evaluated, "o", color=color, markersize=3.5)
         if curve.control:
             end = (at[-1], curve.losses[-1])
-            axes.annotate(f" {curve.name}", end, color=color, fontsize=8, va="center")
+            axes.annotate(f"  {curve.name}", end, color=color, fontsize=8, va="center")
         elif curve.start:
             axes.axvline(curve.start / 1e6, color=ORANGE, linewidth=0.8, linestyle=":")
             axes.annotate(
@@ -254,17 +258,23 @@ def plot_losses(curves: Sequence[Curve], path: str | Path) -> None:
                 xycoords=("data", "axes fraction"),
                 color=ORANGE,
                 fontsize=8,
-                rotation=40,
+                rotation=30,
                 rotation_mode="anchor",
             )
     # What pruning costs is small beside what the first steps of training win.
-    axes.set_yscale("log")
-    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)))
-    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    axes.yaxis.set_minor_formatter(NullFormatter())
-    axes.set_xlabel("million tokens, padding included")
-    axes.set_ylabel("loss, nats per target token")
-    axes.set_title("Loss of training (lines) and on held-out text (dots)", loc="left", fontsize=11)
+    ancestor.set_yscale("log")
+    ancestor.yaxis.set_major_locator(LogLocator(subs=(1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)))
+    ancestor.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    ancestor.yaxis.set_minor_formatter(NullFormatter())
+    ancestor.set_ylabel("loss, nats per target token")
+    ancestor.set_xlim(left=0)
+    figure.supxlabel("million tokens, padding included", fontsize="medium")
+    figure.suptitle(
+        "Loss of training (lines) and on held-out text (dots); dotted lines are cuts",
+        x=0.01,
+        ha="left",
+        fontsize=11,
+    )
     _save(figure, path)
 
 
@@ -277,7 +287,7 @@ def plot_coverage(counts: np.ndarray, kept: int | None, path: str | Path) -> Non
       path: the PNG file.
     """
     curve = coverage(counts)
-    figure, axes = _figure()
+    figure, (axes,) = _figure()
     axes.plot(np.arange(1, len(curve) + 1), 100 * curve, color=BLUE)
     if kept is not None:
         covered = 100 * curve[min(kept, len(curve)) - 1]
@@ -295,16 +305,25 @@ def plot_coverage(counts: np.ndarray, kept: int | None, path: str | Path) -> Non
     _save(figure, path)
 
 
-def _figure() -> tuple[Any, Any]:
+def _figure(width_ratios: Sequence[float] = (1,)) -> tuple[Any, Any]:
+    """A figure, and its axes side by side, which share the vertical one."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(9, 4.5), layout="constrained")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="y", linewidth=0.3)
-    return figure, axes
+    figure, axes = pyplot.subplots(
+        ncols=len(width_ratios),
+        sharey=True,
+        squeeze=False,
+        width_ratios=width_ratios,
+        figsize=(9, 4.5),
+        layout="constrained",
+    )
+    for each in axes[0]:
+        each.spines[["top", "right"]].set_visible(False)
+        each.grid(axis="y", linewidth=0.3)
+    return figure, axes[0]
 
 
 def _save(figure: Any, path: str | Path) -> None:

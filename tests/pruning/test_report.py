@@ -83,7 +83,8 @@ def test_plots_mark_every_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     ]
     report.plot_losses(curves, tmp_path / "losses.png")
     report.plot_coverage(np.array([5, 3, 2]), 2, tmp_path / "coverage.png")
-    losses, coverage = (figure.axes[0] for figure in drawn)
+    (ancestor, losses), (coverage,) = (figure.axes for figure in drawn)
+    assert len(ancestor.lines) == 2
     assert {text.get_text().strip() for text in losses.texts} == {"cut", "at_once"}
     assert [text.get_text().strip() for text in coverage.texts] == ["2 pieces: 80.00%"]
     for name in ("losses.png", "coverage.png"):
