@@ -96,6 +96,8 @@ def _prepare(
     resumed = False
     if found is not None and same_work(output, found, work.described(progress)):
         if found["complete"]:
+            state.remove()  # It may have been killed before it came to this.
+            TokenStoreWriter.remove_unfinished(output)
             return found
         resumed = state.load() and TokenStoreWriter.holds(output, state.mark)
     if not resumed:

@@ -50,12 +50,13 @@ class TokenStoreWriter:
         self.dtype = np.dtype(dtype).newbyteorder("<")
         if self.dtype.str.replace("|", "<") not in CODES:
             raise UserError(f"a token store cannot hold elements of type {dtype}.")
-        self._index_path, self._data_path = paths_of(Path(prefix))
+        self._prefix = Path(prefix)
+        self._index_path, self._data_path = paths_of(self._prefix)
         self._data_path.parent.mkdir(parents=True, exist_ok=True)
         if resume is not None and not _temporary(self._data_path).exists():
             self._data_path.replace(_temporary(self._data_path))  # It was killed while closing.
         mode = "wb" if resume is None else "r+b"
-        self._files = {name: path.open(mode) for name, path in _unfinished(Path(prefix)).items()}
+        self._files = {name: path.open(mode) for name, path in _unfinished(self._prefix).items()}
         for name, file in self._files.items():
             if resume is not None:
                 file.truncate(resume[name])
@@ -159,9 +160,14 @@ class TokenStoreWriter:
     def discard(self) -> None:
         """Removes all temporary files."""
         self.release()
-        for file in self._files.values():
-            Path(file.name).unlink(missing_ok=True)
-        _temporary(self._index_path).unlink(missing_ok=True)
+        self.remove_unfinished(self._prefix)
+
+    @staticmethod
+    def remove_unfinished(prefix: str | Path) -> None:
+        """Removes the temporary files of a writer that may have been killed."""
+        index = _temporary(paths_of(Path(prefix))[0])
+        for path in (*_unfinished(Path(prefix)).values(), index):
+            path.unlink(missing_ok=True)
 
     def release(self) -> None:
         """Closes the files as they are."""
