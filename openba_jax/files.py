@@ -19,11 +19,15 @@ def write_atomically(path: str | Path, content: bytes | str) -> None:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("wb") as file:
-        file.write(content.encode("utf-8") if isinstance(content, str) else content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("wb") as file:
+            file.write(content.encode("utf-8") if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 @contextlib.contextmanager
@@ -40,12 +44,16 @@ def only_process(output: Path) -> Iterator[None]:
     with lock.open("a+", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+            # The file may have been another's until now, and removed by it: a third has a new one.
+            free = lock.exists() and os.path.samestat(os.fstat(file.fileno()), lock.stat())
+        except BlockingIOError:
+            free = False
+        if not free:
             file.seek(0)
             raise UserError(
                 f"another process is writing {output} ({file.read() or 'just started'}); wait for "
                 "it or stop it."
-            ) from error
+            )
         file.truncate(0)
         file.write(f"{os.getpid()} on {socket.gethostname()}")
         file.flush()
