@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -194,11 +195,14 @@ def read_target_losses(path: str | Path) -> dict[str, float]:
     """Reads such a file.
 
     Raises:
-      UserError: it is missing, or does not map denoisers to numbers.
+      UserError: it is missing, or does not map denoisers to finite numbers.
     """
     try:
-        losses = json.loads(Path(path).read_text(encoding="utf-8"))
-        return {str(name): float(loss) for name, loss in losses.items()}
+        read = json.loads(Path(path).read_text(encoding="utf-8"))
+        losses = {str(name): float(loss) for name, loss in read.items()}
+        if not all(map(math.isfinite, losses.values())):  # JSON as Python reads it has NaN.
+            raise ValueError("a target loss is not finite")
+        return losses
     except OSError as error:
         raise UserError(f"target losses {path} cannot be read: {error.strerror}.") from error
     except (ValueError, TypeError, AttributeError) as error:

@@ -92,6 +92,13 @@ def test_a_killed_run_goes_on_exactly(
     assert data == expected
 
 
+@pytest.mark.parametrize("content", ["[1.0]", '{"ul2_s": "low"}', '{"ul2_s": NaN}', "{"])
+def test_files_that_hold_no_targets(tmp_path: Path, content: str) -> None:
+    (tmp_path / "targets.json").write_text(content)
+    with pytest.raises(UserError, match=r"targets\.json holds no target losses"):
+        read_target_losses(tmp_path / "targets.json")
+
+
 def test_targets_measured_on_another_model(
     tmp_path: Path, text: Path, finished: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
