@@ -437,6 +437,9 @@ def _damaged(folder: Path, step: int, error: Exception) -> UserError:
     earlier = [found for found in steps(folder) if found < step]
     remedy = f"delete it to go back to step {earlier[-1]}" if earlier else "there is no earlier one"
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    reason = reason.partition(" [tensorstore_spec")[
+        0
+    ]  # All of it, with what it knows of the array.
     return UserError(
         f"checkpoint {folder / CHECKPOINTS / str(step)} is damaged; {remedy}: {reason}"
     )
