@@ -223,7 +223,21 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
             sys.stderr.write(f"error: {error}\n")
             sys.exit(2)
 
+    _show_in_help(main.__module__)
     app.run(guarded, flags_parser=parse)
+
+
+def _show_in_help(module: str) -> None:
+    """Lets --help print what a main is and its flags, however it was started.
+
+    absl asks the module `__main__`, which is a script of a few lines where the main was installed,
+    and passes over flags that another module defines.
+    """
+    sys.modules["__main__"].__doc__ = sys.modules[module].__doc__
+    defined = flags.FLAGS.flags_by_module_dict()
+    for name in (module, __name__):
+        for flag in defined.get(name, ()):
+            flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
 
 
 def _without_trace(record: py_logging.LogRecord) -> bool:

@@ -21,8 +21,9 @@ def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("main", MAINS)
-def test_help_imports_nothing_heavy(main: str) -> None:
-    # What takes long is imports; a test of seconds would fail on a busy machine.
+def test_help_says_it_all_and_imports_nothing_heavy(main: str) -> None:
+    # As the installed command does it, whose `__main__` is a script. What takes long is imports; a
+    # test of seconds would fail on a busy machine.
     module = "openba_jax.facts.__main__" if main == "facts" else f"openba_jax.{main}"
     code = (
         "import sys, absl.app; sys.argv = ['main', '--help']\n"
@@ -36,7 +37,10 @@ def test_help_imports_nothing_heavy(main: str) -> None:
         [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=False
     )
     assert result.returncode == 0, result.stderr
-    assert "--" in result.stdout
+    said, _, flags = result.stdout.partition("\nflags:\n")
+    assert said.strip()
+    by_gin = main in ("train", "eval", "infer", "pipeline", "sweep")
+    assert ("--gin_file" if by_gin else "--") in flags.partition("Try --helpfull")[0]
 
 
 def test_core_needs_neither_tensorflow_nor_seqio() -> None:
