@@ -26,7 +26,6 @@ from openba_jax.checkpoints.t5x import write_t5x
 from openba_jax.checkpoints.tensors import Rows
 from openba_jax.checkpoints.whole import WholeKind, read_whole, write_whole
 from openba_jax.errors import UserError
-from openba_jax.files import only_process, room_on_disk
 from openba_jax.model.config import OpenBAConfig
 from openba_jax.model.network import logical_axes
 from openba_jax.pruning.plan import Plan, pruned_config, relative
@@ -202,8 +201,7 @@ def _prune_state(
             plan=child.to_dict(),
             tokenizer=tokenizer,
         )
-        with only_process(output), room_on_disk(output):
-            write_whole(pruned, output, written)
+        write_whole(pruned, output, written)
     return child
 
 
