@@ -42,7 +42,7 @@ _HELD_OUT = flags.DEFINE_integer(
 
 def main(argv: Sequence[str]) -> None:
     """Writes the folder and prints what is in it."""
-    del argv
+    cli.refuse_words(argv)
     counts = writing.write(
         _OUTPUT_DIR.value,
         seed=_SEED.value,
