@@ -11,6 +11,8 @@ import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from absl import logging
+
 from openba_jax.errors import UserError
 
 
@@ -34,7 +36,8 @@ def write_atomically(path: str | Path, content: bytes | str) -> None:
 def only_process(output: Path) -> Iterator[None]:
     """Within it no other process writes `output`; `OUTPUT.lock` is there so long.
 
-    The system lets go of the lock when its process ends, however that comes about.
+    The system lets go of the lock when its process ends, however that comes about. On a disk that
+    has no locks there is a warning instead.
 
     Raises:
       UserError: another one does.
@@ -48,6 +51,13 @@ def only_process(output: Path) -> Iterator[None]:
             free = lock.exists() and os.path.samestat(os.fstat(file.fileno()), lock.stat())
         except BlockingIOError:
             free = False
+        except OSError as error:  # Mounted buckets and some network disks have no locks.
+            logging.warning(
+                "%s cannot be locked (%s): see to it that nothing else writes there.",
+                output,
+                error.strerror,
+            )
+            free = True
         if not free:
             file.seek(0)
             raise UserError(

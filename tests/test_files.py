@@ -50,3 +50,15 @@ def test_a_lock_that_its_owner_removed_meanwhile_is_no_lock(
     with pytest.raises(UserError, match="another process is writing"):
         only_process(tmp_path / "model").__enter__()
     third.__exit__(None, None, None)
+
+
+def test_a_disk_without_locks_is_written_with_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def unsupported(*_: object) -> None:
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr("fcntl.flock", unsupported)
+    with caplog.at_level("WARNING", logger="absl"), only_process(tmp_path / "model"):
+        pass
+    assert "model cannot be locked (Operation not supported)" in caplog.text
