@@ -29,7 +29,7 @@ from openba_jax.files import only_process
 
 if TYPE_CHECKING:
     from openba_jax.checkpoints.streaming import Source
-    from openba_jax.model.config import OpenBAConfig
+    from openba_jax.models.openba.config import OpenBAConfig
 
 COMMANDS = ("to_native", "to_huggingface", "to_megatron", "to_t5x", "verify")
 
@@ -56,7 +56,7 @@ def main(argv: Sequence[str]) -> None:
     if not values.input:
         raise UserError("Name the checkpoint with --input.")
     from openba_jax.checkpoints.folders import require_free
-    from openba_jax.checkpoints.formats import detect, open_checkpoint
+    from openba_jax.checkpoints.registry import detect, open_checkpoint
 
     path = Path(values.input)
     if argv[1] == "verify":
@@ -123,9 +123,9 @@ def _move(path: Path, command: str, output: Path) -> None:
     """Moves a whole training state between the native runner and T5X."""
     import numpy as np
 
+    from openba_jax.checkpoints.files.tensors import count_not_finite
     from openba_jax.checkpoints.mapping import flatten
-    from openba_jax.checkpoints.tensors import count_not_finite
-    from openba_jax.checkpoints.whole import WholeKind, read_whole, write_whole
+    from openba_jax.checkpoints.training_state import WholeKind, read_whole, write_whole
     from openba_jax.data.vocabulary import Vocabulary
 
     values = flags.FLAGS
@@ -157,11 +157,11 @@ def _write(inspected: Source, source: Source, command: str, folder: Path) -> Non
         rule = source.config.ffn_rule
         sys.stdout.write(f"ffn_hidden_size follows the rule of OpenBA {rule} (--ffn_rule)\n")
     if command == "to_native":
-        from openba_jax.checkpoints.native_streaming import write_native
+        from openba_jax.checkpoints.formats.native_arrays import write_native
 
         write_native(inspected, folder)
     elif command == "to_huggingface":
-        from openba_jax.checkpoints.huggingface import write_huggingface
+        from openba_jax.checkpoints.formats.huggingface import write_huggingface
 
         write_huggingface(
             inspected,
@@ -170,7 +170,7 @@ def _write(inspected: Source, source: Source, command: str, folder: Path) -> Non
             max_shard_bytes=_bytes(values.max_shard_size),
         )
     elif command == "to_megatron":
-        from openba_jax.checkpoints.megatron import MegatronSource, write_megatron
+        from openba_jax.checkpoints.formats.megatron import MegatronSource, write_megatron
 
         write_megatron(
             inspected,
@@ -179,13 +179,13 @@ def _write(inspected: Source, source: Source, command: str, folder: Path) -> Non
             arguments=source.arguments if isinstance(source, MegatronSource) else None,
         )
     else:
-        from openba_jax.checkpoints.t5x import write_t5x
+        from openba_jax.checkpoints.formats.t5x import write_t5x
 
         write_t5x(inspected, folder, t5x_format=values.t5x_format)
 
 
 def _verify(path: Path) -> None:
-    from openba_jax.checkpoints.formats import detect, open_checkpoint
+    from openba_jax.checkpoints.registry import detect, open_checkpoint
     from openba_jax.checkpoints.verify import compare, compare_logits, encode_prompt
 
     values = flags.FLAGS
@@ -235,7 +235,7 @@ def _describe(source: Source) -> str:
 
 def _model_config(value: str | None) -> OpenBAConfig | None:
     """A named size, or a `config.json`."""
-    from openba_jax.model.config import NAMED_CONFIGS, OpenBAConfig
+    from openba_jax.models.openba.config import NAMED_CONFIGS, OpenBAConfig
 
     if not value:
         return None

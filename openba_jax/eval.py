@@ -18,7 +18,7 @@ from openba_jax import cli, gin_values
 from openba_jax.errors import UserError
 
 if TYPE_CHECKING:
-    from openba_jax.evaluation.loading import Loaded
+    from openba_jax.inference.loading import Loaded
 
 
 def evaluate(
@@ -50,10 +50,10 @@ def evaluate(
     """
     import jax
 
-    from openba_jax.evaluation.loading import load
     from openba_jax.files import write_atomically
-    from openba_jax.training import hardware
-    from openba_jax.training.sharding import use_mesh
+    from openba_jax.inference.loading import load
+    from openba_jax.parallel import hardware
+    from openba_jax.parallel.sharding import use_mesh
 
     stores = gin_values.several(stores)
     if batch_size < 1 or eval_batches < 1:
@@ -100,7 +100,7 @@ def _loss(
     sizes: Mapping[str, Any],
 ) -> dict[str, float]:
     from openba_jax.data.loader import BatchLoader
-    from openba_jax.evaluation.perplexity import mean_loss
+    from openba_jax.evaluation.loss import mean_loss
     from openba_jax.objectives.mixture import get_mixture
 
     config, params, vocabulary, _ = model

@@ -57,12 +57,12 @@ def infer(
     from tqdm import tqdm
 
     from openba_jax.data.documents import column, read_records
-    from openba_jax.evaluation.generation import Generator
-    from openba_jax.evaluation.loading import load
     from openba_jax.files import write_atomically
-    from openba_jax.model.decoding import Sampling
-    from openba_jax.training import hardware
-    from openba_jax.training.sharding import use_mesh
+    from openba_jax.inference.decoding import Sampling
+    from openba_jax.inference.generator import Generator
+    from openba_jax.inference.loading import load
+    from openba_jax.parallel import hardware
+    from openba_jax.parallel.sharding import use_mesh
 
     if batch_size < 1 or max_new_tokens < 1:
         raise UserError("BATCH_SIZE and MAX_NEW_TOKENS must be at least 1.")

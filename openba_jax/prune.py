@@ -26,8 +26,8 @@ def main(argv: Sequence[str]) -> None:
     """Prunes as the flags say."""
     cli.refuse_words(argv)
     values = flags.FLAGS
-    from openba_jax.checkpoints.pruned import prune_model
-    from openba_jax.model.counting import parameter_count
+    from openba_jax.models.counting import parameter_count
+    from openba_jax.pruning.apply import prune_model
     from openba_jax.pruning.plan import pruned_config
     from openba_jax.pruning.stages import Stage
 

@@ -28,13 +28,13 @@ LABELS = {
 
 def rows(models: Sequence[str], encoder_length: int, decoder_length: int) -> list[list[str]]:
     """One row per model, as text; the vocabulary of 100k is a second reading of the last size."""
-    from openba_jax.model.config import named_config, padded_vocab_size
-    from openba_jax.model.counting import (
+    from openba_jax.models.counting import (
         decode_flops_per_token,
         parameter_bytes,
         parameter_count,
         train_flops_per_example,
     )
+    from openba_jax.models.openba.config import named_config, padded_vocab_size
 
     configs = []
     for name in models:
@@ -84,7 +84,7 @@ HEADER = [
 def main(argv: Sequence[str]) -> None:
     """Prints the table."""
     cli.refuse_words(argv)
-    from openba_jax.model.config import NAMED_CONFIGS
+    from openba_jax.models.openba.config import NAMED_CONFIGS
 
     values = flags.FLAGS
     body = rows(values.models or list(NAMED_CONFIGS), values.encoder_length, values.decoder_length)

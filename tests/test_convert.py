@@ -10,8 +10,8 @@ from absl import flags
 from absl.testing import flagsaver
 
 from openba_jax import convert
-from openba_jax.checkpoints.formats import detect, open_checkpoint
-from openba_jax.checkpoints.huggingface import v1_width
+from openba_jax.checkpoints.formats.huggingface import v1_width
+from openba_jax.checkpoints.registry import detect, open_checkpoint
 from openba_jax.data.vocabulary import train_vocabulary
 from openba_jax.errors import UserError
 
@@ -53,7 +53,7 @@ def test_a_tour_of_all_formats_is_exact(golden, tmp_path, capsys):
 def test_cast_warns(shared_dir, tmp_path, capsys):
     import numpy as np
 
-    from openba_jax.checkpoints.safetensors_files import read_safetensors, write_safetensors
+    from openba_jax.checkpoints.files.safetensors_file import read_safetensors, write_safetensors
 
     source = tmp_path / "source"
     source.mkdir()

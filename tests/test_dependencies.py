@@ -27,11 +27,11 @@ def test_no_package_needs_one_that_needs_it() -> None:
         for folder in ROOT.iterdir()
         if (folder / "__init__.py").exists()
     }
-    assert graph["training"] >= {"checkpoints", "model"}  # The graph is not empty.
+    assert graph["training"] >= {"checkpoints", "models"}  # The graph is not empty.
     order = list(graphlib.TopologicalSorter(graph).static_order())  # A cycle raises, and is named.
-    assert order.index("model") < order.index("checkpoints") < order.index("training")
+    assert order.index("models") < order.index("checkpoints") < order.index("training")
 
 
-def test_the_model_knows_nobody() -> None:
-    used = set().union(*map(packages_used, (ROOT / "model").glob("*.py")))
-    assert used <= {"model"}
+def test_layers_know_no_model() -> None:
+    used = set().union(*map(packages_used, (ROOT / "nn").glob("*.py")))
+    assert used <= {"nn", "models"}

@@ -12,8 +12,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from openba_jax.checkpoints.layout import Layout
-from openba_jax.model.config import OpenBAConfig
-from openba_jax.model.network import logical_axes
+from openba_jax.models.openba.config import OpenBAConfig
+from openba_jax.models.openba.network import logical_axes
 
 
 @dataclasses.dataclass(frozen=True)

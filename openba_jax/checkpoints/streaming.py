@@ -18,9 +18,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from openba_jax.checkpoints.layout import contiguous
-from openba_jax.checkpoints.mapping import Entry, Leaf, Parameters, unflatten
-from openba_jax.checkpoints.tensors import (
+from openba_jax.checkpoints.files.tensors import (
     WEIGHT_TYPES,
     Read,
     Rows,
@@ -28,8 +26,10 @@ from openba_jax.checkpoints.tensors import (
     count_not_finite,
     row_slices,
 )
+from openba_jax.checkpoints.layout import contiguous
+from openba_jax.checkpoints.mapping import Entry, Leaf, Parameters, unflatten
 from openba_jax.errors import UserError
-from openba_jax.model.config import OpenBAConfig
+from openba_jax.models.openba.config import OpenBAConfig
 
 
 class Source(Protocol):

@@ -11,14 +11,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from openba_jax.checkpoints.files.tensors import SLICE_BYTES, count_not_finite, row_slices
 from openba_jax.checkpoints.mapping import Leaf
 from openba_jax.checkpoints.streaming import Source, load_params
-from openba_jax.checkpoints.tensors import SLICE_BYTES, count_not_finite, row_slices
 from openba_jax.data.vocabulary import Vocabulary
 from openba_jax.errors import UserError
-from openba_jax.model.config import OpenBAConfig
-from openba_jax.model.decoding import generate
-from openba_jax.model.network import OpenBA, Params
+from openba_jax.inference.decoding import generate
+from openba_jax.models.openba.config import OpenBAConfig
+from openba_jax.models.openba.network import OpenBA, Params
 
 CONTINUATION = 8
 """Tokens that are generated after a prompt and then scored by both models."""

@@ -17,9 +17,9 @@ import numpy as np
 from openba_jax.data.vocabulary import Vocabulary
 from openba_jax.errors import UserError
 from openba_jax.evaluation.scoring import answer_log_likelihoods, fitting_length, pad_rows
-from openba_jax.model.config import OpenBAConfig
-from openba_jax.model.network import Params
-from openba_jax.training.sharding import to_host
+from openba_jax.models.openba.config import OpenBAConfig
+from openba_jax.models.openba.network import Params
+from openba_jax.parallel.sharding import to_host
 
 LETTERS = "ABCDE"
 

@@ -10,15 +10,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from openba_jax.model.config import OpenBAConfig
-from openba_jax.model.losses import (
+from openba_jax.models.openba.config import OpenBAConfig
+from openba_jax.models.openba.network import OpenBA, Params, logits_from_hidden, output_head
+from openba_jax.nn.losses import (
     MAX_CHUNK_LOGITS,
     chunk_length,
     cross_entropy,
     join_length,
     split_length,
 )
-from openba_jax.model.network import OpenBA, Params, logits_from_hidden, output_head
 
 LENGTH_MULTIPLE = 128
 """Lengths of prompts, questions and answers are padded to multiples of this."""

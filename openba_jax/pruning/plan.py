@@ -31,7 +31,7 @@ import numpy as np
 
 from openba_jax.errors import UserError
 from openba_jax.files import write_atomically
-from openba_jax.model.config import OpenBAConfig
+from openba_jax.models.openba.config import OpenBAConfig
 
 Indices = tuple[int, ...]
 Keep = Mapping[str, Any]

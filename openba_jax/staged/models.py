@@ -10,17 +10,18 @@ from typing import NamedTuple
 import jax
 import optax
 
-from openba_jax.checkpoints import native
-from openba_jax.checkpoints.pruned import prune_model
+from openba_jax.checkpoints.formats import native
 from openba_jax.data.loader import BatchLoader
 from openba_jax.data.vocabulary import Vocabulary
 from openba_jax.errors import UserError
-from openba_jax.model.config import OpenBAConfig
+from openba_jax.models.openba.config import OpenBAConfig
 from openba_jax.objectives.mixture import Mixture
+from openba_jax.parallel import sharding
+from openba_jax.pruning.apply import prune_model
 from openba_jax.pruning.stages import Stage
 from openba_jax.staged.corpora import Corpora
 from openba_jax.staged.settings import Phase
-from openba_jax.training import adaptation, optimizer, sharding, trainer
+from openba_jax.training import adaptation, optimizer, trainer
 from openba_jax.training.trainer import TrainResult
 
 PRETRAIN = "pretrain"

@@ -7,16 +7,16 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from openba_jax.checkpoints import native
+from openba_jax.checkpoints.formats import native
 from openba_jax.data.vocabulary import Vocabulary
-from openba_jax.evaluation.generation import Generator
 from openba_jax.evaluation.multiple_choice import question_files, score_files
 from openba_jax.files import write_atomically
-from openba_jax.model.counting import parameter_count, train_flops_per_example
-from openba_jax.pruning import report
-from openba_jax.pruning.report import Curve, Row
+from openba_jax.inference.generator import Generator
+from openba_jax.models.counting import parameter_count, train_flops_per_example
 from openba_jax.pruning.vocabulary import sum_counts
+from openba_jax.staged import report
 from openba_jax.staged.models import PRETRAIN, Models, pruned_name, tuned_name
+from openba_jax.staged.report import Curve, Row
 from openba_jax.training import metrics
 
 

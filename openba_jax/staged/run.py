@@ -12,7 +12,7 @@ from openba_jax import gin_values
 from openba_jax.errors import UserError
 from openba_jax.evaluation.multiple_choice import question_files, read_questions
 from openba_jax.files import write_atomically
-from openba_jax.model.config import OpenBAConfig
+from openba_jax.models.openba.config import OpenBAConfig
 from openba_jax.objectives.mixture import get_mixture
 from openba_jax.pruning.plan import Plan
 from openba_jax.pruning.selection import WIDTH_METHODS

@@ -16,11 +16,11 @@ from clu import metric_writers
 from flax import traverse_util
 from t5x import gin_utils
 
-from openba_jax.checkpoints import native
-from openba_jax.checkpoints.t5x import find_checkpoint, target_shapes
+from openba_jax.checkpoints.formats import native
+from openba_jax.checkpoints.formats.t5x import find_checkpoint, target_shapes
 from openba_jax.errors import UserError
-from openba_jax.model.config import OpenBAConfig
-from openba_jax.model.network import abstract_params
+from openba_jax.models.openba.config import OpenBAConfig
+from openba_jax.models.openba.network import abstract_params
 from openba_jax.t5x.model import OpenBAModel
 
 _FINISHED = "checkpoint_*[0-9]"

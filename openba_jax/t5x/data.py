@@ -18,11 +18,11 @@ from t5x import trainer, utils
 from openba_jax.data.loader import BatchLoader
 from openba_jax.errors import UserError
 from openba_jax.files import write_atomically
-from openba_jax.model.config import OpenBAConfig
+from openba_jax.models.openba.config import OpenBAConfig
 from openba_jax.objectives.mixture import get_mixture, mixture_names
+from openba_jax.parallel.sharding import make_mesh
 from openba_jax.t5x.checkpoints import newest_step
 from openba_jax.training.adaptation import Adaptation, MovingRates
-from openba_jax.training.sharding import make_mesh
 
 Batch = Mapping[str, np.ndarray]
 

@@ -16,8 +16,8 @@ from flax import traverse_util
 from t5x import decoding
 
 from openba_jax.errors import UserError
-from openba_jax.model import beam_search as native_beams
-from openba_jax.model.decoding import PAD_ID, Sampling, choose_tokens
+from openba_jax.inference import beam_search as native_beams
+from openba_jax.inference.decoding import PAD_ID, Sampling, choose_tokens
 
 Cache = Mapping[str, Any]
 TokensToLogits = Callable[[decoding.DecodingState], tuple[jax.Array, Cache]]
@@ -37,7 +37,7 @@ def sample(
     top_p: float = 1.0,
     seed: int | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-    """Greedy decoding or sampling, as `openba_jax.model.decoding.generate`.
+    """Greedy decoding or sampling, as `openba_jax.inference.decoding.generate`.
 
     Args:
       inputs: int32 `[batch, length]`; only its shape is read, prompts belong into the encoder.
@@ -109,7 +109,7 @@ def beam_search(
     length_penalty: float = 1.0,
     early_stopping: bool = False,
 ) -> tuple[jax.Array, jax.Array]:
-    """Beam search, as `openba_jax.model.beam_search.generate_beams`.
+    """Beam search, as `openba_jax.inference.beam_search.generate_beams`.
 
     Args:
       inputs: int32 `[batch, length]`; only its shape is read.
@@ -120,7 +120,7 @@ def beam_search(
       decode_rng: not needed.
       cache_offset: axis of the rows in the cache.
       length_penalty: exponent of the length; larger favours longer answers.
-      early_stopping: see `openba_jax.model.beam_search.beam_search`.
+      early_stopping: see `openba_jax.inference.beam_search.beam_search`.
 
     Returns:
       int32 `[batch, num_decodes, length]` and float32 `[batch, num_decodes]`, the best last, as

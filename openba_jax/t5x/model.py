@@ -19,10 +19,10 @@ from t5x import models
 from t5x.optimizers import OptimizerDefType
 
 from openba_jax.evaluation.scoring import token_losses
-from openba_jax.model import network
-from openba_jax.model.config import OpenBAConfig
-from openba_jax.model.decoding import split_cache
-from openba_jax.model.network import OpenBA
+from openba_jax.inference.decoding import split_cache
+from openba_jax.models.openba import network
+from openba_jax.models.openba.config import OpenBAConfig
+from openba_jax.models.openba.network import OpenBA
 from openba_jax.t5x import decoding
 
 Batch = Mapping[str, jax.Array]

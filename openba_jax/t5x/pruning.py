@@ -9,9 +9,9 @@ from pathlib import Path
 import jax
 from jax.experimental import multihost_utils
 
-from openba_jax.checkpoints.pruned import prune_model
 from openba_jax.errors import UserError
 from openba_jax.files import write_atomically
+from openba_jax.pruning.apply import prune_model
 from openba_jax.pruning.stages import Stage
 from openba_jax.t5x.checkpoints import newest_step
 

@@ -17,15 +17,15 @@ from typing import Any, Protocol
 import numpy as np
 from jax.sharding import Mesh
 
-from openba_jax.checkpoints import native
+from openba_jax.checkpoints.formats import native
 from openba_jax.errors import UserError
+from openba_jax.evaluation.loss_on_mesh import Evaluation, local_rows
 from openba_jax.files import write_atomically
-from openba_jax.model import network
-from openba_jax.model.config import OpenBAConfig
+from openba_jax.models.openba import network
+from openba_jax.models.openba.config import OpenBAConfig
 from openba_jax.objectives import d_ul2, ul2
 from openba_jax.objectives.mixture import Mixture, get_mixture
-from openba_jax.training import sharding
-from openba_jax.training.evaluation import Evaluation, local_rows
+from openba_jax.parallel import sharding
 
 PUBLISHED = "published"
 """Stands for the original's list of target losses."""

@@ -11,8 +11,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from openba_jax.errors import UserError
-from openba_jax.model.config import OpenBAConfig
-from openba_jax.training import sharding
+from openba_jax.models.openba.config import OpenBAConfig
+from openba_jax.parallel import sharding
 
 HostBatch = Mapping[str, np.ndarray]
 

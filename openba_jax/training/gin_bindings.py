@@ -10,10 +10,10 @@ from typing import Any
 
 import gin
 from openba_jax import gin_values
-from openba_jax.checkpoints.native import load_config, split_path
+from openba_jax.checkpoints.formats.native import load_config, split_path
 from openba_jax.data.loader import BatchLoader
 from openba_jax.data.vocabulary import Vocabulary
-from openba_jax.model.config import OpenBAConfig, named_config
+from openba_jax.models.openba.config import OpenBAConfig, named_config
 from openba_jax.objectives.mixture import get_mixture
 from openba_jax.training import optimizer, trainer
 from openba_jax.training.adaptation import PUBLISHED, Adaptation

@@ -19,8 +19,8 @@ import numpy as np
 import tqdm
 
 from openba_jax.files import write_atomically
+from openba_jax.parallel.hardware import Peak
 from openba_jax.training.event_file import EventFile
-from openba_jax.training.hardware import Peak
 
 METRICS = "metrics.jsonl"
 SPEED = "speed.jsonl"

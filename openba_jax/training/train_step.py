@@ -17,9 +17,9 @@ import optax
 from jax.sharding import Mesh
 
 from openba_jax.errors import UserError
-from openba_jax.model import network
-from openba_jax.model.config import OpenBAConfig
-from openba_jax.training import sharding as sharding_lib
+from openba_jax.models.openba import network
+from openba_jax.models.openba.config import OpenBAConfig
+from openba_jax.parallel import sharding as sharding_lib
 from openba_jax.training.optimizer import Optimizer
 
 MAX_PROGRAMS = 4

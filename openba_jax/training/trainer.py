@@ -21,14 +21,15 @@ from absl import logging
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from openba_jax.checkpoints import native
+from openba_jax.checkpoints.formats import native
 from openba_jax.errors import UserError
+from openba_jax.evaluation.loss_on_mesh import Evaluation, local_rows
 from openba_jax.files import only_process, room_on_disk, write_atomically
-from openba_jax.model.config import OpenBAConfig
-from openba_jax.model.counting import train_flops_per_example
-from openba_jax.training import feeding, hardware, metrics, rates_plot, sharding, train_step
+from openba_jax.models.counting import train_flops_per_example
+from openba_jax.models.openba.config import OpenBAConfig
+from openba_jax.parallel import hardware, sharding
+from openba_jax.training import feeding, metrics, rates_plot, train_step
 from openba_jax.training.adaptation import Adaptation, AdaptiveBatches, MovingRates
-from openba_jax.training.evaluation import Evaluation, local_rows
 from openba_jax.training.optimizer import Optimizer
 
 SHARDING = "sharding.txt"

@@ -31,7 +31,7 @@ class RandomSource:
 
     def __init__(self, size: str, **changes):
         from openba_jax.checkpoints.mapping import Parameters
-        from openba_jax.model.config import named_config
+        from openba_jax.models.openba.config import named_config
 
         self.config = named_config(size, param_dtype="bfloat16", dtype="bfloat16", **changes)
         self.parameters = Parameters(self.config)
@@ -63,7 +63,7 @@ class RandomSource:
 
 def make(size: str, target: Path, shard: int) -> None:
     from openba_jax.checkpoints.folders import new_folder
-    from openba_jax.checkpoints.huggingface import write_huggingface
+    from openba_jax.checkpoints.formats.huggingface import write_huggingface
 
     with new_folder(target) as folder:
         # Tied with scaling is the one form in which Hugging Face has no second copy of the head.

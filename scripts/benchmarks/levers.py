@@ -16,8 +16,9 @@ import jax
 import jax.numpy as jnp
 from absl import app, flags
 
-from openba_jax.model.config import OpenBAConfig, named_config
-from openba_jax.training import optimizer, sharding, train_step
+from openba_jax.models.openba.config import OpenBAConfig, named_config
+from openba_jax.parallel import sharding
+from openba_jax.training import optimizer, train_step
 
 _MODEL = flags.DEFINE_string("model", "small", "Named size.")
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "Rows of a batch.", lower_bound=1)

@@ -17,7 +17,7 @@ from convert_3_8b import RandomSource, drop_caches, folder_bytes, measure
 
 def make(size: str, target: Path) -> None:
     from openba_jax.checkpoints.folders import new_folder
-    from openba_jax.checkpoints.native_streaming import write_native
+    from openba_jax.checkpoints.formats.native_arrays import write_native
 
     with new_folder(target) as folder:
         write_native(RandomSource(size), folder)

@@ -24,8 +24,8 @@ from t5x import decoding as t5x_decoding
 from t5x import models
 from t5x.examples.t5 import network as t5_network
 
-from openba_jax.model import network
-from openba_jax.model.config import OpenBAConfig
+from openba_jax.models.openba import network
+from openba_jax.models.openba.config import OpenBAConfig
 from openba_jax.t5x import decoding
 from openba_jax.t5x.model import OpenBAModel
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from openba_jax.checkpoints.mapping import Parameters
-from openba_jax.model.config import OpenBAConfig
+from openba_jax.models.openba.config import OpenBAConfig
 
 TINY = OpenBAConfig(
     vocab_size=256,

@@ -5,13 +5,13 @@ import shutil
 import numpy as np
 import pytest
 
-from openba_jax.checkpoints.huggingface import (
+from openba_jax.checkpoints.files.safetensors_file import read_safetensors, write_safetensors
+from openba_jax.checkpoints.formats.huggingface import (
     ffn_hidden_size,
     open_huggingface,
     v1_width,
     write_huggingface,
 )
-from openba_jax.checkpoints.safetensors_files import read_safetensors, write_safetensors
 from openba_jax.errors import UserError
 
 

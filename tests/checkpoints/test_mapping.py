@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from openba_jax.checkpoints.huggingface import open_huggingface
+from openba_jax.checkpoints.formats.huggingface import open_huggingface
 from openba_jax.checkpoints.layout import PART
 from openba_jax.checkpoints.mapping import HUGGING_FACE, MEGATRON, Parameters, expand
 

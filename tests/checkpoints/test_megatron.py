@@ -6,15 +6,15 @@ import jax
 import numpy as np
 import pytest
 
-from openba_jax.checkpoints.huggingface import open_huggingface
+from openba_jax.checkpoints.files.tensors import FileTensor
+from openba_jax.checkpoints.files.torch_reader import read_torch
+from openba_jax.checkpoints.files.torch_writer import TensorSpec, TorchWriter
+from openba_jax.checkpoints.formats.huggingface import open_huggingface
+from openba_jax.checkpoints.formats.megatron import open_megatron, write_megatron
 from openba_jax.checkpoints.mapping import flatten
-from openba_jax.checkpoints.megatron import open_megatron, write_megatron
 from openba_jax.checkpoints.streaming import InspectedSource, load_params
-from openba_jax.checkpoints.tensors import FileTensor
-from openba_jax.checkpoints.torch_files import read_torch
-from openba_jax.checkpoints.torch_writer import TensorSpec, TorchWriter
 from openba_jax.errors import UserError
-from openba_jax.model.network import OpenBA
+from openba_jax.models.openba.network import OpenBA
 
 
 @pytest.fixture

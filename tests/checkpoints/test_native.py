@@ -11,10 +11,10 @@ import numpy as np
 import optax
 import pytest
 
-from openba_jax.checkpoints import native
+from openba_jax.checkpoints.formats import native
 from openba_jax.errors import UserError
-from openba_jax.model.config import OpenBAConfig
-from openba_jax.model.network import abstract_params
+from openba_jax.models.openba.config import OpenBAConfig
+from openba_jax.models.openba.network import abstract_params
 
 CONFIG = OpenBAConfig(
     vocab_size=16,

@@ -4,8 +4,8 @@ import jax
 import numpy as np
 import pytest
 
-from openba_jax.checkpoints import native
-from openba_jax.checkpoints.native_streaming import open_native, write_native
+from openba_jax.checkpoints.formats import native
+from openba_jax.checkpoints.formats.native_arrays import open_native, write_native
 from openba_jax.checkpoints.streaming import load_params
 from openba_jax.errors import UserError
 

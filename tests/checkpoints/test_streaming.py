@@ -5,14 +5,14 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from openba_jax.checkpoints.huggingface import open_huggingface, write_huggingface
+from openba_jax.checkpoints.files.tensors import FileTensor, JoinedTensor, count_not_finite
+from openba_jax.checkpoints.formats.huggingface import open_huggingface, write_huggingface
+from openba_jax.checkpoints.formats.native_arrays import open_native, write_native
 from openba_jax.checkpoints.mapping import Leaf
-from openba_jax.checkpoints.native_streaming import open_native, write_native
 from openba_jax.checkpoints.streaming import InspectedSource, load_params
-from openba_jax.checkpoints.tensors import FileTensor, JoinedTensor, count_not_finite
 from openba_jax.errors import UserError
-from openba_jax.model.config import OpenBAConfig
-from openba_jax.model.network import abstract_params
+from openba_jax.models.openba.config import OpenBAConfig
+from openba_jax.models.openba.network import abstract_params
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, ml_dtypes.bfloat16])
@@ -88,9 +88,9 @@ def test_conversions_hold_about_two_layers(make_source, tmp_path, monkeypatch):
         encoder_layers=1,
         decoder_layers=12,
     )
-    monkeypatch.setattr("openba_jax.checkpoints.tensors.SLICE_BYTES", 2**18)
-    monkeypatch.setattr("openba_jax.checkpoints.stored.SLICE_BYTES", 2**18)
-    monkeypatch.setattr("openba_jax.checkpoints.stored.MIN_CHUNK_BYTES", 2**16)
+    monkeypatch.setattr("openba_jax.checkpoints.files.tensors.SLICE_BYTES", 2**18)
+    monkeypatch.setattr("openba_jax.checkpoints.files.tensorstore_arrays.SLICE_BYTES", 2**18)
+    monkeypatch.setattr("openba_jax.checkpoints.files.tensorstore_arrays.MIN_CHUNK_BYTES", 2**16)
     layer = 4 * (8 * 128 * 128 + 3 * 128 * 512)
     source = make_source(config)
     (tmp_path / "hf").mkdir()

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
+from openba_jax.checkpoints.formats.t5x import find_checkpoint, open_t5x, write_t5x
 from openba_jax.checkpoints.streaming import load_params
-from openba_jax.checkpoints.t5x import find_checkpoint, open_t5x, write_t5x
 from openba_jax.errors import UserError
 
 
@@ -118,7 +118,7 @@ def test_t5x_reads_and_writes_the_same(make_source, tiny, tmp_path, same, t5x_fo
     from t5x import partitioning, train_state
 
     from openba_jax.checkpoints.streaming import load_params
-    from openba_jax.model.network import logical_axes
+    from openba_jax.models.openba.network import logical_axes
 
     def axes_tree(tree):
         return {

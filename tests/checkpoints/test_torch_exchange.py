@@ -8,12 +8,12 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from openba_jax.checkpoints.huggingface import open_huggingface, write_huggingface
+from openba_jax.checkpoints.files.tensors import FileTensor
+from openba_jax.checkpoints.files.torch_reader import TorchDtype, read_torch
+from openba_jax.checkpoints.files.torch_writer import TensorSpec, TorchWriter
+from openba_jax.checkpoints.formats.huggingface import open_huggingface, write_huggingface
+from openba_jax.checkpoints.formats.megatron import open_megatron, write_megatron
 from openba_jax.checkpoints.mapping import flatten
-from openba_jax.checkpoints.megatron import open_megatron, write_megatron
-from openba_jax.checkpoints.tensors import FileTensor
-from openba_jax.checkpoints.torch_files import TorchDtype, read_torch
-from openba_jax.checkpoints.torch_writer import TensorSpec, TorchWriter
 
 torch = pytest.importorskip("torch", reason="the extra [torch] is not installed")
 

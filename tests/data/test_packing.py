@@ -13,8 +13,8 @@ from openba_jax.data.loader import BatchLoader
 from openba_jax.data.token_store import open_stores
 from openba_jax.data.token_store_writer import TokenStoreWriter
 from openba_jax.data.vocabulary import train_vocabulary
-from openba_jax.model import network
-from openba_jax.model.config import OpenBAConfig
+from openba_jax.models.openba import network
+from openba_jax.models.openba.config import OpenBAConfig
 from openba_jax.objectives.instruction import Instruction
 from openba_jax.objectives.mixture import get_mixture
 

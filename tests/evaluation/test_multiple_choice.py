@@ -12,17 +12,17 @@ import pytest
 
 from openba_jax.data.vocabulary import Vocabulary, train_vocabulary
 from openba_jax.errors import UserError
-from openba_jax.evaluation.generation import Generator
+from openba_jax.evaluation.loss import mean_loss
 from openba_jax.evaluation.multiple_choice import (
     Question,
     answer_questions,
     read_questions,
     score_files,
 )
-from openba_jax.evaluation.perplexity import mean_loss
 from openba_jax.evaluation.scoring import answer_log_likelihoods, fitting_length, pad_rows
-from openba_jax.model.config import named_config
-from openba_jax.model.network import OpenBA, init_params
+from openba_jax.inference.generator import Generator
+from openba_jax.models.openba.config import named_config
+from openba_jax.models.openba.network import OpenBA, init_params
 
 QUESTIONS = [
     Question("What is water?", ("H2O", "a metal and no liquid", "NaCl", "gold"), 0),

@@ -12,13 +12,13 @@ from pathlib import Path
 import jax
 import pytest
 
-from openba_jax.checkpoints import native
+from openba_jax.checkpoints.formats import native
 from openba_jax.data.chunks import Source
 from openba_jax.data.preparation import prepare
 from openba_jax.data.rules import Spans
 from openba_jax.data.vocabulary import train_vocabulary
-from openba_jax.model.config import named_config
-from openba_jax.model.network import init_params
+from openba_jax.models.openba.config import named_config
+from openba_jax.models.openba.network import init_params
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 

@@ -9,7 +9,7 @@ import pytest
 
 from openba_jax import gin_values
 from openba_jax.errors import UserError
-from openba_jax.model.config import OpenBAConfig, named_config
+from openba_jax.models.openba.config import OpenBAConfig, named_config
 
 
 class Rows(Protocol):

@@ -46,7 +46,7 @@ def test_help_says_it_all_and_imports_nothing_heavy(main: str) -> None:
 def test_core_needs_neither_tensorflow_nor_seqio() -> None:
     code = (
         "import sys\n"
-        "import openba_jax.training.train_step, openba_jax.model.decoding\n"
+        "import openba_jax.training.train_step, openba_jax.inference.decoding\n"
         "import openba_jax.pruning.transform, openba_jax.training.trainer\n"
         "import openba_jax.data.loader, openba_jax.staged.run\n"
         "heavy = {'tensorflow', 'seqio', 't5x', 'torch'} & set(sys.modules)\n"

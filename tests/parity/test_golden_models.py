@@ -12,13 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from openba_jax.checkpoints.huggingface import open_huggingface
+from openba_jax.checkpoints.formats.huggingface import open_huggingface
 from openba_jax.checkpoints.mapping import HUGGING_FACE, Parameters, expand, flatten
 from openba_jax.checkpoints.streaming import load_params
-from openba_jax.model import network
-from openba_jax.model.beam_search import generate_beams
-from openba_jax.model.decoding import decode_step, generate, init_cache
-from openba_jax.model.network import DecoderLayer, EncoderLayer, OpenBA
+from openba_jax.inference.beam_search import generate_beams
+from openba_jax.inference.decoding import decode_step, generate, init_cache
+from openba_jax.models.openba import network
+from openba_jax.models.openba.network import DecoderLayer, EncoderLayer, OpenBA
 
 TOLERANCE = 2e-5
 

@@ -8,8 +8,8 @@ import jax
 import numpy as np
 from hypothesis import strategies as st
 
-from openba_jax.model.config import OpenBAConfig
-from openba_jax.model.network import abstract_params
+from openba_jax.models.openba.config import OpenBAConfig
+from openba_jax.models.openba.network import abstract_params
 from openba_jax.pruning.plan import Plan, pruned_config
 
 CONFIG = OpenBAConfig(

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
-from openba_jax.model.config import OpenBAConfig
-from openba_jax.model.network import OpenBA, logical_axes
+from openba_jax.models.openba.config import OpenBAConfig
+from openba_jax.models.openba.network import OpenBA, logical_axes
 from openba_jax.pruning.plan import Plan, pruned_config, relative
 from openba_jax.pruning.selection import Widths, select_width
 from openba_jax.pruning.transform import take

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from plan_strategies import CONFIG, chains, keeps
 
 from openba_jax.errors import UserError
-from openba_jax.model.config import OpenBAConfig, named_config
+from openba_jax.models.openba.config import OpenBAConfig, named_config
 from openba_jax.pruning.plan import Plan, compose, pruned_config, relative
 
 ROOT = Plan.identity(CONFIG, "ancestor")

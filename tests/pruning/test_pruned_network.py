@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from plan_strategies import CONFIG, random_params
 
-from openba_jax.model import network
-from openba_jax.model.layers import LayerNorm
+from openba_jax.models.openba import network
+from openba_jax.nn.layers import LayerNorm
 from openba_jax.pruning.plan import Plan, pruned_config
 from openba_jax.pruning.transform import mask, take
 

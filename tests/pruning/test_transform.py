@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from plan_strategies import CONFIG, chains, random_params
 
 from openba_jax.errors import UserError
-from openba_jax.model.network import abstract_params, logical_axes
+from openba_jax.models.openba.network import abstract_params, logical_axes
 from openba_jax.pruning.plan import Plan, pruned_config, relative
 from openba_jax.pruning.transform import mask, prune_opt_state, take
 
@@ -218,8 +218,8 @@ def test_refuses_parameters_without_names() -> None:
 SHARDED = """
 import jax, numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
-from openba_jax.model.config import named_config
-from openba_jax.model.network import abstract_params, logical_axes
+from openba_jax.models.openba.config import named_config
+from openba_jax.models.openba.network import abstract_params, logical_axes
 from openba_jax.pruning.plan import Plan, relative
 from openba_jax.pruning.selection import Widths, select_width
 from openba_jax.pruning.transform import take

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sentencepiece import SentencePieceProcessor, sentencepiece_model_pb2
 
 from openba_jax.errors import UserError
-from openba_jax.model.config import OpenBAConfig
+from openba_jax.models.openba.config import OpenBAConfig
 from openba_jax.pruning.plan import Plan, pruned_config
 from openba_jax.pruning.transform import take
 from openba_jax.pruning.vocabulary import (

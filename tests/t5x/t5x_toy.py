@@ -12,10 +12,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from openba_jax.checkpoints import native
-from openba_jax.checkpoints.whole import read_whole, write_whole
-from openba_jax.model import network
-from openba_jax.model.config import OpenBAConfig
+from openba_jax.checkpoints.formats import native
+from openba_jax.checkpoints.training_state import read_whole, write_whole
+from openba_jax.models.openba import network
+from openba_jax.models.openba.config import OpenBAConfig
 from openba_jax.training import optimizer, trainer
 
 

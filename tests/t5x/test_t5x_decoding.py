@@ -14,9 +14,9 @@ from t5x import decoding as t5x_decoding
 from t5x import models
 
 from openba_jax.evaluation.scoring import answer_log_likelihoods
-from openba_jax.model import network
-from openba_jax.model.beam_search import generate_beams
-from openba_jax.model.decoding import Sampling, generate
+from openba_jax.inference.beam_search import generate_beams
+from openba_jax.inference.decoding import Sampling, generate
+from openba_jax.models.openba import network
 from openba_jax.t5x import decoding
 
 LENGTH = 12

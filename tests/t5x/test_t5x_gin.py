@@ -22,9 +22,9 @@ from t5x import utils
 import gin
 from openba_jax import sizes
 from openba_jax.errors import UserError
-from openba_jax.model import network
-from openba_jax.model.config import NAMED_CONFIGS, named_config
-from openba_jax.model.counting import parameter_count
+from openba_jax.models.counting import parameter_count
+from openba_jax.models.openba import network
+from openba_jax.models.openba.config import NAMED_CONFIGS, named_config
 from openba_jax.t5x import decoding, mistakes
 from openba_jax.t5x.partitioner import Partitioner
 

@@ -14,10 +14,10 @@ import seqio
 import t5x_toy
 from t5x import optimizers, utils
 
-from openba_jax.checkpoints import native
-from openba_jax.checkpoints.whole import read_whole, write_whole
+from openba_jax.checkpoints.formats import native
+from openba_jax.checkpoints.training_state import read_whole, write_whole
 from openba_jax.errors import UserError
-from openba_jax.model import network
+from openba_jax.models.openba import network
 from openba_jax.t5x import checkpoints, decoding, pruning, vocabulary
 from openba_jax.t5x.partitioner import Partitioner
 from openba_jax.t5x.requirement import require_t5x

@@ -20,7 +20,7 @@ from flax import core
 from t5x import train_state as t5x_train_state
 from t5x import trainer as t5x_trainer
 
-from openba_jax.checkpoints.whole import read_whole, write_whole
+from openba_jax.checkpoints.training_state import read_whole, write_whole
 from openba_jax.training.train_step import summed_gradients
 
 

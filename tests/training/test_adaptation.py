@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from openba_jax.checkpoints import native
+from openba_jax.checkpoints.formats import native
 from openba_jax.errors import UserError
 from openba_jax.objectives import d_ul2
 from openba_jax.objectives.mixture import get_mixture
-from openba_jax.training import metrics, sharding
+from openba_jax.parallel import sharding
+from openba_jax.training import metrics
 from openba_jax.training.adaptation import (
     Adaptation,
     measured_losses,

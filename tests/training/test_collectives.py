@@ -19,9 +19,11 @@ VOCAB, EMBED, BATCH, LENGTHS = 4096, 64, 16, (48, 40)
 PROGRAM = f"""
 import functools, json, sys
 import jax, jax.numpy as jnp
-from openba_jax.model import losses, network
-from openba_jax.model.config import named_config
-from openba_jax.training import optimizer, sharding, train_step
+from openba_jax.nn import losses
+from openba_jax.models.openba import network
+from openba_jax.models.openba.config import named_config
+from openba_jax.training import optimizer, train_step
+from openba_jax.parallel import sharding
 
 mesh_shape, accumulation, chunked = json.loads(sys.argv[1])
 if chunked:

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from toy_run import toy_train
 
-from openba_jax.checkpoints import native
+from openba_jax.checkpoints.formats import native
 from openba_jax.training import metrics
 
 MESHES = [[8, 1, 1], [2, 2, 2], [1, 2, 4]]

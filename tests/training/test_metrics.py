@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from openba_jax.training import event_file, hardware, metrics
+from openba_jax.parallel import hardware
+from openba_jax.training import event_file, metrics
 
 
 def test_crc_of_the_check_string() -> None:

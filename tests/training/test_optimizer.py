@@ -10,7 +10,7 @@ import pytest
 from toy_run import toy_config
 
 from openba_jax.errors import UserError
-from openba_jax.model.network import abstract_params
+from openba_jax.models.openba.network import abstract_params
 from openba_jax.training.optimizer import adamw, decay_mask, warmup_constant, warmup_cosine
 
 

@@ -9,9 +9,9 @@ from jax.sharding import AbstractMesh, PartitionSpec
 from toy_run import ToyBatches, toy_config
 
 from openba_jax.errors import UserError
-from openba_jax.model import network
-from openba_jax.model.config import named_config
-from openba_jax.training import sharding
+from openba_jax.models.openba import network
+from openba_jax.models.openba.config import named_config
+from openba_jax.parallel import sharding
 
 MESH = AbstractMesh((2, 2, 2), sharding.MESH_AXES)
 

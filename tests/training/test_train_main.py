@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 
 import gin
-from openba_jax.checkpoints import native
+from openba_jax.checkpoints.formats import native
 from openba_jax.data.chunks import Source
 from openba_jax.data.preparation import prepare
 from openba_jax.data.rules import Spans
 from openba_jax.data.vocabulary import train_vocabulary
-from openba_jax.model.config import NAMED_CONFIGS, named_config
+from openba_jax.models.openba.config import NAMED_CONFIGS, named_config
 from openba_jax.training import gin_bindings, metrics, optimizer
 
 REPOSITORY = Path(__file__).resolve().parents[2]

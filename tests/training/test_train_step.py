@@ -10,8 +10,9 @@ import pytest
 from toy_run import ToyBatches, toy_config
 
 from openba_jax.errors import UserError
-from openba_jax.model import network
-from openba_jax.training import optimizer, sharding, train_step
+from openba_jax.models.openba import network
+from openba_jax.parallel import sharding
+from openba_jax.training import optimizer, train_step
 
 CONFIG = toy_config(dropout_rate=0.0)
 OPTIMIZER = optimizer.adamw(optimizer.warmup_constant(2e-2))

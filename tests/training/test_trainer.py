@@ -13,9 +13,9 @@ import pytest
 from toy_run import ToyBatches, toy_config, toy_train
 
 from openba_jax import files
-from openba_jax.checkpoints import native
+from openba_jax.checkpoints.formats import native
 from openba_jax.errors import UserError
-from openba_jax.model.network import abstract_params
+from openba_jax.models.openba.network import abstract_params
 from openba_jax.training import metrics, train_step
 
 

@@ -48,7 +48,7 @@ class ToyBatches:
 
 
 def toy_config(**changes: Any) -> Any:
-    from openba_jax.model.config import OpenBAConfig
+    from openba_jax.models.openba.config import OpenBAConfig
 
     fields = {
         "vocab_size": 32,

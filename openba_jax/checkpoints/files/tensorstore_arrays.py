@@ -1,0 +1,364 @@
+"""Parameters in tensorstore arrays, as orbax and T5X keep them: read, and written by layers.
+
+Orbax writes whole arrays from memory. To write models larger than memory it is given stand-ins,
+`LazyParameter`, whose values are read slice by slice when it comes to writing them; chunks on disk
+are single layers, so that a layer can be read without the others.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import math
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import tensorstore as ts
+
+from openba_jax.checkpoints.files.tensors import SLICE_BYTES, Read, Rows, ahead
+from openba_jax.checkpoints.layout import contiguous
+from openba_jax.checkpoints.mapping import Leaf, Parameters, unflatten
+from openba_jax.checkpoints.streaming import Source, stacked_dtype, unrolled_path
+from openba_jax.errors import UserError
+from openba_jax.models.openba.config import OpenBAConfig
+
+MIN_CHUNK_BYTES = 2**20
+"""Layers smaller than this share a chunk."""
+
+
+@dataclasses.dataclass(frozen=True)
+class LazyParameter:
+    """A parameter of the tree, read from a source while it is written.
+
+    Attributes:
+      source: where its values come from.
+      path: its path, `layers` standing for all layers or, unrolled, for one.
+      layers: the numbers of its layers, stacked in the first axis; None where there is none.
+      layer: the number of its layer in an unrolled tree.
+    """
+
+    source: Source
+    path: str
+    layers: tuple[int, ...] | None = None
+    layer: int | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its shape."""
+        shape = self.source.parameters.shape(self.path)
+        return shape if self.layers is None else (len(self.layers), *shape)
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Its type."""
+        if self.layers is None:
+            return self.source.dtype(Leaf(self.path, self.layer))
+        return stacked_dtype(self.source, self.path)
+
+    @property
+    def ndim(self) -> int:
+        """Its rank."""
+        return len(self.shape)
+
+    @property
+    def size(self) -> int:
+        """Number of its elements."""
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Its size in bytes."""
+        return self.size * self.dtype.itemsize
+
+    @property
+    def sliced_axis(self) -> int | None:
+        """The axis along which it is read: layers, or the vocabulary."""
+        if self.layers is not None:
+            return 0
+        axes = self.source.parameters.axes[self.path]
+        return axes.index("vocab") if "vocab" in axes else None
+
+    @property
+    def chunk_bytes(self) -> int | None:
+        """How large chunks on disk should be: a layer, a slice of the vocabulary, or (None) all."""
+        if self.layers is not None:
+            layer_bytes = self.nbytes // len(self.layers)
+            return layer_bytes if layer_bytes >= MIN_CHUNK_BYTES else None
+        sliced = self.sliced_axis is not None and self.nbytes > SLICE_BYTES
+        return SLICE_BYTES if sliced else None
+
+    def reads(self, chunk: int) -> Iterator[tuple[tuple[slice, ...], Read]]:
+        """Reads of consecutive slices, and their place; `chunk` is a chunk's size there."""
+        axis, everything = self.sliced_axis, (slice(None),) * self.ndim
+        if axis is None:
+            yield everything, functools.partial(self._read, slice(None))
+            return
+        size = self.shape[axis]
+        step = chunk
+        if self.layers is None:
+            step *= max(1, SLICE_BYTES // (self.nbytes // size * chunk))
+        for start in range(0, size, step):
+            part = slice(start, min(start + step, size))
+            place = (*everything[:axis], part, *everything[axis + 1 :])
+            yield place, functools.partial(self._read, part)
+
+    def _read(self, part: slice) -> np.ndarray:
+        """Some layers, or some rows of the vocabulary, in C order."""
+        if self.layers is None:
+            rows = None if self.sliced_axis is None else part
+            return contiguous(self.source.read(Leaf(self.path, self.layer), rows))
+        layers = [self.source.read(Leaf(self.path, n)) for n in self.layers[part]]
+        return contiguous(layers[0])[None] if len(layers) == 1 else np.stack(layers)
+
+
+def lazy_tree(source: Source) -> dict[str, Any]:
+    """The parameter tree of a source, scanned or not as its configuration says."""
+    flat = {}
+    for path in source.parameters.axes:
+        layers = source.parameters.layers(path)
+        if layers == [None]:
+            flat[path] = LazyParameter(source, path)
+        elif source.config.scan_layers:
+            flat[path] = LazyParameter(
+                source, path, layers=tuple(n for n in layers if n is not None)
+            )
+        else:
+            for layer in layers:
+                flat[unrolled_path(Leaf(path, layer))] = LazyParameter(source, path, layer=layer)
+    return unflatten(flat)
+
+
+def write_lazily(leaf: LazyParameter, store: ts.TensorStore) -> None:
+    """Writes a parameter into an array, slice by slice; the next ones are read meanwhile."""
+    axis = leaf.sliced_axis
+    chunk = 1 if axis is None else _chunk_size(store, axis)
+    places, reads = zip(*leaf.reads(chunk), strict=True)
+    written = None
+    for place, array in zip(places, ahead(reads), strict=True):
+        if written is not None:
+            written.result()
+        written = store[place].write(array, can_reference_source_data_indefinitely=True)
+    if written is not None:
+        written.result()
+
+
+def _chunk_size(store: ts.TensorStore, axis: int) -> int:
+    """How far a chunk reaches along an axis; 1 where there are no chunks."""
+    shape = store.chunk_layout.write_chunk.shape
+    return (shape[axis] if shape else None) or 1
+
+
+class _Handler(ocp.type_handlers.NumpyHandler):
+    """Orbax's handler of numpy arrays, for `LazyParameter`, too: one after the other, in slices."""
+
+    def __init__(self) -> None:
+        super().__init__(deepcopy_host_arrays=False)
+        self._failed = False
+
+    async def _open_and_write(
+        self, value: LazyParameter | np.ndarray, tspec: dict[str, Any], ts_context: ts.Context
+    ) -> None:
+        # Nothing is awaited: orbax starts all parameters at once, and the next one gets its turn
+        # when this one is written. After a failure there is no use in going on.
+        if self._failed:
+            return
+        try:
+            # Files are flushed to the disk once, when the folder is complete.
+            context = ts.Context({"file_io_sync": False}, parent=ts_context)
+            store = ts.open(ts.Spec(tspec), create=True, open=True, context=context).result()
+            if isinstance(value, LazyParameter):
+                write_lazily(value, store)
+            else:
+                store.write(value, can_reference_source_data_indefinitely=True).result()
+        except BaseException:
+            self._failed = True
+            raise
+
+
+def state_handler() -> ocp.PyTreeCheckpointHandler:
+    """A handler that writes `LazyParameter` leaves besides arrays."""
+    handler = _Handler()
+    registry = ocp.type_handlers.create_type_handler_registry(
+        (LazyParameter, handler),
+        (np.ndarray, handler),
+        (np.generic, handler),
+        (jax.Array, ocp.type_handlers.ArrayHandler()),
+    )
+    # Weights hardly shrink, and packing them would take longer than all the rest.
+    return ocp.PyTreeCheckpointHandler(type_handler_registry=registry, use_compression=False)
+
+
+def save_arguments(tree: Any) -> ocp.args.PyTreeSave:
+    """What to pass to an orbax checkpointer to save a tree with `LazyParameter` leaves."""
+
+    def arguments(leaf: Any) -> ocp.SaveArgs:
+        if not isinstance(leaf, LazyParameter) or leaf.chunk_bytes is None:
+            return ocp.SaveArgs()
+        # Axes named here are cut down to 1; without a name the largest one is cut as needed.
+        cut = () if leaf.layers is None else (0,)
+        return ocp.SaveArgs(chunk_byte_size=leaf.chunk_bytes, shard_axes=cut)
+
+    return ocp.args.PyTreeSave(tree, save_args=jax.tree.map(arguments, tree))
+
+
+def open_orbax(folder: Path) -> dict[str, ts.TensorStore]:
+    """Opens the arrays of an orbax tree by path; no value is read.
+
+    Raises:
+      UserError: the folder is no complete orbax tree.
+    """
+    metadata = folder / "_METADATA"
+    try:
+        fields = json.loads(metadata.read_text())
+        keys = [
+            [str(key["key"]) for key in entry["key_metadata"]]
+            for entry in fields["tree_metadata"].values()
+            if not entry["value_metadata"].get("skip_deserialize", False)
+        ]
+    except FileNotFoundError as error:
+        raise UserError(f"{metadata} does not exist; {folder} is no orbax checkpoint.") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{metadata} is damaged.") from error
+    driver = "zarr3" if fields.get("use_zarr3") else "zarr"
+    base = {"driver": "file", "path": f"{folder.absolute()}/"}
+    ocdbt = (folder / "manifest.ocdbt").exists()
+    arrays = {}
+    for key in keys:
+        name = ".".join(key)
+        kvstore = (
+            {"driver": "ocdbt", "base": base, "path": f"{name}/"}
+            if ocdbt
+            else {**base, "path": f"{base['path']}{name}/"}
+        )
+        arrays["/".join(key)] = open_array({"driver": driver, "kvstore": kvstore}, folder, name)
+    return arrays
+
+
+def open_array(spec: Mapping[str, Any], folder: Path, name: str) -> ts.TensorStore:
+    """Opens one array for reading.
+
+    Raises:
+      UserError: it is not there or damaged.
+    """
+    try:
+        # By default a chunk that is not there is read as zeros.
+        strict = ts.Spec({**spec, "fill_missing_data_reads": False})
+        return ts.open(strict, open=True, read=True).result()
+    except ValueError as error:
+        raise UserError(f"{folder}: array {name} is missing or damaged.") from error
+
+
+def read_array(store: ts.TensorStore, folder: Path, name: str) -> np.ndarray:
+    """The values of an array; `folder` and `name` are for messages.
+
+    Raises:
+      UserError: some are not there or damaged.
+    """
+    try:
+        return store.read().result()
+    except ValueError as error:
+        raise UserError(
+            f"{folder}: array {name} is damaged, or a file of it is missing."
+        ) from error
+
+
+class StoredSource:
+    """A source whose parameters are tensorstore arrays."""
+
+    def __init__(
+        self,
+        config: OpenBAConfig,
+        arrays: Mapping[str, ts.TensorStore],
+        folder: Path,
+        tokenizer: Path | None = None,
+        plan: str | None = None,
+        step: int = 0,
+    ) -> None:
+        """Checks that the arrays are those of the model.
+
+        Args:
+          config: the model's configuration; it says whether layers are stacked.
+          arrays: the arrays by path.
+          folder: where they are, for messages.
+          tokenizer: the sentencepiece model.
+          plan: the text of the pruning plan.
+          step: training steps taken.
+
+        Raises:
+          UserError: an array is missing, superfluous or of another shape.
+        """
+        self.config, self.tokenizer, self.plan, self.step = config, tokenizer, plan, step
+        self.parameters = Parameters(config)
+        self._arrays, self._folder = arrays, folder
+        self._lock = threading.Lock()
+        self._check()
+
+    def dtype(self, leaf: Leaf) -> np.dtype:
+        """The type of a leaf."""
+        return self._arrays[self._path(leaf)].dtype.numpy_dtype
+
+    def read(self, leaf: Leaf, rows: Rows = None) -> np.ndarray:
+        """A leaf, or a slice of its axis `vocab`."""
+        path = self._path(leaf)
+        store = self._arrays[path]
+        place: list[Any] = [slice(None)] * len(self.parameters.axes[leaf.path])
+        if rows is not None:
+            place[self.parameters.axes[leaf.path].index("vocab")] = rows
+        if self._stacked(leaf):
+            place.insert(0, leaf.layer)
+            if _chunk_size(store, 0) > 1:
+                return self._whole(path)[tuple(place)]
+        return read_array(store[tuple(place)], self._folder, path)
+
+    def place(self, leaf: Leaf) -> str:
+        """The folder that holds a leaf, and the leaf."""
+        return f"{self._folder}: parameter {leaf}"
+
+    def _whole(self, path: str) -> np.ndarray:
+        """An array whose chunks span layers, unpacked once into a scratch file."""
+        store = self._arrays[path]
+        with self._lock:  # leaves are read by several threads
+            file = self._scratch / path.replace("/", ".")
+            if not file.exists():
+                read_array(store, self._folder, path).tofile(file)
+        return np.memmap(file, store.dtype.numpy_dtype, "r", shape=store.shape).view(np.ndarray)
+
+    @functools.cached_property
+    def _scratch(self) -> Path:
+        self._scratch_folder = tempfile.TemporaryDirectory(prefix="openba_convert_")
+        return Path(self._scratch_folder.name)
+
+    def _stacked(self, leaf: Leaf) -> bool:
+        return self.config.scan_layers and leaf.layer is not None
+
+    def _path(self, leaf: Leaf) -> str:
+        return leaf.path if self._stacked(leaf) else unrolled_path(leaf)
+
+    def _check(self) -> None:
+        expected = {}
+        for leaf in self.parameters.leaves():
+            shape = self.parameters.shape(leaf.path)
+            if self._stacked(leaf):
+                shape = (len(self.parameters.layers(leaf.path)), *shape)
+            expected[self._path(leaf)] = shape
+        for path, shape in expected.items():
+            if path not in self._arrays:
+                raise UserError(f"{self._folder}: parameter {path} is missing.")
+            if self._arrays[path].shape != shape:
+                raise UserError(
+                    f"{self._folder}: parameter {path} has shape "
+                    f"{list(self._arrays[path].shape)}, the configuration asks for {list(shape)}."
+                )
+        for path in self._arrays:
+            if path not in expected:
+                raise UserError(
+                    f"{self._folder}: parameter {path} is not part of the model that the "
+                    "configuration describes."
+                )

@@ -1,0 +1,1 @@
+"""One module per checkpoint format: open one, write one."""

@@ -1,0 +1,1 @@
+"""Decoding, beam search, generation from text to text."""

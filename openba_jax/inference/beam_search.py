@@ -1,0 +1,217 @@
+"""Beam search, with the semantics of transformers 4.31, inside `jit`.
+
+A finished hypothesis is scored by its summed log-probability, that of eos included, divided by
+`length ** length_penalty`, where the length counts the start id and not eos.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from openba_jax.inference.decoding import (
+    EOS_ID,
+    PAD_ID,
+    START_ID,
+    decode_step,
+    init_cache,
+    split_cache,
+)
+from openba_jax.models.openba.config import OpenBAConfig
+from openba_jax.models.openba.network import OpenBA, Params
+
+_NEVER = -1e9
+"""Score of the beams that do not exist yet at the first step."""
+
+Step = Callable[[Any, jax.Array], tuple[jax.Array, Any]]
+Gather = Callable[[Any, jax.Array], Any]
+
+
+class Beams(NamedTuple):
+    """The result of a search, best first.
+
+    Attributes:
+      sequences: int32 `[batch, beams, 1 + max_new_tokens]`, from the start id to eos, then padding.
+      scores: float32 `[batch, beams]`.
+    """
+
+    sequences: jax.Array
+    scores: jax.Array
+
+
+class _State(NamedTuple):
+    length: jax.Array  # ids in each running beam
+    sequences: jax.Array  # [batch, beams, longest]
+    sums: jax.Array  # [batch, beams]
+    cache: Any
+    finished: Beams  # scores -inf where there is none yet
+    done: jax.Array  # [batch]
+
+
+def beam_search(
+    step: Step,
+    gather: Gather,
+    cache: Any,
+    batch: int,
+    *,
+    beams: int,
+    max_new_tokens: int,
+    length_penalty: float = 1.0,
+    early_stopping: bool = False,
+) -> Beams:
+    """Searches with any model that decodes token by token.
+
+    Args:
+      step: maps a cache and int32 `[batch * beams]`, the last tokens, to float logits
+        `[batch * beams, vocab]` of the next and the cache after them.
+      gather: reorders the rows of a cache by int32 `[batch * beams]`; a row only ever takes the
+        place of another of its example.
+      cache: the first cache, each example repeated `beams` times.
+      batch: number of examples.
+      beams: number of beams, and of results.
+      max_new_tokens: longest answer.
+      length_penalty: exponent of the length; larger favours longer answers.
+      early_stopping: an example is done as soon as it has `beams` finished hypotheses, rather than
+        when no running beam can be better.
+
+    Returns:
+      The best `beams` hypotheses of each example.
+    """
+    longest = 1 + max_new_tokens
+
+    def normalised(sums: jax.Array, length: jax.Array) -> jax.Array:
+        return sums / length.astype(jnp.float32) ** length_penalty
+
+    def unfinished(state: _State) -> jax.Array:
+        return (state.length < longest) & ~jnp.all(state.done)
+
+    def advance(state: _State) -> _State:
+        last = jax.lax.dynamic_index_in_dim(state.sequences, state.length - 1, 2, keepdims=False)
+        logits, cache = step(state.cache, last.reshape(-1))
+        vocab = logits.shape[-1]
+        gains = jax.nn.log_softmax(logits.astype(jnp.float32)).reshape(batch, beams, vocab)
+        sums = (state.sums[..., None] + gains).reshape(batch, beams * vocab)
+        # Twice as many candidates as beams: were all beams to end, there are beams to go on with.
+        # Slices of the result, merged into it, would make XLA sort the whole vocabulary instead.
+        sums, places = jax.lax.optimization_barrier(jax.lax.top_k(sums, 2 * beams))
+        parents, tokens = places // vocab, places % vocab
+        is_eos = tokens == EOS_ID
+
+        # An end is accepted only from a candidate that would have been one of the beams.
+        ends = is_eos[:, :beams] & ~state.done[:, None]
+        ended = Beams(
+            _take_beams(state.sequences, parents[:, :beams]).at[:, :, state.length].set(EOS_ID),
+            jnp.where(ends, normalised(sums[:, :beams], state.length), -jnp.inf),
+        )
+        finished = _best(state.finished, ended)
+
+        order = jnp.argsort(is_eos, axis=1, stable=True)[:, :beams]
+        parents, tokens = _take_beams(parents, order), _take_beams(tokens, order)
+        sequences = _take_beams(state.sequences, parents)
+        sequences = sequences.at[:, :, state.length].set(tokens)
+        rows = jnp.arange(batch)[:, None] * beams + parents
+
+        worst = finished.scores[:, -1]
+        attainable = normalised(sums[:, 0], state.length + 1)
+        enough = jnp.isfinite(worst)
+        done = enough if early_stopping else enough & (worst >= attainable)
+        return _State(
+            state.length + 1,
+            sequences,
+            _take_beams(sums, order),
+            gather(cache, rows.reshape(-1)),
+            finished,
+            state.done | done,
+        )
+
+    sequences = jnp.full((batch, beams, longest), PAD_ID, jnp.int32).at[:, :, 0].set(START_ID)
+    none = jnp.full((batch, beams), -jnp.inf, jnp.float32)
+    first = _State(
+        jnp.int32(1),
+        sequences,
+        jnp.full((batch, beams), _NEVER, jnp.float32).at[:, 0].set(0.0),
+        cache,
+        Beams(sequences, none),
+        jnp.zeros(batch, bool),
+    )
+    state = jax.lax.while_loop(unfinished, advance, first)
+    running = normalised(state.sums, state.length)
+    running = jnp.where(state.done[:, None], -jnp.inf, running)
+    return _best(state.finished, Beams(state.sequences, running))
+
+
+@functools.partial(
+    jax.jit,
+    static_argnames=("config", "beams", "max_new_tokens", "length_penalty", "early_stopping"),
+)
+def generate_beams(
+    config: OpenBAConfig,
+    params: Params,
+    encoder_input_tokens: jax.Array,
+    *,
+    beams: int,
+    max_new_tokens: int,
+    length_penalty: float = 1.0,
+    early_stopping: bool = False,
+) -> Beams:
+    """Beam search with the encoder-decoder and its cache.
+
+    Args:
+      config: the model's configuration.
+      params: its parameters.
+      encoder_input_tokens: int32 `[batch, length]`, 0 is padding (on either side).
+      beams: number of beams, and of results.
+      max_new_tokens: longest answer.
+      length_penalty: see `beam_search`.
+      early_stopping: see `beam_search`.
+
+    Returns:
+      The best `beams` answers to each row.
+    """
+    encoded: Any = OpenBA(config).apply(
+        {"params": params}, encoder_input_tokens, enable_dropout=False, method=OpenBA.encode
+    )
+    tokens = encoder_input_tokens
+    cache, projections = split_cache(init_cache(config, params, tokens, encoded, max_new_tokens))
+    batch_axis = 1 if config.scan_layers else 0
+
+    def step(cache: Any, last: jax.Array) -> tuple[jax.Array, Any]:
+        logits, cache = decode_step(config, params, cache, tokens, last[:, None], projections)
+        return logits[:, 0], cache
+
+    def gather(cache: Any, rows: jax.Array) -> Any:
+        def reorder(path: tuple[Any, ...], leaf: jax.Array) -> jax.Array:
+            # All beams take equal steps.
+            if path[-1].key == "cache_index":
+                return leaf
+            return jnp.take(leaf, rows, axis=batch_axis)
+
+        return jax.tree_util.tree_map_with_path(reorder, cache)
+
+    return beam_search(
+        step,
+        gather,
+        gather(cache, jnp.repeat(jnp.arange(len(tokens)), beams)),
+        encoder_input_tokens.shape[0],
+        beams=beams,
+        max_new_tokens=max_new_tokens,
+        length_penalty=length_penalty,
+        early_stopping=early_stopping,
+    )
+
+
+def _take_beams(values: jax.Array, beams: jax.Array) -> jax.Array:
+    """`values` `[batch, n, ...]` at int32 `[batch, m]`."""
+    return jnp.take_along_axis(values, beams.reshape(*beams.shape, *[1] * (values.ndim - 2)), 1)
+
+
+def _best(older: Beams, newer: Beams) -> Beams:
+    """The best of two sets, as many as the first has; at a tie the older one stays."""
+    scores = jnp.concatenate([older.scores, newer.scores], axis=1)
+    scores, places = jax.lax.top_k(scores, older.scores.shape[1])
+    sequences = jnp.concatenate([older.sequences, newer.sequences], axis=1)
+    return Beams(_take_beams(sequences, places), scores)

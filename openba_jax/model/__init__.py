@@ -1,1 +1,0 @@
-"""The network, its configuration, its losses and decoding: jax and flax only."""

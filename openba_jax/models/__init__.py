@@ -1,0 +1,1 @@
+"""Model families: configuration, network, parameters by axis; jax and flax only."""

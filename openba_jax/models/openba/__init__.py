@@ -1,0 +1,1 @@
+"""OpenBA, the encoder-decoder of OpenBA-V2."""

@@ -1,0 +1,1 @@
+"""Layers, attention and losses: jax and flax only; knows no model."""

@@ -1,0 +1,1 @@
+"""Devices: the mesh, the sharding of parameters, what the hardware can do."""
