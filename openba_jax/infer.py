@@ -80,10 +80,10 @@ def infer(
         raise UserError(f"{output_file} is a folder; name a file for the answers.")
     model = load(model_dir, mesh_shape)
     generator = Generator(
-        model.config,
+        model.model,
         model.params,
         model.vocabulary,
-        max_encoder_length or model.config.max_encoder_length,
+        max_encoder_length or model.model.config.max_encoder_length,
         model.rows(min(batch_size, len(texts))),
     )
     answers: list[str] = []

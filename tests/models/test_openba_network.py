@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from openba_jax.errors import UserError
-from openba_jax.models.openba.config import OpenBAConfig, named_config
+from openba_jax.models.openba.config import OpenBAConfig
+from openba_jax.models.registry import named_config
 from openba_jax.models.openba.network import (
     OpenBA,
     abstract_params,

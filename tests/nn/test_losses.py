@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from openba_jax.models.openba.config import named_config
+from openba_jax.models.registry import named_config
 from openba_jax.models.openba.network import logits_from_hidden
 from openba_jax.nn.losses import (
     chunk_length,

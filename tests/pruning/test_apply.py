@@ -6,11 +6,11 @@ import json
 import jax
 import numpy as np
 import pytest
+from openba_jax.checkpoints.streaming import load_params
 
-from openba_jax.checkpoints.formats import native
+from openba_jax.checkpoints import training_state
 from openba_jax.checkpoints.formats.huggingface import write_huggingface
 from openba_jax.checkpoints.formats.t5x import write_t5x
-from openba_jax.checkpoints.streaming import load_params
 from openba_jax.errors import UserError
 from openba_jax.models.openba.config import OpenBAConfig
 from openba_jax.models.openba.network import init_params, logical_axes
@@ -84,7 +84,7 @@ def test_any_checkpoint_is_pruned_and_a_second_time(tmp_path, make_source, kind)
     source = make_source(CONFIG, dtypes={"": np.dtype(np.float32)})
     given = tmp_path / "given"
     if kind == "native":
-        native.create(given, CONFIG, load_params(source))
+        training_state.create(given, CONFIG, load_params(source))
     else:
         given.mkdir()
         (write_t5x if kind == "t5x" else write_huggingface)(source, given)
@@ -99,7 +99,7 @@ def test_any_checkpoint_is_pruned_and_a_second_time(tmp_path, make_source, kind)
     assert [step["stage"] for step in plan.steps] == ["first", "second", "second"]
     written = tmp_path / "twice"
     assert json.loads((written / "plan.json").read_text()) == plan.to_dict()
-    found = native.load_model(written)
+    found = training_state.load_model(written)
     keep = relative(plan, Plan.identity(plan.root_config, str(given)))
     expected = take(load_params(source), logical_axes(CONFIG), keep)
     jax.tree.map(np.testing.assert_array_equal, found.params, expected)
@@ -109,14 +109,14 @@ def test_any_checkpoint_is_pruned_and_a_second_time(tmp_path, make_source, kind)
 def test_values_that_are_not_finite_are_reported(tmp_path, caplog):
     params = jax.device_get(init_params(CONFIG, jax.random.key(0)))
     params["decoder"]["final_layer_norm"]["scale"] = np.full(12, np.nan, np.float32)
-    native.create(tmp_path / "model", CONFIG, params)
+    training_state.create(tmp_path / "model", CONFIG, params)
     with caplog.at_level("WARNING", logger="absl"):
         prune_model(tmp_path / "model", tmp_path / "cut", Stage("cut", embed=8))
     assert "decoder/final_layer_norm/scale holds 8 NaN" in caplog.text
 
 
 def test_what_cannot_be_cut_leaves_nothing(tmp_path):
-    native.create(tmp_path / "model", CONFIG, init_params(CONFIG, jax.random.key(0)))
+    training_state.create(tmp_path / "model", CONFIG, init_params(CONFIG, jax.random.key(0)))
     with pytest.raises(UserError, match="decoder layer 4 does not exist"):
         prune_model(tmp_path / "model", tmp_path / "cut", Stage("cut", drop_decoder=(4,)))
     with pytest.raises(UserError, match=r"needs tokenizer\.model in the folder"):

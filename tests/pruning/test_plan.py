@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from plan_strategies import CONFIG, chains, keeps
 
 from openba_jax.errors import UserError
-from openba_jax.models.openba.config import OpenBAConfig, named_config
+from openba_jax.models.openba.config import OpenBAConfig
+from openba_jax.models.registry import named_config
 from openba_jax.pruning.plan import Plan, compose, pruned_config, relative
 
 ROOT = Plan.identity(CONFIG, "ancestor")

@@ -7,7 +7,7 @@ import pytest
 from plan_strategies import CONFIG
 
 from openba_jax.errors import UserError
-from openba_jax.models.openba.config import named_config
+from openba_jax.models.registry import named_config
 from openba_jax.pruning.plan import Plan, pruned_config
 from openba_jax.pruning.stages import OPENBA_V2_STAGES, Stage, apply_stage, merge_stages
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from plan_strategies import CONFIG, random_params
 
 from openba_jax.errors import UserError
-from openba_jax.models.openba.config import named_config
+from openba_jax.models.registry import named_config
 from openba_jax.models.openba.network import logical_axes
 from openba_jax.pruning.plan import Plan, pruned_config, relative
 from openba_jax.pruning.selection import Widths, select_width, spread_layers, squared_norms

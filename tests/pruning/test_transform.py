@@ -218,7 +218,7 @@ def test_refuses_parameters_without_names() -> None:
 SHARDED = """
 import jax, numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
-from openba_jax.models.openba.config import named_config
+from openba_jax.models.registry import named_config
 from openba_jax.models.openba.network import abstract_params, logical_axes
 from openba_jax.pruning.plan import Plan, relative
 from openba_jax.pruning.selection import Widths, select_width
