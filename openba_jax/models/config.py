@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, Self, get_args
 
 from openba_jax.errors import UserError
+from openba_jax.nn.attention import KERNELS
 
 RematPolicy = Literal["none", "minimal", "full"]
 
@@ -35,6 +36,7 @@ class ModelConfig:
       param_dtype: name of the type in which parameters are kept.
       scan_layers: one scanned layer (`layers` axis first) instead of unrolled ones.
       remat_policy: what the backward pass recomputes: nothing, all but matrix products, everything.
+      attention: the kernel of attention, a name of `nn.attention.KERNELS`.
     """
 
     family: ClassVar[str]
@@ -52,6 +54,7 @@ class ModelConfig:
     param_dtype: str = "float32"
     scan_layers: bool = True
     remat_policy: RematPolicy = "none"
+    attention: str = "xla"
 
     def __post_init__(self) -> None:
         """Checks types, that sizes are positive and switches known.
@@ -81,6 +84,7 @@ class ModelConfig:
                     f"{name} is {getattr(self, name)}; a stack has at most {MAX_LAYERS} layers."
                 )
         self.check_choice("remat_policy", get_args(RematPolicy))
+        self.check_choice("attention", tuple(KERNELS))
 
     def check_choice(self, name: str, known: tuple[str, ...]) -> None:
         """Checks a field that has a few known values.
@@ -89,8 +93,8 @@ class ModelConfig:
           UserError: the field has another value.
         """
         if getattr(self, name) not in known:
-            names = ", ".join(map(repr, known[:-1])) + f" and {known[-1]!r}"
-            raise UserError(f"{name} is {getattr(self, name)!r}; known are {names}.")
+            names = ", ".join(map(repr, known))
+            raise UserError(f"{name} is {getattr(self, name)!r}; known: {names}.")
 
     @property
     def types(self) -> dict[str, Any]:

@@ -21,8 +21,8 @@ from openba_jax.evaluation.multiple_choice import (
 )
 from openba_jax.evaluation.scoring import answer_log_likelihoods, fitting_length, pad_rows
 from openba_jax.inference.generator import Generator
-from openba_jax.models.registry import named_config
 from openba_jax.models.openba.network import OpenBA, init_params
+from openba_jax.models.registry import named_config
 
 QUESTIONS = [
     Question("What is water?", ("H2O", "a metal and no liquid", "NaCl", "gold"), 0),

@@ -17,8 +17,8 @@ from openba_jax.data.chunks import Source
 from openba_jax.data.preparation import prepare
 from openba_jax.data.rules import Spans
 from openba_jax.data.vocabulary import train_vocabulary
-from openba_jax.models.registry import named_config
 from openba_jax.models.openba.network import init_params
+from openba_jax.models.registry import named_config
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 

@@ -10,12 +10,21 @@ read, and which has one row for all beams of an example.
 
 from __future__ import annotations
 
+import dataclasses
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from openba_jax.models.openba.config import OpenBAConfig
-from openba_jax.nn.attention import dot_product_attention, write_cache
+from openba_jax.nn.attention import (
+    AttentionMask,
+    Dropout,
+    attention,
+    write_cache,
+    xla_attention,
+)
 from openba_jax.nn.layers import Projection, rotary
 
 
@@ -54,13 +63,20 @@ class Attention(nn.Module):
         query: jax.Array,
         key: jax.Array,
         value: jax.Array,
-        mask: jax.Array | None,
+        mask: AttentionMask,
         deterministic: bool,
     ) -> jax.Array:
         axes = ("activation_batch", "activation_length", "activation_heads", "activation_kv")
         query, key, value = (nn.with_logical_constraint(x, axes) for x in (query, key, value))
-        context = dot_product_attention(query, key, value, mask, self.dropout, deterministic)
+        context = attention(
+            self.config.attention, query, key, value, mask, self._dropout(deterministic)
+        )
         return self.out(nn.with_logical_constraint(context, axes))
+
+    def _dropout(self, deterministic: bool) -> Dropout | None:
+        if deterministic or not self.config.attention_dropout_rate:
+            return None
+        return functools.partial(self.dropout, deterministic=False)
 
 
 class SelfAttention(Attention):
@@ -71,7 +87,7 @@ class SelfAttention(Attention):
         self,
         inputs: jax.Array,
         positions: jax.Array,
-        mask: jax.Array | None,
+        mask: AttentionMask,
         *,
         deterministic: bool,
         decode: bool = False,
@@ -84,7 +100,7 @@ class SelfAttention(Attention):
           inputs: `[batch, length, embed]`.
           positions: int32 `[batch or 1, length]`; not read while decoding, where they follow from
             the cache index.
-          mask: bool, broadcastable to `[batch, 1, length, length]`; not read while decoding.
+          mask: what each position sees; not read while decoding.
           deterministic: no dropout.
           decode: read and extend the cache. The first such call only makes it.
           cache_length: positions that a new cache holds; by default the length of the inputs.
@@ -113,7 +129,8 @@ class SelfAttention(Attention):
             cached_key.value = write_cache(cached_key.value, key, start)
             cached_value.value = write_cache(cached_value.value, value, start)
             index.value = start + length if prefill_lengths is None else prefill_lengths
-        mask = jnp.arange(cached_key.value.shape[1]) <= positions[:, None, :, None]
+        behind = jnp.arange(cached_key.value.shape[1]) <= positions[:, None, :, None]
+        mask = AttentionMask(allowed=behind)
         return self._attend(query, cached_key.value, cached_value.value, mask, deterministic)
 
 
@@ -125,7 +142,7 @@ class CrossAttention(Attention):
         self,
         inputs: jax.Array,
         encoded: jax.Array,
-        mask: jax.Array | None,
+        mask: AttentionMask,
         *,
         deterministic: bool,
         decode: bool = False,
@@ -135,7 +152,7 @@ class CrossAttention(Attention):
         Args:
           inputs: the decoder's activations.
           encoded: the encoder output; while decoding it is read only to make the cache.
-          mask: bool, broadcastable to `[batch, 1, length, encoder_length]`.
+          mask: what of the encoder output each position sees.
           deterministic: no dropout.
           decode: use the cached keys and values.
 
@@ -155,9 +172,9 @@ class CrossAttention(Attention):
         key, value = cached("cached_key", self.key), cached("cached_value", self.value)
         # Rows that share an encoder output, beams, are so many queries of one row.
         queries = query.reshape(key.shape[0], -1, *query.shape[2:])
-        if mask is not None and mask.shape[0] > key.shape[0]:
-            mask = mask.reshape(key.shape[0], -1, *mask.shape[1:])[:, 0]
-        context = dot_product_attention(
-            queries, key, value, mask, self.dropout, deterministic, heads_first=True
-        )
+        if mask.keys is not None and mask.keys.shape[0] > key.shape[0]:
+            keys = mask.keys.reshape(key.shape[0], -1, mask.keys.shape[1])[:, 0]
+            mask = dataclasses.replace(mask, keys=keys)
+        dropout = self._dropout(deterministic)
+        context = xla_attention(queries, key, value, mask, dropout, heads_first=True)
         return self.out(context.reshape(query.shape))

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from openba_jax.models.openba.attention import CrossAttention, SelfAttention
 from openba_jax.models.openba.config import OpenBAConfig
+from openba_jax.nn.attention import AttentionMask
 from openba_jax.nn.layers import Embedding, GatedMlp, LayerNorm, parameter
 from openba_jax.nn.losses import Head
 
@@ -42,7 +43,7 @@ class EncoderLayer(nn.Module):
         self,
         x: jax.Array,
         positions: jax.Array,
-        mask: jax.Array | None,
+        mask: AttentionMask,
         deterministic: bool,
     ) -> tuple[jax.Array, None]:
         """Maps `[batch, length, embed]` to the same shape; the second result is for `nn.scan`."""
@@ -69,8 +70,8 @@ class DecoderLayer(nn.Module):
         x: jax.Array,
         encoded: jax.Array,
         positions: jax.Array,
-        self_mask: jax.Array | None,
-        cross_mask: jax.Array | None,
+        self_mask: AttentionMask,
+        cross_mask: AttentionMask,
         prefill_lengths: jax.Array | None,
         deterministic: bool,
         decode: bool,
@@ -253,9 +254,9 @@ class OpenBA(nn.Module):
     ) -> jax.Array:
         """The decoder output before the logits; arguments as `decode`."""
         positions = _positions(decoder_input_tokens, decoder_positions)
-        self_mask = None
-        if not decode:
-            self_mask = _decoder_mask(decoder_input_tokens.shape[1], decoder_segment_ids)
+        self_mask = AttentionMask(
+            causal=True, query_segments=decoder_segment_ids, key_segments=decoder_segment_ids
+        )
         cross_mask = _cross_mask(encoder_input_tokens, encoder_segment_ids, decoder_segment_ids)
         x = self._embed(decoder_input_tokens, not enable_dropout)
         return self.decoder(
@@ -370,31 +371,22 @@ def _positions(tokens: jax.Array, positions: jax.Array | None) -> jax.Array:
     return jnp.arange(tokens.shape[1])[None] if positions is None else positions
 
 
-def _encoder_mask(tokens: jax.Array, segment_ids: jax.Array | None) -> jax.Array:
+def _encoder_mask(tokens: jax.Array, segment_ids: jax.Array | None) -> AttentionMask:
     """Keys that are real and, when packed, of the query's segment."""
-    if segment_ids is None:
-        return (tokens > 0)[:, None, None, :]
-    same = segment_ids[:, None, :, None] == segment_ids[:, None, None, :]
-    return same & (segment_ids > 0)[:, None, None, :]
-
-
-def _decoder_mask(length: int, segment_ids: jax.Array | None) -> jax.Array:
-    """Causal, and within the segment. Padding stands on the right, where causality hides it."""
-    causal = jnp.tril(jnp.ones((length, length), bool))[None, None]
-    if segment_ids is None:
-        return causal
-    return causal & (segment_ids[:, None, :, None] == segment_ids[:, None, None, :])
+    real = tokens if segment_ids is None else segment_ids
+    return AttentionMask(keys=real > 0, query_segments=segment_ids, key_segments=segment_ids)
 
 
 def _cross_mask(
     encoder_tokens: jax.Array,
     encoder_segment_ids: jax.Array | None,
     decoder_segment_ids: jax.Array | None,
-) -> jax.Array:
+) -> AttentionMask:
     """Encoder keys that are real and, when packed, of the query's segment."""
     if encoder_segment_ids is None:
-        return (encoder_tokens > 0)[:, None, None, :]
-    real = (encoder_segment_ids > 0)[:, None, None, :]
-    if decoder_segment_ids is None:
-        return real
-    return real & (decoder_segment_ids[:, None, :, None] == encoder_segment_ids[:, None, None, :])
+        return AttentionMask(keys=encoder_tokens > 0)
+    return AttentionMask(
+        keys=encoder_segment_ids > 0,
+        query_segments=decoder_segment_ids,
+        key_segments=encoder_segment_ids,
+    )
