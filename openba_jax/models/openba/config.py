@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, ClassVar, Literal, get_args
+
+import flax.linen as nn
+import jax
 
 from openba_jax.errors import UserError
 from openba_jax.models.axes import Coupling, Equal, Fixed
@@ -83,6 +86,11 @@ class OpenBAConfig(ModelConfig):
         if self.head_dim % 2:
             raise UserError(f"head_dim is {self.head_dim}; rotary positions need an even size.")
         self.check_choice("ffn_rule", get_args(FfnRule))
+
+    @property
+    def activation(self) -> Callable[[jax.Array], jax.Array]:
+        """The gate of the feed-forward layer; a family with another one overrides this."""
+        return nn.silu
 
     @property
     def output_initializer_std(self) -> float:

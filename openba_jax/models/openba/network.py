@@ -28,6 +28,7 @@ def _mlp(config: OpenBAConfig) -> GatedMlp:
         config.mlp_bias,
         config.initializer_std,
         config.output_initializer_std,
+        config.activation,
         **config.types,
         name="mlp",
     )
