@@ -165,7 +165,7 @@ def _check_macros(bindings: Sequence[str]) -> None:
         raise UserError(f"no gin file has a macro {name}{hint}")
 
 
-def refuse_words(argv: Sequence[str]) -> None:
+def reject_positional(argv: Sequence[str]) -> None:
     """For mains that take flags alone.
 
     Raises:

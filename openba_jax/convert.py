@@ -26,6 +26,7 @@ from absl import flags, logging
 from openba_jax import cli
 from openba_jax.errors import UserError
 from openba_jax.files import only_process
+from openba_jax.paths import local, reject_overlap
 
 if TYPE_CHECKING:
     from openba_jax.checkpoints.streaming import Source
@@ -56,15 +57,17 @@ def main(argv: Sequence[str]) -> None:
     if not values.input:
         raise UserError("Name the checkpoint with --input.")
     from openba_jax.checkpoints.folders import require_free
+    from openba_jax.checkpoints.formats.native import split_path
     from openba_jax.checkpoints.registry import detect, open_checkpoint
 
-    path = Path(values.input)
+    path = local(values.input)
     if argv[1] == "verify":
         _verify(path)
         return
     if not values.output:
         raise UserError("Name the folder to write with --output.")
-    output = Path(values.output)
+    output = local(values.output)
+    reject_overlap(split_path(path)[0], output, "checkpoint of --input")
     require_free(output)
     source = open_checkpoint(path, _model_config(values.model_config))
     sys.stdout.write(f"{path}: {detect(path)}, {_describe(source)}\n")
@@ -88,7 +91,7 @@ def convert(source: Source, command: str, output: Path) -> None:
 
     values = flags.FLAGS
     if values.tokenizer:
-        source.tokenizer = Path(values.tokenizer)
+        source.tokenizer = local(values.tokenizer)
     if values.ffn_rule:
         source.config = source.config.replace(ffn_rule=values.ffn_rule)
     if source.tokenizer is not None:
@@ -144,7 +147,7 @@ def _move(path: Path, command: str, output: Path) -> None:
     if values.ffn_rule:
         whole = dataclasses.replace(whole, config=whole.config.replace(ffn_rule=values.ffn_rule))
     if values.tokenizer:
-        whole = dataclasses.replace(whole, tokenizer=Path(values.tokenizer))
+        whole = dataclasses.replace(whole, tokenizer=local(values.tokenizer))
     if whole.tokenizer is not None:
         Vocabulary(whole.tokenizer).check_rows(whole.config.vocab_size)
     write_whole(whole, output, kinds[command])
@@ -192,12 +195,12 @@ def _verify(path: Path) -> None:
     if not values.other:
         raise UserError("Name the checkpoint to compare with by --other.")
     opened = []
-    for each in (path, Path(values.other)):
+    for each in (path, local(values.other)):
         kind = detect(each)
         config = _model_config(values.model_config) if kind == "t5x" else None
         opened.append(open_checkpoint(each, config))
         sys.stdout.write(f"{each}: {kind}, {_describe(opened[-1])}\n")
-    if values.model_config and all(detect(each) != "t5x" for each in (path, Path(values.other))):
+    if values.model_config and all(detect(each) != "t5x" for each in (path, local(values.other))):
         raise UserError("--model_config is for T5X checkpoints; neither of the two is one.")
     source, other = opened
     worst = 0.0
@@ -239,7 +242,7 @@ def _model_config(value: str | None) -> OpenBAConfig | None:
 
     if not value:
         return None
-    return NAMED_CONFIGS[value] if value in NAMED_CONFIGS else OpenBAConfig.load(value)
+    return NAMED_CONFIGS[value] if value in NAMED_CONFIGS else OpenBAConfig.load(local(value))
 
 
 def _bytes(text: str) -> int:

@@ -47,12 +47,12 @@ def check_scopes(bindings: Sequence[str], settings: str) -> None:
 
 def main(argv: Sequence[str]) -> None:
     """Runs the pipeline as the gin files say."""
-    cli.refuse_words(argv)
+    cli.reject_positional(argv)
     import jax
 
     import gin
     from openba_jax import gin_values
-    from openba_jax.files import only_process, room_on_disk
+    from openba_jax.files import explain_full_disk, only_process
     from openba_jax.pruning.stages import Stage
     from openba_jax.staged.run import Pipeline, claim_folder
     from openba_jax.staged.settings import Data, Phase
@@ -65,7 +65,7 @@ def main(argv: Sequence[str]) -> None:
     pipeline = cli.call_configured(gin.get_configurable("Pipeline"))
     assert isinstance(pipeline, Pipeline)
     root = Path(pipeline.output_dir)
-    with only_process(root), room_on_disk(root):
+    with only_process(root), explain_full_disk(root):
         claim_folder(root, gin.config_str())
         # Controls and tuned models compile the same programs; so does a run that goes on.
         jax.config.update("jax_compilation_cache_dir", str(root.absolute() / "compiled"))

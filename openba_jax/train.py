@@ -19,7 +19,7 @@ from openba_jax import cli
 
 def main(argv: Sequence[str]) -> None:
     """Trains as the gin files say."""
-    cli.refuse_words(argv)
+    cli.reject_positional(argv)
     cli.join_processes()
     import gin
     from openba_jax.training import gin_bindings
