@@ -13,15 +13,14 @@ are moved layer by layer, so a model of any size needs little memory. See docs/c
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from absl import flags, logging
+from absl import flags
 
 from openba_jax import cli
 from openba_jax.errors import UserError
@@ -41,7 +40,7 @@ _FLAGS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("weight_format", "max_shard_size"), ("to_huggingface",)),
     "tensor_parallel": ("to_megatron",),
     "t5x_format": ("to_t5x",),
-    **dict.fromkeys(("other", "prompt", "tolerance"), ("verify",)),
+    **dict.fromkeys(("other", "prompt", "tolerance", "quiet"), ("verify",)),
 }
 """The commands that read a flag; all read the others."""
 
@@ -71,12 +70,11 @@ def main(argv: Sequence[str]) -> None:
     require_free(output)
     source = open_checkpoint(path, _model_config(values.model_config))
     sys.stdout.write(f"{path}: {detect(path)}, {_describe(source)}\n")
-    with _without_log():
-        if values.keep_optimizer:
-            with only_process(output):
-                _move(path, argv[1], output)
-        else:
-            convert(source, argv[1], output)
+    if values.keep_optimizer:
+        with only_process(output):
+            _move(path, argv[1], output)
+    else:
+        convert(source, argv[1], output)
 
 
 def convert(source: Source, command: str, output: Path) -> None:
@@ -109,17 +107,6 @@ def convert(source: Source, command: str, output: Path) -> None:
     for warning in inspected.warnings():
         sys.stderr.write(f"warning: {warning}\n")
     sys.stdout.write(f"{output}: written\n")
-
-
-@contextlib.contextmanager
-def _without_log() -> Iterator[None]:
-    """What orbax's threads log about a failure, the main thread raises."""
-    before = logging.get_verbosity()
-    logging.set_verbosity(logging.FATAL)
-    try:
-        yield
-    finally:
-        logging.set_verbosity(before)
 
 
 def _move(path: Path, command: str, output: Path) -> None:
@@ -206,6 +193,8 @@ def _verify(path: Path) -> None:
     worst = 0.0
     for difference in compare(source, other):
         worst = max(worst, difference.largest)
+        if values.quiet and difference.largest <= values.tolerance:
+            continue
         types = " and ".join(dict.fromkeys(difference.dtypes))
         sys.stdout.write(
             f"{difference.largest:10.3g}  {difference.where}  {types}  {difference.note}\n"
@@ -299,6 +288,7 @@ def define_flags() -> None:
     flags.DEFINE_multi_string(
         "prompt", [], "verify: text, or ids like 12,5,7, whose logits are compared; may repeat."
     )
+    flags.DEFINE_bool("quiet", False, "verify: no line for weights that do not differ.")
     flags.DEFINE_float("tolerance", 0.0, "verify: largest difference that is accepted.")
 
 

@@ -123,20 +123,13 @@ def _loss(
 
 def main(argv: Sequence[str]) -> None:
     """Measures as the gin files say."""
-    cli.reject_positional(argv)
-    cli.join_processes()
-    import gin
-
-    configured = gin.external_configurable(gin_values.checked(evaluate), "evaluate")
-    cli.parse_gin()
-    cli.call_configured(configured)
+    cli.run_configured(evaluate, argv)
 
 
 def run() -> None:
     """Entry point."""
-    cli.define_gin_flags()
     cli.define_process_flags()
-    cli.run(main)
+    cli.run_with_gin(main, "openba-eval")
 
 
 if __name__ == "__main__":

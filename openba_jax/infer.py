@@ -75,6 +75,14 @@ def infer(
     if input_file:
         records = read_records([address_or_local(input_file)], "inputs")
         texts += [column(record, "inputs", place) for place, record in records]
+    for number, text in enumerate(texts, start=1):
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise UserError(
+                f"prompt {number} holds {text[error.start]!r}, half of a pair that makes a "
+                "character; write the character itself."
+            ) from error
     if not texts:
         raise UserError("there is no prompt; give PROMPTS or an INPUT_FILE.")
     folder = local(model_dir)
@@ -82,6 +90,7 @@ def infer(
         reject_overlap(split_path(folder)[0], check_output_file(output_file), "model")
         if input_file:
             reject_overlap(address_or_local(input_file), output_file, "file of prompts")
+    sampling = Sampling(temperature, top_k, top_p)
     model = load(folder, mesh_shape)
     generator = Generator(
         model.config,
@@ -101,7 +110,7 @@ def infer(
         for batch in generator.stream(
             texts,
             max_new_tokens=max_new_tokens,
-            sampling=Sampling(temperature, top_k, top_p),
+            sampling=sampling,
             seed=seed,
         ):
             answers += batch
@@ -118,20 +127,13 @@ def infer(
 
 def main(argv: Sequence[str]) -> None:
     """Answers as the gin files say."""
-    cli.reject_positional(argv)
-    cli.join_processes()
-    import gin
-
-    configured = gin.external_configurable(gin_values.checked(infer), "infer")
-    cli.parse_gin()
-    cli.call_configured(configured)
+    cli.run_configured(infer, argv)
 
 
 def run() -> None:
     """Entry point."""
-    cli.define_gin_flags()
     cli.define_process_flags()
-    cli.run(main)
+    cli.run_with_gin(main, "openba-infer")
 
 
 if __name__ == "__main__":

@@ -17,32 +17,11 @@ same numbers.
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from absl import flags
-
 from openba_jax import cli
-from openba_jax.errors import UserError
-
-
-def check_scopes(bindings: Sequence[str], settings: str) -> None:
-    """gin takes a misspelt scope for a new one, which nothing is made with.
-
-    Args:
-      bindings: those given by flags, such as `width_1/Stage.mlp = 96`.
-      settings: all of the configuration.
-
-    Raises:
-      UserError: nothing is made with the scope of a binding.
-    """
-    known = sorted(set(re.findall(r"@([\w/]+)/\w+\(\)", settings)))
-    for binding in bindings:
-        scope, slash, _ = binding.partition("=")[0].strip().rpartition("/")
-        if slash and scope not in known:
-            raise UserError(f"{binding}: there is no {scope}; known are {', '.join(known)}.")
 
 
 def main(argv: Sequence[str]) -> None:
@@ -61,7 +40,6 @@ def main(argv: Sequence[str]) -> None:
     for configurable in (Data, Phase, Stage, Pipeline):
         gin.external_configurable(gin_values.checked(configurable), configurable.__name__)
     cli.parse_gin()
-    check_scopes(flags.FLAGS.gin_bindings, gin.config_str())
     pipeline = cli.call_configured(gin.get_configurable("Pipeline"))
     assert isinstance(pipeline, Pipeline)
     root = Path(pipeline.output_dir)
@@ -76,8 +54,7 @@ def main(argv: Sequence[str]) -> None:
 
 def run() -> None:
     """Entry point."""
-    cli.define_gin_flags()
-    cli.run(main)
+    cli.run_with_gin(main, "openba-pipeline")
 
 
 if __name__ == "__main__":

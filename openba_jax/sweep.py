@@ -222,8 +222,7 @@ def main(argv: Sequence[str]) -> None:
 
 def run() -> None:
     """Entry point."""
-    cli.define_gin_flags()
-    cli.run(main)
+    cli.run_with_gin(main, "openba-sweep")
 
 
 if __name__ == "__main__":

@@ -39,9 +39,8 @@ def main(argv: Sequence[str]) -> None:
 
 def run() -> None:
     """Entry point."""
-    cli.define_gin_flags()
     cli.define_process_flags()
-    cli.run(main)
+    cli.run_with_gin(main, "openba-train")
 
 
 if __name__ == "__main__":
