@@ -154,6 +154,8 @@ def _parse_binding(binding: str) -> None:
         why = _first_sentence(error)
         if why.startswith("malformed node"):  # The rest is an address of Python's.
             why = "this is no Python value"
+        if "surrogates not allowed" in why:
+            why = "this is not UTF-8"
         hint = "" if value[:1] in "'\"([{%@0123456789-" else f"; text stands in quotes: '{value}'"
         raise UserError(f"gin: {binding}: {why}{hint}") from error
 
@@ -286,6 +288,7 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
         logging.set_verbosity(logging.WARNING)
         logging.get_absl_handler().addFilter(_is_for_users)
         logging.get_absl_handler().setFormatter(_LogLine())
+        sys.unraisablehook = _ignore_closed_loop
         try:
             main(argv)
         except BrokenPipeError:
@@ -347,6 +350,15 @@ class _LogLine(py_logging.Formatter):
 def _is_for_users(record: py_logging.LogRecord) -> bool:
     """Not what Orbax's threads log of an error, which the main thread then raises itself."""
     return not (record.levelno >= py_logging.ERROR and "orbax" in record.pathname)
+
+
+def _ignore_closed_loop(unraisable: sys.UnraisableHookArgs) -> None:
+    """Prints an exception that could be raised nowhere, unless it is of tensorstore's threads.
+
+    Where a write fails, they report the other writes to an event loop that is closed by then.
+    """
+    if str(unraisable.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(unraisable)
 
 
 def _first_sentence(error: BaseException) -> str:

@@ -65,11 +65,11 @@ def main(argv: Sequence[str]) -> None:
         return
     if not values.output:
         raise UserError("Name the folder to write with --output.")
-    output = local(values.output)
+    output, kind = local(values.output), detect(path)
     reject_overlap(split_path(path)[0], output, "checkpoint of --input")
     require_free(output)
     source = open_checkpoint(path, _model_config(values.model_config))
-    sys.stdout.write(f"{path}: {detect(path)}, {_describe(source)}\n")
+    sys.stdout.write(f"{path}: {kind}, {_describe(source)}\n")
     if values.keep_optimizer:
         with only_process(output):
             _move(path, argv[1], output)

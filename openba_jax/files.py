@@ -96,6 +96,25 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def reject_lfs_pointer(file: Path) -> None:
+    """Checks that a file is there itself, and not the pointer that Git LFS keeps in its place.
+
+    Raises:
+      UserError: it is a pointer.
+    """
+    if not file.is_file():
+        return
+    with file.open("rb") as stream:
+        if stream.read(len(_LFS)) == _LFS:
+            raise UserError(
+                f"{file} is a pointer of Git LFS and not the file itself; run `git lfs pull` in "
+                "its folder."
+            )
+
+
+_LFS = b"version https://git-lfs"
+
+
 @contextlib.contextmanager
 def only_process(output: Path) -> Iterator[None]:
     """Within it no other process writes `output`; `OUTPUT.lock` is there so long.

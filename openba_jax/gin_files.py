@@ -156,7 +156,7 @@ def _of_text(
                 name = "/".join(filter(None, (statement.scope, statement.selector)))
                 line = statement.location.line_num
                 yield Macro(name, repr(statement.value), _comment(comments, line))
-    except (SyntaxError, ValueError) as error:  # The latter of values that Python refuses.
+    except (SyntaxError, ValueError, tokenize.TokenError) as error:
         why = str(error).strip().splitlines()[0]
         raise UserError(f"gin: {where} cannot be read: {why}.") from error
 

@@ -145,11 +145,11 @@ def prune_model(
     """
     source, output = local(source), local(output)
     counts = [local(file) for file in counts]
+    kind = detect(source)
     reject_overlap(native.split_path(source)[0], output, "checkpoint to prune")
     for file in counts:
         reject_overlap(file, output, "file of counts")
     require_free(output)  # Before what takes long.
-    kind = detect(source)
     written: WholeKind = output_format or ("t5x" if kind == "t5x" else "native")
     if keep_optimizer:
         return _prune_state(source, output, stage, counts, written, one_based)

@@ -30,6 +30,7 @@ from openba_jax.checkpoints.streaming import (
 )
 from openba_jax.checkpoints.tokenizer_files import find_tokenizer, write_json, write_tokenizer
 from openba_jax.errors import UserError
+from openba_jax.files import reject_lfs_pointer
 from openba_jax.models.openba.config import FfnRule, OpenBAConfig
 
 WeightFormat = Literal["safetensors", "torch"]
@@ -135,6 +136,7 @@ def open_huggingface(folder: Path) -> MappedSource:
     """
     fields = _read_config(folder / "config.json")
     tensors = _read_tensors(folder)
+    _reject_wrappers(tensors)
     for name in (_EMBEDDING, "encoder.block.0.mlp.fc_in.weight"):
         if name not in tensors:
             raise UserError(f"{folder}: tensor {name} is missing.")
@@ -263,6 +265,24 @@ def write_huggingface(
         )
 
 
+def _reject_wrappers(tensors: Mapping[str, FileTensor]) -> None:
+    """Checks that the tensors are those of the model itself.
+
+    Raises:
+      UserError: `torch.compile` or a data-parallel wrapper has put its prefix before their names.
+    """
+    for prefix, wrapper in _WRAPPERS.items():
+        for name in tensors:
+            if name.startswith(prefix):
+                raise UserError(
+                    f"{tensors[name].file}: tensor {name} begins with {prefix}, as {wrapper} names "
+                    f"it; save the model inside, {prefix.removesuffix('.')}, instead."
+                )
+
+
+_WRAPPERS = {"_orig_mod.": "torch.compile", "module.": "DataParallel"}
+
+
 def _size(spec: TensorSpec) -> int:
     return math.prod(spec.shape) * spec.dtype.itemsize
 
@@ -346,8 +366,9 @@ def read_json(file: Path) -> dict[str, Any]:
     """A JSON object.
 
     Raises:
-      UserError: the file is missing or holds none.
+      UserError: the file is missing, a pointer of Git LFS, or holds none.
     """
+    reject_lfs_pointer(file)
     try:
         value = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
