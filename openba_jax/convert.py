@@ -13,8 +13,6 @@ are moved layer by layer, so a model of any size needs little memory. See docs/c
 
 from __future__ import annotations
 
-import dataclasses
-import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,17 +22,17 @@ from absl import flags
 
 from openba_jax import cli
 from openba_jax.errors import UserError
-from openba_jax.files import only_process
 from openba_jax.paths import local, reject_overlap
 
 if TYPE_CHECKING:
-    from openba_jax.checkpoints.streaming import Source
-    from openba_jax.models.openba.config import OpenBAConfig
+    from openba_jax.checkpoints.checkpoint import Checkpoint
+    from openba_jax.checkpoints.registry import Format
+    from openba_jax.models.config import ModelConfig
 
 COMMANDS = ("to_native", "to_huggingface", "to_megatron", "to_t5x", "verify")
 
 _FLAGS: dict[str, tuple[str, ...]] = {
-    **dict.fromkeys(("output", "dtype", "ffn_rule"), COMMANDS[:-1]),
+    **dict.fromkeys(("output", "dtype", "compute_dtype", "ffn_rule"), COMMANDS[:-1]),
     "tokenizer": ("to_native", "to_huggingface", "to_t5x"),
     "keep_optimizer": ("to_native", "to_t5x"),
     **dict.fromkeys(("weight_format", "max_shard_size"), ("to_huggingface",)),
@@ -56,7 +54,7 @@ def main(argv: Sequence[str]) -> None:
     if not values.input:
         raise UserError("Name the checkpoint with --input.")
     from openba_jax.checkpoints.folders import require_free
-    from openba_jax.checkpoints.formats.native import split_path
+    from openba_jax.checkpoints.model_folder import split_path
     from openba_jax.checkpoints.registry import detect, open_checkpoint
 
     path = local(values.input)
@@ -69,125 +67,90 @@ def main(argv: Sequence[str]) -> None:
     reject_overlap(split_path(path)[0], output, "checkpoint of --input")
     require_free(output)
     source = open_checkpoint(path, _model_config(values.model_config))
-    sys.stdout.write(f"{path}: {kind}, {_describe(source)}\n")
-    if values.keep_optimizer:
-        with only_process(output):
-            _move(path, argv[1], output)
-    else:
-        convert(source, argv[1], output)
+    sys.stdout.write(f"{path}: {kind.name}, {_describe(source)}\n")
+    convert(source, _writer(argv[1]), output)
 
 
-def convert(source: Source, command: str, output: Path) -> None:
-    """Writes `source` in another format; the folder appears when it is complete."""
+def convert(source: Checkpoint, writer: Format, output: Path) -> None:
+    """Writes `source` in another format; the folder appears when it is complete.
+
+    Raises:
+      UserError: the flags ask for what the source or the format cannot give.
+    """
     import numpy as np
     from ml_dtypes import bfloat16
     from tqdm import tqdm
 
+    from openba_jax.checkpoints.checkpoint import total_bytes
     from openba_jax.checkpoints.folders import new_folder
-    from openba_jax.checkpoints.streaming import InspectedSource
+    from openba_jax.checkpoints.inspection import InspectedCheckpoint
     from openba_jax.data.vocabulary import Vocabulary
 
     values = flags.FLAGS
+    if values.keep_optimizer and source.optimizer is None:
+        raise UserError(f"{values.input} has no optimizer state; convert without --keep_optimizer.")
+    if not values.keep_optimizer:
+        source.optimizer, source.data = None, {}
     if values.tokenizer:
         source.tokenizer = local(values.tokenizer)
     if values.ffn_rule:
-        source.config = source.config.replace(ffn_rule=values.ffn_rule)
+        source.model = source.model.replace(ffn_rule=values.ffn_rule)
+    if compute := values.compute_dtype or values.dtype:
+        source.model = source.model.replace(dtype=compute)
     if source.tokenizer is not None:
-        Vocabulary(source.tokenizer).check_rows(source.config.vocab_size)
+        Vocabulary(source.tokenizer).check_rows(source.model.config.vocab_size)
     dtypes = {"float32": np.float32, "float16": np.float16, "bfloat16": bfloat16}
     target = np.dtype(dtypes[values.dtype]) if values.dtype else None
-    total = sum(
-        math.prod(source.parameters.shape(leaf.path)) * source.dtype(leaf).itemsize
-        for leaf in source.parameters.leaves()
-    )
-    with tqdm(total=total, unit="B", unit_scale=True, disable=not sys.stderr.isatty()) as bar:
-        inspected = InspectedSource(source, target, bar.update)
-        with new_folder(output) as folder:
-            _write(inspected, source, command, folder)
+    total, shown = total_bytes(source), sys.stderr.isatty()
+    with (
+        tqdm(total=total, unit="B", unit_scale=True, disable=not shown) as bar,
+        new_folder(output) as folder,
+    ):
+        inspected = InspectedCheckpoint(source, target, bar.update)
+        writer.write(inspected, folder)
     for warning in inspected.warnings():
         sys.stderr.write(f"warning: {warning}\n")
-    sys.stdout.write(f"{output}: written\n")
+    if writer.name in ("huggingface", "megatron"):
+        rule = getattr(source.model.config, "ffn_rule", None)
+        if rule:
+            sys.stdout.write(f"ffn_hidden_size follows the rule of OpenBA {rule} (--ffn_rule)\n")
+    kept = f", with optimizer state, at step {source.step}" if values.keep_optimizer else ""
+    sys.stdout.write(f"{output}: written{kept}\n")
 
 
-def _move(path: Path, command: str, output: Path) -> None:
-    """Moves a whole training state between the native runner and T5X."""
-    import numpy as np
-
-    from openba_jax.checkpoints.files.tensors import count_not_finite
-    from openba_jax.checkpoints.mapping import flatten
-    from openba_jax.checkpoints.training_state import WholeKind, read_whole, write_whole
-    from openba_jax.data.vocabulary import Vocabulary
+def _writer(command: str) -> Format:
+    """The format that a command writes, as the flags say."""
+    from openba_jax.checkpoints.formats.huggingface import HuggingFace
+    from openba_jax.checkpoints.formats.megatron import Megatron
+    from openba_jax.checkpoints.formats.native import Native
+    from openba_jax.checkpoints.formats.t5x import T5X
 
     values = flags.FLAGS
-    kinds: dict[str, WholeKind] = {"to_native": "native", "to_t5x": "t5x"}
-    if command not in kinds or values.dtype or values.t5x_format == "legacy":
-        raise UserError(
-            "--keep_optimizer is for to_native and to_t5x between model folders and T5X folders, "
-            "without --dtype and in T5X's orbax format."
-        )
-    whole = read_whole(path, _model_config(values.model_config))
-    if whole.opt_state is None:
-        raise UserError(f"{path} has no optimizer state; convert without --keep_optimizer.")
-    for name, leaf in flatten(whole.params).items():
-        if count := count_not_finite(np.asarray(leaf)):
-            sys.stderr.write(f"warning: {path}: {name} holds {count} NaN or infinite values.\n")
-    if values.ffn_rule:
-        whole = dataclasses.replace(whole, config=whole.config.replace(ffn_rule=values.ffn_rule))
-    if values.tokenizer:
-        whole = dataclasses.replace(whole, tokenizer=local(values.tokenizer))
-    if whole.tokenizer is not None:
-        Vocabulary(whole.tokenizer).check_rows(whole.config.vocab_size)
-    write_whole(whole, output, kinds[command])
-    sys.stdout.write(f"{output}: written, with optimizer state, at step {whole.step}\n")
-
-
-def _write(inspected: Source, source: Source, command: str, folder: Path) -> None:
-    values = flags.FLAGS
-    if command in ("to_huggingface", "to_megatron"):
-        rule = source.config.ffn_rule
-        sys.stdout.write(f"ffn_hidden_size follows the rule of OpenBA {rule} (--ffn_rule)\n")
     if command == "to_native":
-        from openba_jax.checkpoints.formats.native_arrays import write_native
-
-        write_native(inspected, folder)
-    elif command == "to_huggingface":
-        from openba_jax.checkpoints.formats.huggingface import write_huggingface
-
-        write_huggingface(
-            inspected,
-            folder,
-            weight_format=values.weight_format,
-            max_shard_bytes=_bytes(values.max_shard_size),
-        )
-    elif command == "to_megatron":
-        from openba_jax.checkpoints.formats.megatron import MegatronSource, write_megatron
-
-        write_megatron(
-            inspected,
-            folder,
-            tensor_parallel=values.tensor_parallel,
-            arguments=source.arguments if isinstance(source, MegatronSource) else None,
-        )
-    else:
-        from openba_jax.checkpoints.formats.t5x import write_t5x
-
-        write_t5x(inspected, folder, t5x_format=values.t5x_format)
+        return Native()
+    if command == "to_huggingface":
+        return HuggingFace(values.weight_format, _bytes(values.max_shard_size))
+    if command == "to_megatron":
+        return Megatron(values.tensor_parallel)
+    return T5X(values.t5x_format)
 
 
 def _verify(path: Path) -> None:
     from openba_jax.checkpoints.registry import detect, open_checkpoint
-    from openba_jax.checkpoints.verify import compare, compare_logits, encode_prompt
+    from openba_jax.evaluation.verify import compare, compare_logits, encode_prompt
 
     values = flags.FLAGS
     if not values.other:
         raise UserError("Name the checkpoint to compare with by --other.")
     opened = []
     for each in (path, local(values.other)):
-        kind = detect(each)
+        kind = detect(each).name
         config = _model_config(values.model_config) if kind == "t5x" else None
         opened.append(open_checkpoint(each, config))
         sys.stdout.write(f"{each}: {kind}, {_describe(opened[-1])}\n")
-    if values.model_config and all(detect(each) != "t5x" for each in (path, local(values.other))):
+    if values.model_config and all(
+        detect(each).name != "t5x" for each in (path, local(values.other))
+    ):
         raise UserError("--model_config is for T5X checkpoints; neither of the two is one.")
     source, other = opened
     worst = 0.0
@@ -212,26 +175,22 @@ def _verify(path: Path) -> None:
         raise UserError(f"The checkpoints differ by {worst:.3g}, more than {values.tolerance:g}.")
 
 
-def _describe(source: Source) -> str:
-    config = source.config
-    count = sum(
-        math.prod(source.parameters.shape(leaf.path)) for leaf in source.parameters.leaves()
-    )
+def _describe(source: Checkpoint) -> str:
+    model = source.model
+    sizes = ", ".join(f"{key} {size:,}" for key, size in model.axes.sizes.items())
     return (
-        f"{count:,} parameters, {config.encoder_layers}+{config.decoder_layers} layers, "
-        f"embed {config.embed_dim}, heads {config.num_heads}x{config.head_dim}, "
-        f"mlp {config.mlp_dim}, vocabulary {config.vocab_size}, {config.param_dtype}"
-        f"{', tied' if config.tie_embeddings else ''}"
+        f"{model.config.family}, {model.axes.count():,} parameters in {model.config.param_dtype}: "
+        f"{sizes}"
     )
 
 
-def _model_config(value: str | None) -> OpenBAConfig | None:
+def _model_config(value: str | None) -> ModelConfig | None:
     """A named size, or a `config.json`."""
-    from openba_jax.models.openba.config import NAMED_CONFIGS, OpenBAConfig
+    from openba_jax.models.registry import load_config, named_configs
 
     if not value:
         return None
-    return NAMED_CONFIGS[value] if value in NAMED_CONFIGS else OpenBAConfig.load(local(value))
+    return named_configs().get(value) or load_config(local(value))
 
 
 def _bytes(text: str) -> int:
@@ -251,7 +210,13 @@ def define_flags() -> None:
         "dtype",
         None,
         ["float32", "bfloat16", "float16"],
-        "Type to cast to; by default every tensor keeps its own.",
+        "Type to cast parameters to, and to compute in; by default every tensor keeps its own.",
+    )
+    flags.DEFINE_enum(
+        "compute_dtype",
+        None,
+        ["float32", "bfloat16", "float16"],
+        "Type to compute in; by default that of --dtype, or as in the input.",
     )
     flags.DEFINE_string(
         "tokenizer",
@@ -277,7 +242,7 @@ def define_flags() -> None:
         "t5x_format", "orbax", ["orbax", "legacy"], "to_t5x: which of T5X's checkpointers reads it."
     )
     flags.DEFINE_bool(
-        "keep_optimizer", False, "to_native, to_t5x: move optimizer state and step, too, in memory."
+        "keep_optimizer", False, "to_native, to_t5x: move optimizer state, too, to go on training."
     )
     flags.DEFINE_string(
         "model_config",

@@ -52,7 +52,7 @@ def evaluate(
     """
     import jax
 
-    from openba_jax.checkpoints.formats.native import split_path
+    from openba_jax.checkpoints.model_folder import split_path
     from openba_jax.inference.loading import load
     from openba_jax.parallel import hardware
     from openba_jax.parallel.sharding import use_mesh
@@ -73,7 +73,8 @@ def evaluate(
                 reject_overlap(file, output_file, "token store")
     lengths = None if feature_lengths is None else gin_values.feature_lengths(feature_lengths)
     model = load(folder, mesh_shape)
-    longest = model.config.max_encoder_length, model.config.max_decoder_length
+    config = model.model.config
+    longest = config.max_encoder_length, config.max_decoder_length
     encoder_length, decoder_length = lengths or longest
     sizes: dict[str, Any] = {
         "encoder_length": encoder_length,
@@ -94,8 +95,9 @@ def evaluate(
 def _accuracy(model: Loaded, questions: str, sizes: Mapping[str, Any]) -> dict[str, Any]:
     from openba_jax.evaluation.multiple_choice import question_files, score_files
 
-    config, params, vocabulary, _ = model
-    scores = score_files(config, params, vocabulary, question_files(local(questions)), **sizes)
+    scores = score_files(
+        model.model, model.params, model.vocabulary, question_files(local(questions)), **sizes
+    )
     for name, score in scores.items():
         cli.say(f"{name}: {score.accuracy:.1%} of {score.count}, chance {score.chance:.1%}")
     return {name: dataclasses.asdict(score) for name, score in scores.items()}
@@ -109,14 +111,16 @@ def _loss(
     sizes: Mapping[str, Any],
 ) -> dict[str, float]:
     from openba_jax.data.loader import BatchLoader
-    from openba_jax.evaluation.loss import mean_loss
+    from openba_jax.evaluation.loss import LossOnBatches, local_rows
     from openba_jax.objectives.mixture import get_mixture
 
-    config, params, vocabulary, _ = model
     loader = BatchLoader(
-        get_mixture(mixture), stores, vocabulary, evaluation_stores=stores, **sizes
+        get_mixture(mixture), stores, model.vocabulary, evaluation_stores=stores, **sizes
     )
-    figures = mean_loss(config, params, loader.evaluation_batches(eval_batches))
+    rows = local_rows(model.mesh, sizes["batch_size"])
+    batches = loader.evaluation_batches(eval_batches, rows=rows)
+    measure = LossOnBatches(model.model, model.mesh, batches, sizes["batch_size"])
+    figures = measure(model.params)
     cli.say(f"{mixture}: {json_text(figures, mixture)}")
     return figures
 

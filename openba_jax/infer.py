@@ -56,7 +56,7 @@ def infer(
     import jax
     from tqdm import tqdm
 
-    from openba_jax.checkpoints.formats.native import split_path
+    from openba_jax.checkpoints.model_folder import split_path
     from openba_jax.data.documents import column, read_records
     from openba_jax.files import write_atomically
     from openba_jax.inference.decoding import Sampling
@@ -93,10 +93,10 @@ def infer(
     sampling = Sampling(temperature, top_k, top_p)
     model = load(folder, mesh_shape)
     generator = Generator(
-        model.config,
+        model.model,
         model.params,
         model.vocabulary,
-        max_encoder_length or model.config.max_encoder_length,
+        max_encoder_length or model.model.config.max_encoder_length,
         model.rows(min(batch_size, len(texts))),
     )
     answers: list[str] = []

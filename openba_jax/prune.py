@@ -27,8 +27,8 @@ def main(argv: Sequence[str]) -> None:
     cli.reject_positional(argv)
     values = flags.FLAGS
     from openba_jax.models.counting import parameter_count
-    from openba_jax.pruning.apply import prune_model
-    from openba_jax.pruning.plan import pruned_config
+    from openba_jax.pruning.apply import prune_checkpoint
+    from openba_jax.pruning.plan import pruned_model
     from openba_jax.pruning.stages import Stage
 
     stage = Stage(
@@ -38,13 +38,14 @@ def main(argv: Sequence[str]) -> None:
         embed=values.embed,
         heads=values.heads,
         mlp=values.mlp,
+        sizes=_sizes(values.sizes),
         vocabulary=values.vocabulary,
         method=values.method,
         seed=values.seed,
     )
-    if not (stage.drop_encoder or stage.drop_decoder or stage.cuts_width or stage.vocabulary):
+    if not stage.cuts:
         raise UserError("nothing to prune; give layers to drop, a width or a vocabulary size.")
-    plan = prune_model(
+    plan = prune_checkpoint(
         values.input,
         values.output,
         stage,
@@ -54,7 +55,7 @@ def main(argv: Sequence[str]) -> None:
         one_based=values.one_based,
         progress=True,
     )
-    before, after = parameter_count(plan.root_config), parameter_count(pruned_config(plan))
+    before, after = parameter_count(plan.ancestor_model), parameter_count(pruned_model(plan))
     sys.stdout.write(
         f"{values.output}: {after:,} parameters, {after / before:.1%} of the ancestor's.\n"
     )
@@ -65,6 +66,16 @@ def _layers(numbers: Sequence[str]) -> tuple[int, ...]:
         return tuple(int(number) for number in numbers)
     except ValueError as error:
         raise UserError(f"layers to drop are whole numbers, not {', '.join(numbers)}.") from error
+
+
+def _sizes(assignments: Sequence[str]) -> dict[str, int]:
+    sizes = {}
+    for assignment in assignments:
+        key, _, size = assignment.partition("=")
+        if not key or not size.strip().isdecimal():
+            raise UserError(f"--sizes has {assignment!r}; write AXIS=SIZE, e.g. decoder/layers=20.")
+        sizes[key.strip()] = int(size)
+    return sizes
 
 
 def define_flags() -> None:
@@ -80,7 +91,10 @@ def define_flags() -> None:
     flags.DEFINE_integer("embed", None, "Width of the residual stream to reach.")
     flags.DEFINE_integer("heads", None, "Attention heads to reach.")
     flags.DEFINE_integer("mlp", None, "Feed-forward width to reach.")
-    flags.DEFINE_string("method", "random", "How width is chosen: random or magnitude.")
+    flags.DEFINE_list(
+        "sizes", [], "AXIS=SIZE of any axes: mlp=512, or of one stack's: decoder/layers=20."
+    )
+    flags.DEFINE_string("method", "random", "How sizes are reached: random or magnitude.")
     flags.DEFINE_integer("seed", 1234, "Seed of the random choice.")
     flags.DEFINE_integer("vocabulary", None, "Pieces to keep by frequency.")
     flags.DEFINE_list("counts", [], "Files of token counts, lines `id count` or `piece id count`.")

@@ -181,7 +181,7 @@ def test_an_empty_folder_is_written_into(golden, tmp_path, monkeypatch):
     monkeypatch.chdir(place)
     run("to_native", input=golden, output=".")
     assert place.stat().st_ino == inode
-    assert detect(place) == "native"
+    assert detect(place).name == "native"
     assert [path.name for path in tmp_path.iterdir()] == ["empty"]
 
 

@@ -3,7 +3,7 @@
 A layout names the axes of *their* tensor, slowest first; axes in brackets are merged into one:
 `"(heads part kv) embed"` is a fused projection whose rows run over heads, within a head over query,
 key and value, and within those over `kv`. Our side needs no words: the axes of our parameters are
-declared in the model (DESIGN §2). `part` counts our parameters that one of their tensors holds.
+declared in the model. `part` counts our parameters that one of their tensors holds.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 
 PART = "part"
 SHARDED_AXES = frozenset({"vocab", "heads", "mlp"})
-"""Axes that tensor parallelism cuts (reference §6.6); all other tensors are whole on each rank."""
+"""Axes that tensor parallelism cuts; all other tensors are whole on each rank."""
 
 
 @dataclasses.dataclass(frozen=True)

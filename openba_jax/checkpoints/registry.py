@@ -1,63 +1,82 @@
-"""Opens a checkpoint of any kind."""
+"""The formats of checkpoints: a new one is a module in `formats/` and one line here."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Protocol
 
-from openba_jax.checkpoints.formats import native, t5x
-from openba_jax.checkpoints.formats.huggingface import open_huggingface, read_json
-from openba_jax.checkpoints.formats.megatron import is_megatron, open_megatron
-from openba_jax.checkpoints.formats.native_arrays import open_native
-from openba_jax.checkpoints.streaming import Source
+from openba_jax.checkpoints.checkpoint import Checkpoint
+from openba_jax.checkpoints.formats.huggingface import HuggingFace
+from openba_jax.checkpoints.formats.megatron import Megatron
+from openba_jax.checkpoints.formats.native import Native
+from openba_jax.checkpoints.formats.t5x import T5X
 from openba_jax.errors import UserError
-from openba_jax.models.openba.config import OpenBAConfig
-
-Kind = Literal["native", "huggingface", "megatron", "t5x"]
+from openba_jax.models.config import ModelConfig
 
 
-def detect(path: Path) -> Kind:
-    """What kind of checkpoint a folder is.
+class Format(Protocol):
+    """A way to lay a model down on disk."""
+
+    @property
+    def name(self) -> str:
+        """Name of the format."""
+
+    @property
+    def description(self) -> str:
+        """How a folder of it is recognised, in words."""
+
+    def recognises(self, path: Path) -> bool:
+        """Whether a folder is of this format."""
+
+    def open(self, path: Path) -> Checkpoint:
+        """Opens a folder; no tensor is read.
+
+        Raises:
+          UserError: it is damaged, or of no known family.
+        """
+
+    def write(self, checkpoint: Checkpoint, folder: Path) -> None:
+        """Writes a model into an empty folder, leaf by leaf.
+
+        Raises:
+          UserError: the format cannot express the model.
+        """
+
+
+FORMATS: dict[str, Format] = {
+    each.name: each for each in (Native(), HuggingFace(), Megatron(), T5X())
+}
+"""In the order in which a folder is tried."""
+
+
+def detect(path: Path) -> Format:
+    """The format of a folder.
 
     Raises:
-      UserError: none of those that are known.
+      UserError: it is of none that is known.
     """
     if not path.is_dir():
         raise UserError(f"{path} is no folder; name the folder of a checkpoint.")
-    folder, _ = native.split_path(path)
-    if (folder / native.CHECKPOINTS).is_dir():
-        return "native"
-    config = path / "config.json"
-    if config.is_file() and "model_type" in read_json(config):
-        return "huggingface"
-    if is_megatron(path):
-        return "megatron"
-    if t5x.is_checkpoint(path) or t5x.steps(path):
-        return "t5x"
-    raise UserError(
-        f"{path} is no checkpoint that is known: no model folder (checkpoints/), no Hugging Face "
-        "folder (config.json with model_type), no Megatron folder (mp_rank_00), no T5X folder "
-        "(checkpoint_<step>)."
-    )
+    for each in FORMATS.values():
+        if each.recognises(path):
+            return each
+    known = ", no ".join(each.description for each in FORMATS.values())
+    raise UserError(f"{path} is no checkpoint that is known: no {known}.")
 
 
-def open_checkpoint(path: Path, config: OpenBAConfig | None = None) -> Source:
-    """Opens a checkpoint of any kind; no tensor is read.
+def open_checkpoint(path: Path, config: ModelConfig | None = None) -> Checkpoint:
+    """Opens a checkpoint of any format; no tensor is read.
 
     Args:
       path: its folder.
       config: the model's configuration, for T5X, which saves none.
 
     Raises:
-      UserError: it is none, or it is damaged.
+      UserError: it is none, it is damaged, or it has a configuration of its own and one is given.
     """
-    kind = detect(path)
-    if config is not None and kind != "t5x":
+    found = detect(path)
+    if config is None:
+        return found.open(path)
+    if found.name != T5X.name:
         raise UserError(f"{path} has a configuration of its own; one is given for T5X only.")
-    if kind == "native":
-        return open_native(path)
-    if kind == "huggingface":
-        return open_huggingface(path)
-    if kind == "megatron":
-        return open_megatron(path)
-    return t5x.open_t5x(path, config)
+    return T5X(config=config).open(path)

@@ -1,159 +1,248 @@
-"""Whole models, optimizer state included, out of model folders and T5X folders, and into either.
+"""The state of a run on its way between devices and a model folder, by orbax.
 
-What only the parameters matter for goes layer by layer (`streaming`); a run that is to go on, or to
-be pruned, needs everything, and everything is in memory here.
-
-A T5X folder gets beside its `checkpoint_<step>` what a model folder has beside its checkpoints:
-`config.json`, `plan.json`, `tokenizer.model`.
+Here arrays come from, and go to, the devices of a mesh; `checkpoint` is for models on their way
+from disk to disk.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from types import TracebackType
+from typing import Any, NamedTuple, Self
 
-import numpy as np
+import jax
+import orbax.checkpoint as ocp
 
-from openba_jax.checkpoints.files.tensorstore_arrays import read_array
+from openba_jax.checkpoints import model_folder
 from openba_jax.checkpoints.folders import new_folder
-from openba_jax.checkpoints.formats import native, t5x
-from openba_jax.checkpoints.formats.native_arrays import write_checkpoint
-from openba_jax.checkpoints.mapping import flatten, unflatten
+from openba_jax.checkpoints.model_folder import CHECKPOINTS, PathLike, check_shapes, tree_shapes
 from openba_jax.errors import UserError
-from openba_jax.models.openba.config import OpenBAConfig
-
-WholeKind = Literal["native", "t5x"]
+from openba_jax.models.base import Model
 
 
-@dataclasses.dataclass(frozen=True)
-class WholeModel:
-    """All that a checkpoint and its folder hold.
+class LoadedModel(NamedTuple):
+    """What a model folder holds.
 
     Attributes:
-      config: the configuration.
-      params: the parameters, numpy arrays.
-      opt_state: the state of the optax chain, a list with a dict, or None, for every link of it;
-        None: there is none.
-      step: number of steps taken.
-      data: what native checkpoints hold besides; T5X has its own, which is left behind.
-      plan: the pruning plan.
-      tokenizer: the sentencepiece model.
+      model: the model.
+      params: the parameters of one checkpoint.
+      plan: `plan.json` as it stands, or None.
+      tokenizer: path of the sentencepiece model, or None.
     """
 
-    config: OpenBAConfig
+    model: Model
     params: Any
-    opt_state: Any = None
-    step: int = 0
-    data: Mapping[str, Any] | None = None
-    plan: Mapping[str, Any] | None = None
-    tokenizer: Path | None = None
+    plan: dict[str, Any] | None
+    tokenizer: Path | None
 
 
-def kind_of(path: Path) -> WholeKind:
-    """Which of the two kinds of folder `path` is, or is a checkpoint in.
+class Checkpoints:
+    """Writes the checkpoints of one model folder, in the background."""
+
+    def __init__(
+        self, folder: PathLike, max_to_keep: int | None = None, keep_period: int | None = None
+    ) -> None:
+        """Opens a model folder for writing; left-overs of a killed writer are removed.
+
+        Args:
+          folder: the model folder.
+          max_to_keep: older checkpoints beyond this number are deleted; None keeps all.
+          keep_period: steps that are multiples of this are kept whatever `max_to_keep` says.
+        """
+        self._manager = ocp.CheckpointManager(
+            Path(folder).absolute() / CHECKPOINTS,
+            options=ocp.CheckpointManagerOptions(
+                max_to_keep=max_to_keep,
+                keep_period=keep_period,
+                cleanup_tmp_directories=True,
+            ),
+            item_handlers=_handlers(),
+        )
+
+    def save(self, step: int, state: Mapping[str, Any], data: Mapping[str, Any]) -> None:
+        """Copies the state to the host and returns; the disk is written in the background.
+
+        Args:
+          step: number of steps taken.
+          state: `params`, `step` and, unless only the model matters, `opt_state`.
+          data: JSON, for what must resume besides the state.
+        """
+        items = ocp.args.Composite(
+            state=ocp.args.PyTreeSave(dict(state)), data=ocp.args.JsonSave(dict(data))
+        )
+        self._manager.save(step, args=items)
+
+    def __enter__(self) -> Self:
+        """Nothing to do."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Waits until everything is on the disk."""
+        self._manager.close()
+
+
+def create(
+    folder: PathLike,
+    model: Model,
+    params: Any,
+    *,
+    plan: Mapping[str, Any] | None = None,
+    tokenizer: PathLike | None = None,
+    opt_state: Any = None,
+    step: int = 0,
+    data: Mapping[str, Any] | None = None,
+) -> None:
+    """Writes a whole model folder in one go, by one process: it is complete, or not there.
+
+    Args:
+      folder: must not exist, or be empty.
+      model: the model.
+      params: its parameters.
+      plan: becomes `plan.json`.
+      tokenizer: a sentencepiece model file to copy.
+      opt_state: optimizer state; without it the folder can start a run, not resume one.
+      step: number of steps taken.
+      data: JSON for the item `data`.
 
     Raises:
-      UserError: neither.
+      UserError: the folder holds something, a parameter has another shape than the model's,
+        the tokenizer cannot be read, or the disk is full.
     """
-    if (native.split_path(path)[0] / native.CHECKPOINTS).is_dir():
-        return "native"
-    try:
-        t5x.find_checkpoint(path)
-    except UserError as error:
-        raise UserError(
-            f"{path} holds no checkpoint: a model folder has checkpoints/<step>/, a T5X folder "
-            "checkpoint_<step>/."
-        ) from error
-    return "t5x"
+    model_folder.check_params(model, params)
+    state = {"params": params, "step": jax.numpy.asarray(step, jax.numpy.int32)}
+    if opt_state is not None:
+        state["opt_state"] = opt_state
+    with new_folder(Path(folder)) as work:
+        model_folder.write_metadata(work, model, plan, tokenizer)
+        with Checkpoints(work) as checkpoints:
+            checkpoints.save(step, state, data or {})
 
 
-def read_whole(path: Path, config: OpenBAConfig | None = None) -> WholeModel:
-    """Reads a model folder, a T5X folder (the newest checkpoint of it), or one checkpoint.
+def restore_state(
+    folder: PathLike, target: Mapping[str, Any], step: int | None = None
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Restores a whole checkpoint onto devices.
+
+    Args:
+      folder: a model folder.
+      target: `params`, `opt_state`, `step` as `jax.ShapeDtypeStruct` with shardings.
+      step: which checkpoint; by default the newest.
+
+    Returns:
+      The state, a dict as `target`; and the JSON that was saved with it.
 
     Raises:
-      UserError: it is neither, or it is damaged.
+      UserError: there is no such checkpoint, it is damaged, or its tensors are others.
     """
-    if kind_of(path) == "t5x":
-        return _read_t5x(path, config)
-    folder, _ = native.split_path(path)
-    state, data = native.restore_raw(path)
-    return WholeModel(
-        native.load_config(folder),
-        state["params"],
-        state.get("opt_state"),
-        int(state["step"]),
-        data,
-        native.load_plan(folder),
-        native.tokenizer_path(folder),
+    folder = Path(folder)
+    step = model_folder.existing_step(folder, step)
+    restored = _restore(folder, step, dict(target), ocp.args.JsonRestore())
+    return restored["state"], dict(restored["data"])
+
+
+def restore_params(
+    path: PathLike,
+    model: Model | None = None,
+    shardings: Any = None,
+) -> Any:
+    """Restores the parameters of a checkpoint and nothing else.
+
+    Args:
+      path: a model folder, whose newest checkpoint is meant, or `DIR/checkpoints/<step>`.
+      model: what the parameters must fit; by default the folder's own.
+      shardings: tree of shardings as the parameters; by default all goes to the first device.
+
+    Returns:
+      The parameters, in `model.config.param_dtype`.
+
+    Raises:
+      UserError: there is no such checkpoint, it is damaged, or its tensors are others.
+    """
+    folder, step = model_folder.split_path(path)
+    model = model or model_folder.load_model(folder)
+    step = model_folder.existing_step(folder, step)
+    if shardings is None:
+        first = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        shardings = jax.tree.map(lambda _: first, model.abstract_params())
+    target = jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        model.abstract_params(),
+        shardings,
+    )
+    return _restore(folder, step, {"params": target})["state"]["params"]
+
+
+def load_model(path: PathLike, shardings: Any = None) -> LoadedModel:
+    """Reads a model folder: `(model, params, plan, tokenizer)`.
+
+    Args:
+      path: a model folder, whose newest checkpoint is meant, or `DIR/checkpoints/<step>`.
+      shardings: tree of shardings as the parameters; by default all goes to the first device.
+
+    Raises:
+      UserError: something is missing or damaged, or does not fit the configuration.
+    """
+    folder, _ = model_folder.split_path(path)
+    model = model_folder.load_model(folder)
+    return LoadedModel(
+        model,
+        restore_params(path, model, shardings),
+        model_folder.load_plan(folder),
+        model_folder.tokenizer_path(folder),
     )
 
 
-def write_whole(model: WholeModel, folder: Path, kind: WholeKind) -> None:
-    """Writes a folder, which must be new or empty; it is there complete, or not at all.
-
-    Raises:
-      UserError: the folder holds something, the parameters are not those of the configuration, or
-        the disk is full.
-    """
-    native.check_params(model.config, model.params)
-    with new_folder(folder) as work:
-        native.write_metadata(work, model.config, model.plan, model.tokenizer)
-        if kind == "t5x":
-            state: dict[str, Any] = {"step": np.asarray(model.step, np.int32)}
-            if model.opt_state is not None:
-                # T5X leaves links without arrays out.
-                links = {
-                    str(n): link for n, link in enumerate(model.opt_state) if _has_arrays(link)
-                }
-                state["param_states"] = links
-            t5x.write_checkpoint(work, model.step, {"target": model.params, "state": state})
-        else:
-            state = {"params": model.params}
-            if model.opt_state is not None:
-                state["opt_state"] = model.opt_state
-            write_checkpoint(work, model.step, state, model.data or {})
+def _handlers() -> dict[str, ocp.CheckpointHandler]:
+    return {"state": ocp.PyTreeCheckpointHandler(), "data": ocp.JsonCheckpointHandler()}
 
 
-def _read_t5x(path: Path, config: OpenBAConfig | None) -> WholeModel:
-    place = t5x.find_checkpoint(path)
-    folder = place.parent
-    source = t5x.open_t5x(place, config)
-    state = unflatten(
-        {name: read_array(array, place, name) for name, array in t5x.open_arrays(place).items()}
-    )
-    links = state["state"].get("param_states")
-    return WholeModel(
-        source.config,
-        state["target"],
-        None if links is None else _all_links(links, place),
-        source.step,
-        plan=native.load_plan(folder),
-        tokenizer=native.tokenizer_path(folder),
-    )
-
-
-LINKS: tuple[tuple[str, ...], ...] = ((), ("count", "mu", "nu"), ("inner_state",), ("count",))
-"""The states of the links of the chain `training.optimizer.adamw`; an empty one is None."""
-
-
-def _all_links(links: Mapping[str, Any], where: Path) -> list[Any]:
-    """The links of the chain, of which T5X leaves those without arrays out.
-
-    Raises:
-      UserError: the state is of another optimizer.
-    """
-    for name, link in links.items():
-        known = LINKS[int(name)] if name in map(str, range(len(LINKS))) else ()
-        if not isinstance(link, dict) or set(link) != set(known):
+def _restore(
+    folder: Path,
+    step: int,
+    target: dict[str, Any],
+    data: ocp.args.JsonRestore | None = None,
+) -> Any:
+    """Restores what `target` names of the item `state`, and maybe `data`."""
+    path = folder.absolute() / CHECKPOINTS
+    options = ocp.CheckpointManagerOptions(create=False, save_root_metadata=False)
+    with ocp.CheckpointManager(path, options=options, item_handlers=_handlers()) as manager:
+        try:
+            stored = manager.item_metadata(step).state.tree
+        except Exception as error:
+            raise _damaged(folder, step, error) from error
+        if "opt_state" in target and "opt_state" not in stored:
             raise UserError(
-                f"{where}: the optimizer state has a part {name} that openba_jax's adamw does not "
-                "have; only that can move between runners."
+                f"{path / str(step)} has no optimizer state to go on with; start a new run in "
+                "another folder from this model."
             )
-    empty = [dict.fromkeys(names) or None for names in LINKS]  # As orbax gives back what is empty.
-    return [links.get(str(number), link) for number, link in enumerate(empty)]
+        stored = {name: stored[name] for name in target if name in stored}
+        check_shapes(tree_shapes(stored), tree_shapes(target), path / str(step))
+        state = ocp.args.PyTreeRestore(
+            target,
+            restore_args=ocp.checkpoint_utils.construct_restore_args(target),
+            partial_restore=True,
+        )
+        items = {"state": state} if data is None else {"state": state, "data": data}
+        try:
+            return manager.restore(step, args=ocp.args.Composite(**items))
+        except Exception as error:
+            # Orbax and tensorstore raise many types; here the shapes are known to be right.
+            raise _damaged(folder, step, error) from error
 
 
-def _has_arrays(link: Any) -> bool:
-    return link is not None and any(leaf is not None for leaf in flatten(link).values())
+def _damaged(folder: Path, step: int, error: Exception) -> UserError:
+    earlier = [found for found in model_folder.steps(folder) if found < step]
+    remedy = f"delete it to go back to step {earlier[-1]}" if earlier else "there is no earlier one"
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    reason = reason.partition(" [tensorstore_spec")[
+        0
+    ]  # All of it, with what it knows of the array.
+    return UserError(
+        f"checkpoint {folder / CHECKPOINTS / str(step)} is damaged; {remedy}: {reason}"
+    )

@@ -16,9 +16,9 @@ import numpy as np
 
 from openba_jax.data.vocabulary import Vocabulary
 from openba_jax.errors import UserError
-from openba_jax.evaluation.scoring import answer_log_likelihoods, fitting_length, pad_rows
-from openba_jax.models.openba.config import OpenBAConfig
-from openba_jax.models.openba.network import Params
+from openba_jax.evaluation.scoring import answer_log_likelihoods
+from openba_jax.inference.padding import fitting_length, pad_rows
+from openba_jax.models.base import Model, Params
 from openba_jax.parallel.sharding import to_host
 
 LETTERS = "ABCDE"
@@ -103,7 +103,7 @@ def question_files(folder: str | Path) -> list[Path]:
 
 
 def answer_questions(
-    config: OpenBAConfig,
+    model: Model,
     params: Params,
     vocabulary: Vocabulary,
     questions: Iterable[Question],
@@ -138,7 +138,7 @@ def answer_questions(
         rows = pad_rows(targets, decoder_length).reshape(batch_size, width, decoder_length)
         special = (0, vocabulary.sentinel(0), vocabulary.eos_id)
         weights = np.isin(rows, special, invert=True).astype(np.float32)
-        sums = to_host(answer_log_likelihoods(config, params, inputs, rows, weights))
+        sums = to_host(answer_log_likelihoods(model, params, inputs, rows, weights))
         tokens = weights.sum(-1)
         means = np.where(tokens > 0, sums / np.maximum(tokens, 1), -np.inf)
         predictions.append(means.argmax(-1)[: len(chunk)])
@@ -167,7 +167,7 @@ def _frame(
 
 
 def score_files(
-    config: OpenBAConfig,
+    model: Model,
     params: Params,
     vocabulary: Vocabulary,
     files: Iterable[Path],
@@ -180,7 +180,7 @@ def score_files(
     subjects = {file.stem: read_questions(file) for file in files}
     every = [question for questions in subjects.values() for question in questions]
     predictions = answer_questions(
-        config,
+        model,
         params,
         vocabulary,
         every,

@@ -13,16 +13,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from openba_jax.inference.decoding import (
-    EOS_ID,
-    PAD_ID,
-    START_ID,
-    decode_step,
-    init_cache,
-    split_cache,
-)
-from openba_jax.models.openba.config import OpenBAConfig
-from openba_jax.models.openba.network import OpenBA, Params
+from openba_jax.inference.decoding import EOS_ID, PAD_ID, START_ID
+from openba_jax.models.base import DecodingState, Model, Params
 
 _NEVER = -1e9
 """Score of the beams that do not exist yet at the first step."""
@@ -146,24 +138,24 @@ def beam_search(
 
 @functools.partial(
     jax.jit,
-    static_argnames=("config", "beams", "max_new_tokens", "length_penalty", "early_stopping"),
+    static_argnames=("model", "beams", "max_new_tokens", "length_penalty", "early_stopping"),
 )
 def generate_beams(
-    config: OpenBAConfig,
+    model: Model,
     params: Params,
-    encoder_input_tokens: jax.Array,
+    inputs: jax.Array,
     *,
     beams: int,
     max_new_tokens: int,
     length_penalty: float = 1.0,
     early_stopping: bool = False,
 ) -> Beams:
-    """Beam search with the encoder-decoder and its cache.
+    """Beam search with a model and its cache.
 
     Args:
-      config: the model's configuration.
+      model: the model.
       params: its parameters.
-      encoder_input_tokens: int32 `[batch, length]`, 0 is padding (on either side).
+      inputs: int32 `[batch, length]`, 0 is padding (on either side).
       beams: number of beams, and of results.
       max_new_tokens: longest answer.
       length_penalty: see `beam_search`.
@@ -172,15 +164,12 @@ def generate_beams(
     Returns:
       The best `beams` answers to each row.
     """
-    encoded: Any = OpenBA(config).apply(
-        {"params": params}, encoder_input_tokens, enable_dropout=False, method=OpenBA.encode
-    )
-    tokens = encoder_input_tokens
-    cache, projections = split_cache(init_cache(config, params, tokens, encoded, max_new_tokens))
-    batch_axis = 1 if config.scan_layers else 0
+    cache, fixed = model.start_decoding(params, inputs, max_new_tokens)
+    batch_axis = 1 if model.config.scan_layers else 0
 
     def step(cache: Any, last: jax.Array) -> tuple[jax.Array, Any]:
-        logits, cache = decode_step(config, params, cache, tokens, last[:, None], projections)
+        state = DecodingState(cache, fixed)
+        logits, cache = model.decode_step(params, state, inputs, last[:, None])
         return logits[:, 0], cache
 
     def gather(cache: Any, rows: jax.Array) -> Any:
@@ -195,8 +184,8 @@ def generate_beams(
     return beam_search(
         step,
         gather,
-        gather(cache, jnp.repeat(jnp.arange(len(tokens)), beams)),
-        encoder_input_tokens.shape[0],
+        gather(cache, jnp.repeat(jnp.arange(len(inputs)), beams)),
+        inputs.shape[0],
         beams=beams,
         max_new_tokens=max_new_tokens,
         length_penalty=length_penalty,

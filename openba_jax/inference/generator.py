@@ -8,10 +8,9 @@ import jax
 
 from openba_jax.data.vocabulary import Vocabulary
 from openba_jax.errors import UserError
-from openba_jax.evaluation.scoring import fitting_length, pad_rows
 from openba_jax.inference.decoding import GREEDY, Sampling, generate
-from openba_jax.models.openba.config import OpenBAConfig
-from openba_jax.models.openba.network import Params
+from openba_jax.inference.padding import fitting_length, pad_rows
+from openba_jax.models.base import Model, Params
 from openba_jax.parallel.sharding import to_host
 
 
@@ -23,7 +22,7 @@ class Generator:
 
     def __init__(
         self,
-        config: OpenBAConfig,
+        model: Model,
         params: Params,
         vocabulary: Vocabulary,
         encoder_length: int,
@@ -32,13 +31,13 @@ class Generator:
         """Keeps a model.
 
         Args:
-          config: the model's configuration.
+          model: the model.
           params: its parameters.
           vocabulary: its vocabulary.
           encoder_length: longest prompt, frame included.
           batch_size: prompts at once.
         """
-        self._config = config
+        self._model = model
         self._params = params
         self._vocabulary = vocabulary
         self._encoder_length = encoder_length
@@ -82,7 +81,7 @@ class Generator:
             # A row of padding fills the last batch up, so that one shape is compiled.
             rows = chunk + [[]] * (self._batch_size - len(chunk))
             ids = generate(
-                self._config,
+                self._model,
                 self._params,
                 pad_rows(rows, length),
                 jax.random.fold_in(jax.random.key(seed), start),

@@ -8,11 +8,10 @@ from typing import NamedTuple
 
 from jax.sharding import Mesh
 
-from openba_jax.checkpoints.formats import native
+from openba_jax.checkpoints import model_folder, training_state
 from openba_jax.data.vocabulary import Vocabulary
 from openba_jax.errors import UserError
-from openba_jax.models.openba.config import OpenBAConfig
-from openba_jax.models.openba.network import Params, abstract_params, logical_axes
+from openba_jax.models.base import Model, Params
 from openba_jax.parallel import sharding
 
 
@@ -20,13 +19,13 @@ class Loaded(NamedTuple):
     """A model that is to be used within `sharding.use_mesh(mesh)`.
 
     Attributes:
-      config: its configuration.
+      model: the model.
       params: its parameters, on the mesh.
       vocabulary: its tokenizer.
       mesh: the mesh.
     """
 
-    config: OpenBAConfig
+    model: Model
     params: Params
     vocabulary: Vocabulary
     mesh: Mesh
@@ -45,12 +44,12 @@ def load(model_dir: str | Path, mesh_shape: Sequence[int]) -> Loaded:
         not fit the devices.
     """
     mesh = sharding.make_mesh(mesh_shape)
-    folder, _ = native.split_path(model_dir)
-    config = native.load_config(folder)
-    if (tokenizer := native.tokenizer_path(folder)) is None:
+    folder, _ = model_folder.split_path(model_dir)
+    model = model_folder.load_model(folder)
+    if (tokenizer := model_folder.tokenizer_path(folder)) is None:
         raise UserError(f"{model_dir} has no tokenizer.model; put the sentencepiece model there.")
     vocabulary = Vocabulary(tokenizer)
-    vocabulary.check_rows(config.vocab_size)
-    shapes = abstract_params(config)
-    shardings = sharding.param_shardings(logical_axes(config), shapes, mesh)
-    return Loaded(config, native.restore_params(model_dir, config, shardings), vocabulary, mesh)
+    vocabulary.check_rows(model.config.vocab_size)
+    shardings = sharding.param_shardings(model.logical_axes(), model.abstract_params(), mesh)
+    params = training_state.restore_params(model_dir, model, shardings)
+    return Loaded(model, params, vocabulary, mesh)

@@ -1,68 +1,72 @@
-"""Building blocks: projections, layer norm, rotary positions, SwiGLU.
+"""Building blocks of every family: projections, norms, gated MLP, embedding, rotary positions.
 
-Every parameter is created here, once, with the names of its axes (`nn.with_logical_partitioning`);
-sharding, pruning, checkpoints and counting all read those names.
+Every parameter is declared by `parameter`, once, with the names of its axes
+(`nn.with_logical_partitioning`); sharding, pruning, checkpoints and counting all read those names.
+Modules compute in `dtype` and keep their parameters in `param_dtype`, both names of types.
 """
 
 from __future__ import annotations
 
-import math
-from typing import cast
+from collections.abc import Callable
+from typing import Any, Protocol, cast
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from openba_jax.models.openba.config import OpenBAConfig
 
+class Parametrised(Protocol):
+    """A linen module that says in which type it keeps its parameters."""
 
-def output_initializer_std(config: OpenBAConfig) -> float:
-    """Standard deviation of attention output and `wo` kernels: `std / sqrt(2 L)`.
+    @property
+    def param_dtype(self) -> str:
+        """The name of that type."""
 
-    L counts encoder layers, in both stacks, because Megatron's `num_layers` did (reference §1.7).
-    """
-    return config.initializer_std / math.sqrt(2 * config.encoder_layers)
+    @property
+    def param(self) -> Callable[..., Any]:
+        """`nn.Module.param`."""
 
 
 def parameter(
-    module: nn.Module,
+    module: Parametrised,
     name: str,
     initializer: nn.initializers.Initializer,
     shape: tuple[int, ...],
     axes: tuple[str, ...],
 ) -> jax.Array:
-    """Declares a parameter of `module` with the names of its axes, in `config.param_dtype`."""
-    config: OpenBAConfig = module.config
+    """Declares a parameter of `module` with the names of its axes, in `module.param_dtype`."""
     boxed = nn.with_logical_partitioning(initializer, axes)
-    return cast(jax.Array, module.param(name, boxed, shape, jnp.dtype(config.param_dtype)))
+    return cast(jax.Array, module.param(name, boxed, shape, jnp.dtype(module.param_dtype)))
 
 
 class Projection(nn.Module):
     """A linear map from the trailing axes of its input to new axes.
 
     Attributes:
-      config: the model's configuration.
       in_axes: logical names of the contracted axes, the last ones of the input.
       out_axes: logical names of the new axes.
       out_shape: their sizes.
       use_bias: add a bias of shape `out_shape`.
       std: standard deviation of the initial kernel.
+      dtype: name of the compute type.
+      param_dtype: name of the type of the parameters.
     """
 
-    config: OpenBAConfig
     in_axes: tuple[str, ...]
     out_axes: tuple[str, ...]
     out_shape: tuple[int, ...]
     use_bias: bool
     std: float
+    dtype: str = "float32"
+    param_dtype: str = "float32"
 
     @nn.compact
     def __call__(self, inputs: jax.Array) -> jax.Array:
-        """Maps `[..., *in]` to `[..., *out_shape]`, in `config.dtype`."""
+        """Maps `[..., *in]` to `[..., *out_shape]`, in `dtype`."""
         # Written out, since `nn.DenseGeneral` with boxed kernels of rank 3 fails under a mesh.
         rank = len(self.in_axes)
-        dtype = jnp.dtype(self.config.dtype)
+        dtype = jnp.dtype(self.dtype)
         kernel = parameter(
             self,
             "kernel",
@@ -82,78 +86,113 @@ class Projection(nn.Module):
 
 
 class LayerNorm(nn.Module):
-    """Layer norm with scale and bias, statistics in float32 (reference §1.3, §1.9)."""
+    """Layer norm with scale and bias, statistics in float32.
 
-    config: OpenBAConfig
+    Attributes:
+      epsilon: added to the variance.
+      dtype: name of the type of the output.
+      param_dtype: name of the type of the parameters.
+    """
+
+    epsilon: float
+    dtype: str = "float32"
+    param_dtype: str = "float32"
 
     @nn.compact
     def __call__(self, inputs: jax.Array) -> jax.Array:
-        """Normalises the last axis of `[..., embed]`; returns `config.dtype`."""
+        """Normalises the last axis of `[..., embed]`; returns `dtype`."""
         shape = inputs.shape[-1:]
         scale = parameter(self, "scale", nn.initializers.ones, shape, ("embed",))
         bias = parameter(self, "bias", nn.initializers.zeros, shape, ("embed",))
         x = inputs.astype(jnp.float32)
         x = x - jnp.mean(x, axis=-1, keepdims=True)
         variance = jnp.mean(jnp.square(x), axis=-1, keepdims=True)
-        x = x * jax.lax.rsqrt(variance + self.config.layer_norm_epsilon)
-        return (x * scale + bias).astype(self.config.dtype)
+        x = x * jax.lax.rsqrt(variance + self.epsilon)
+        return (x * scale + bias).astype(self.dtype)
 
 
 class GatedMlp(nn.Module):
-    """SwiGLU: `wo(silu(wi_0 x) * wi_1 x)` (reference §1.6)."""
+    """`wo(activation(wi_0 x) * wi_1 x)`; SwiGLU with SiLU (Shazeer 2020, arXiv:2002.05202).
 
-    config: OpenBAConfig
+    Attributes:
+      width: units of the hidden layer.
+      use_bias: biases on all three projections.
+      std: standard deviation of the initial `wi_0` and `wi_1`.
+      output_std: that of `wo`.
+      activation: of the gate.
+      dtype: name of the compute type.
+      param_dtype: name of the type of the parameters.
+    """
+
+    width: int
+    use_bias: bool
+    std: float
+    output_std: float
+    activation: Callable[[jax.Array], jax.Array] = nn.silu
+    dtype: str = "float32"
+    param_dtype: str = "float32"
 
     @nn.compact
     def __call__(self, inputs: jax.Array) -> jax.Array:
         """Maps `[batch, length, embed]` to the same shape."""
-        config = self.config
+        types: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
 
         def widen(name: str) -> jax.Array:
             return Projection(
-                config,
                 in_axes=("embed",),
                 out_axes=("mlp",),
-                out_shape=(config.mlp_dim,),
-                use_bias=config.mlp_bias,
-                std=config.initializer_std,
+                out_shape=(self.width,),
+                use_bias=self.use_bias,
+                std=self.std,
                 name=name,
+                **types,
             )(inputs)
 
-        hidden = nn.silu(widen("wi_0")) * widen("wi_1")
+        hidden = self.activation(widen("wi_0")) * widen("wi_1")
         hidden = nn.with_logical_constraint(
             hidden, ("activation_batch", "activation_length", "activation_mlp")
         )
         return Projection(
-            config,
             in_axes=("mlp",),
             out_axes=("embed",),
-            out_shape=(config.embed_dim,),
-            use_bias=config.mlp_bias,
-            std=output_initializer_std(config),
+            out_shape=inputs.shape[-1:],
+            use_bias=self.use_bias,
+            std=self.output_std,
             name="wo",
+            **types,
         )(hidden)
 
 
 class Embedding(nn.Module):
-    """The token embedding, shared by both stacks and by tied logits (reference §1.2)."""
+    """The token embedding, which tied logits use as well.
 
-    config: OpenBAConfig
+    Attributes:
+      vocab_size: rows.
+      embed_dim: width of the residual stream.
+      std: standard deviation of the initial rows.
+      dtype: name of the type of the output.
+      param_dtype: name of the type of the parameters.
+    """
+
+    vocab_size: int
+    embed_dim: int
+    std: float
+    dtype: str = "float32"
+    param_dtype: str = "float32"
 
     def setup(self) -> None:
         """Creates `embedding` `[vocab, embed]`."""
-        config = self.config
         self.embedding = parameter(
             self,
             "embedding",
-            nn.initializers.normal(config.initializer_std),
-            (config.vocab_size, config.embed_dim),
+            nn.initializers.normal(self.std),
+            (self.vocab_size, self.embed_dim),
             ("vocab", "embed"),
         )
 
     def __call__(self, tokens: jax.Array) -> jax.Array:
-        """Looks up int32 `[batch, length]`; returns `[batch, length, embed]` in `config.dtype`."""
-        return _rows(self.embedding, tokens).astype(self.config.dtype)
+        """Looks up int32 `[batch, length]`; returns `[batch, length, embed]` in `dtype`."""
+        return _rows(self.embedding, tokens).astype(self.dtype)
 
 
 def _rows(table: jax.Array, tokens: jax.Array) -> jax.Array:
@@ -181,7 +220,7 @@ def _mesh_axes(names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def rotary(inputs: jax.Array, positions: jax.Array, theta: float) -> jax.Array:
-    """Rotates queries or keys by their positions: halves, not neighbouring pairs (reference §1.5).
+    """Rotates queries or keys by their positions: halves, not neighbouring pairs.
 
     Args:
       inputs: `[batch, length, heads, kv]`.

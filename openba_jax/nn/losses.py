@@ -1,10 +1,14 @@
-"""Cross entropy over a large vocabulary, a chunk of positions at a time."""
+"""Losses over a large vocabulary, a chunk of positions at a time.
+
+The whole logits of a 250k vocabulary at 32 x 380 positions take 12 GB in float32. A loss is
+therefore given hidden states and the head, and what it sums is computed chunk by chunk.
+"""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import flax.linen as nn
 import jax
@@ -13,7 +17,51 @@ import jax.numpy as jnp
 MAX_CHUNK_LOGITS = 2**27
 """Logits of one chunk that a device may hold: 512 MiB in float32, and about twice that besides."""
 
-LogitsFn = Callable[[jax.Array, jax.Array, jax.Array | None], jax.Array]
+
+class Head(NamedTuple):
+    """What makes logits of hidden states.
+
+    Attributes:
+      kernel: `[embed, vocab]`.
+      bias: `[vocab]`, or None.
+      scale: of the hidden states.
+    """
+
+    kernel: jax.Array
+    bias: jax.Array | None
+    scale: float = 1.0
+
+    def logits(self, hidden: jax.Array) -> jax.Array:
+        """Float32 logits `[..., vocab]` of `[..., embed]`."""
+        if self.scale != 1.0:
+            hidden = hidden * self.scale
+        logits = jnp.matmul(
+            hidden, self.kernel.astype(hidden.dtype), preferred_element_type=jnp.float32
+        )
+        return logits if self.bias is None else logits + self.bias.astype(jnp.float32)
+
+
+class Loss(Protocol):
+    """What training minimises: an argument of the train step."""
+
+    def __call__(
+        self, hidden: jax.Array, head: Head, batch: Any
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """Sums over target tokens, not means: what is accumulated is divided once.
+
+        Args:
+          hidden: `[batch, length, embed]`.
+          head: what makes logits of it.
+          batch: `decoder_target_tokens` int32 `[batch, length]`, `decoder_loss_weights` float32;
+            and what else the loss wants.
+
+        Returns:
+          The weighted sum of losses in nats, float32; `weight_sum` and `correct_sum`, float32.
+        """
+
+
+ChunkSums = Callable[[jax.Array, Any, Any], jax.Array]
+"""(logits `[batch, chunk, vocab]`, rows, constants) -> float32 `[n]`, the loss first."""
 
 
 def cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
@@ -47,120 +95,130 @@ def join_length(chunks: jax.Array, length: int) -> jax.Array:
     return x.reshape(x.shape[0], -1, *x.shape[3:])[:, :length]
 
 
-def chunked_cross_entropy(
-    logits_fn: LogitsFn,
-    hidden: jax.Array,
-    kernel: jax.Array,
-    bias: jax.Array | None,
-    targets: jax.Array,
-    weights: jax.Array,
-    max_chunk_logits: int = MAX_CHUNK_LOGITS,
+def token_cross_entropy(
+    hidden: jax.Array, head: Head, batch: Any, max_chunk_logits: int = MAX_CHUNK_LOGITS
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Weighted cross entropy that never holds more than `max_chunk_logits` logits on a device.
-
-    The whole tensor of a 250k vocabulary at 32 x 380 positions would take 12 GB. Where it takes
-    more than one chunk, the pass over the chunks computes the gradients along with the loss: to
-    compute logits again in the backward pass would cost a fourth product with the vocabulary.
+    """The cross entropy of the target tokens, a `Loss`.
 
     Args:
-      logits_fn: maps `(hidden, kernel, bias)` to logits `[batch, length, vocab]`.
       hidden: `[batch, length, embed]`.
-      kernel: `[embed, vocab]`.
-      bias: `[vocab]` or None.
-      targets: int32 `[batch, length]`.
-      weights: float32 `[batch, length]`; no gradient is taken with respect to them.
+      head: what makes logits of it.
+      batch: `decoder_target_tokens` int32 `[batch, length]`, `decoder_loss_weights` float32.
       max_chunk_logits: bound on `batch * chunk * vocab` over the number of devices.
-
-    Returns:
-      The weighted sum of losses, float32, and `weight_sum`, `correct_sum` (float32).
     """
-    chunk = chunk_length(hidden.shape[0], kernel.shape[1], max_chunk_logits)
-    arguments = (hidden, kernel, bias, targets, weights)
-    if chunk >= hidden.shape[1]:
-        sums = _sums(logits_fn, *arguments)
-    else:
-        sums = _sums_of_chunks(logits_fn, chunk, *arguments)
+    weights = batch["decoder_loss_weights"]
+    rows = (batch["decoder_target_tokens"], weights)
+    sums = sum_over_chunks(_cross_entropy_sums, hidden, head, rows, (), max_chunk_logits)
     return sums[0], {"weight_sum": jnp.sum(weights), "correct_sum": sums[1]}
 
 
-def _sums(
-    logits_fn: LogitsFn,
+def sum_over_chunks(
+    chunk_sums: ChunkSums,
     hidden: jax.Array,
-    kernel: jax.Array,
-    bias: jax.Array | None,
-    targets: jax.Array,
-    weights: jax.Array,
+    head: Head,
+    rows: Any,
+    constants: Any = (),
+    max_chunk_logits: int = MAX_CHUNK_LOGITS,
 ) -> jax.Array:
+    """Sums what a function finds in the logits, without ever holding all of them.
+
+    Where it takes more than one chunk, the pass over the chunks computes the gradients along with
+    the loss: to compute logits again in the backward pass would cost a fourth product with the
+    vocabulary. Gradients are taken of the first sum, with respect to hidden states and head.
+
+    Args:
+      chunk_sums: what to sum.
+      hidden: `[batch, length, embed]`.
+      head: what makes logits of it.
+      rows: tree of arrays `[batch, length, ...]`, of which every chunk gets its part.
+      constants: tree of arrays that every chunk gets whole, such as the head of a teacher.
+      max_chunk_logits: bound on `batch * chunk * vocab` over the number of devices.
+
+    Returns:
+      float32 `[n]`.
+    """
+    chunk = chunk_length(hidden.shape[0], head.kernel.shape[1], max_chunk_logits)
+    if chunk >= hidden.shape[1]:
+        return chunk_sums(head.logits(hidden), rows, constants)
+    return _sums_of_chunks(
+        chunk_sums, chunk, head.scale, hidden, head.kernel, head.bias, rows, constants
+    )
+
+
+def _cross_entropy_sums(logits: jax.Array, rows: Any, constants: Any) -> jax.Array:
     """Weighted sums of losses and of right predictions, float32 `[2]`."""
-    logits = logits_fn(hidden, kernel, bias)
+    del constants
+    targets, weights = rows
     correct = jnp.argmax(logits, axis=-1) == targets
     return jnp.stack(
         [jnp.sum(cross_entropy(logits, targets) * weights), jnp.sum(correct * weights)]
     )
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
 def _sums_of_chunks(
-    logits_fn: LogitsFn,
+    chunk_sums: ChunkSums,
     chunk: int,
+    scale: float,
     hidden: jax.Array,
     kernel: jax.Array,
     bias: jax.Array | None,
-    targets: jax.Array,
-    weights: jax.Array,
+    rows: Any,
+    constants: Any,
 ) -> jax.Array:
-    """`_sums`, chunk by chunk."""
-    shared = _shared(kernel, hidden.dtype)
+    """`chunk_sums`, chunk by chunk."""
+    head = Head(_shared(kernel, hidden.dtype), bias, scale)
 
-    def add(sums: jax.Array, part: tuple[jax.Array, ...]) -> tuple[jax.Array, None]:
-        hidden, targets, weights = part
-        return sums + _sums(logits_fn, hidden, shared, bias, targets, weights), None
+    def of_part(part: tuple[jax.Array, Any]) -> jax.Array:
+        return chunk_sums(head.logits(part[0]), part[1], constants)
 
-    parts = tuple(split_length(x, chunk) for x in (hidden, targets, weights))
-    return jax.lax.scan(add, jnp.zeros(2, jnp.float32), parts)[0]
+    parts = jax.tree.map(lambda x: split_length(x, chunk), (hidden, rows))
+    return jnp.sum(jax.lax.map(of_part, parts), axis=0)
 
 
 def _sums_and_gradients(
-    logits_fn: LogitsFn,
+    chunk_sums: ChunkSums,
     chunk: int,
+    scale: float,
     hidden: jax.Array,
     kernel: jax.Array,
     bias: jax.Array | None,
-    targets: jax.Array,
-    weights: jax.Array,
+    rows: Any,
+    constants: Any,
 ) -> tuple[jax.Array, Any]:
     """`_sums_of_chunks`, and the gradients of the loss with respect to hidden, kernel, bias."""
     shared = _shared(kernel, hidden.dtype)
 
-    def add(total: Any, part: tuple[jax.Array, ...]) -> tuple[Any, jax.Array]:
-        hidden, targets, weights = part
+    def loss(
+        hidden: jax.Array, kernel: jax.Array, bias: jax.Array | None, rows: Any
+    ) -> tuple[jax.Array, jax.Array]:
+        sums = chunk_sums(Head(kernel, bias, scale).logits(hidden), rows, constants)
+        return sums[0], sums
 
-        def loss(
-            hidden: jax.Array, kernel: jax.Array, bias: jax.Array | None
-        ) -> tuple[jax.Array, jax.Array]:
-            sums = _sums(logits_fn, hidden, kernel, bias, targets, weights)
-            return sums[0], sums
+    differentiated = jax.value_and_grad(loss, (0, 1, 2), has_aux=True)
 
-        (_, sums), (of_hidden, *others) = jax.value_and_grad(loss, (0, 1, 2), has_aux=True)(
-            hidden, shared, bias
-        )
+    def add(total: Any, part: tuple[jax.Array, Any]) -> tuple[Any, jax.Array]:
+        hidden, rows = part
+        (_, sums), (of_hidden, *others) = differentiated(hidden, shared, bias, rows)
         total = jax.tree.map(lambda a, b: a + b.astype(jnp.float32), total, (sums, *others))
         # Each device keeps the part of the sum that it keeps of the parameter.
         of_kernel = nn.with_logical_constraint(total[1], ("embed", "vocab"))
         return (total[0], of_kernel, total[2]), of_hidden
 
-    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), (jnp.zeros(2), kernel, bias))
-    parts = tuple(split_length(x, chunk) for x in (hidden, targets, weights))
+    parts = jax.tree.map(lambda x: split_length(x, chunk), (hidden, rows))
+    first = jax.tree.map(lambda x: x[0], parts)
+    sums_shape = jax.eval_shape(lambda part: loss(part[0], shared, bias, part[1])[1], first)
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), (sums_shape, kernel, bias))
     (sums, of_kernel, of_bias), of_hidden = jax.lax.scan(add, zeros, parts)
     gradients = (join_length(of_hidden, hidden.shape[1]), of_kernel, of_bias)
     return sums, jax.tree.map(lambda g, x: g.astype(x.dtype), gradients, (hidden, kernel, bias))
 
 
 def _scaled_gradients(
-    logits_fn: LogitsFn, chunk: int, gradients: Any, cotangent: jax.Array
+    chunk_sums: ChunkSums, chunk: int, scale: float, gradients: Any, cotangent: jax.Array
 ) -> tuple[Any, ...]:
     """The gradients times what the loss is multiplied by afterwards; none for the others."""
-    del logits_fn, chunk
+    del chunk_sums, chunk, scale
     return *jax.tree.map(lambda g: g * cotangent[0].astype(g.dtype), gradients), None, None
 
 

@@ -1,14 +1,18 @@
-"""Staged pruning as data: what each stage cuts and how it recovers (reference §5.4, §6.2)."""
+"""Staged pruning as data: what each stage cuts and how it recovers (docs/original.md, Stages)."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from openba_jax.errors import UserError
-from openba_jax.pruning.plan import Plan
-from openba_jax.pruning.selection import Widths, select_width
+from openba_jax.pruning.plan import Plan, pruned_model
+from openba_jax.pruning.scores import CRITERIA, Scores
+from openba_jax.pruning.selection import best, drawn, targets_of
+
+RANDOM = "random"
+"""The method that draws instead of scoring, as the original."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,13 +21,15 @@ class Stage:
 
     Attributes:
       name: of the stage, used for folders and records.
-      drop_encoder: encoder layers to drop, root numbering, from 0 unless said otherwise.
+      drop_encoder: encoder layers to drop, in the ancestor's numbering, from 0.
       drop_decoder: the same for the decoder.
       embed: channels to reach; None leaves them.
       heads: attention heads to reach; None leaves them.
       mlp: feed-forward units to reach; None leaves them.
+      sizes: sizes to reach of any axes, by key (`decoder/layers`) or by name (`mlp`).
       vocabulary: pieces to keep by frequency; None leaves the vocabulary.
-      method: how width is selected, a name of `selection.WIDTH_METHODS`.
+      method: how all but named layers and the vocabulary are chosen: `random`, or a name of
+        `scores.CRITERIA`.
       seed: for methods that draw.
       recover_tokens: tokens of training after the cut.
       recover_objective: what it trains on: `ul2`, `d_ul2`, `o_ul2`; empty without recovery.
@@ -35,16 +41,29 @@ class Stage:
     embed: int | None = None
     heads: int | None = None
     mlp: int | None = None
+    sizes: Mapping[str, int] = dataclasses.field(default_factory=dict)
     vocabulary: int | None = None
-    method: str = "random"
+    method: str = RANDOM
     seed: int = 1234
     recover_tokens: int = 0
     recover_objective: str = ""
 
     @property
-    def cuts_width(self) -> bool:
-        """Whether channels, heads or units are cut."""
-        return any(size is not None for size in (self.embed, self.heads, self.mlp))
+    def all_sizes(self) -> dict[str, int]:
+        """Sizes to reach, by key or name of an axis."""
+        named = {"embed": self.embed, "heads": self.heads, "mlp": self.mlp}
+        return {**{name: n for name, n in named.items() if n is not None}, **self.sizes}
+
+    @property
+    def dropped(self) -> dict[str, Sequence[int]]:
+        """Layers to drop, by stack."""
+        named = {"encoder": self.drop_encoder, "decoder": self.drop_decoder}
+        return {stack: numbers for stack, numbers in named.items() if numbers}
+
+    @property
+    def cuts(self) -> bool:
+        """Whether anything is cut."""
+        return bool(self.all_sizes or self.dropped or self.vocabulary is not None)
 
 
 OPENBA_V2_STAGES = (
@@ -82,12 +101,26 @@ OPENBA_V2_STAGES = (
 """The published schedule, from `openba_15b`: five cuts, and stage 5, which only trains."""
 
 
+Scorer = Callable[[Sequence[str]], Scores]
+"""Scores the keys that are asked for."""
+
+
+def check_method(method: str) -> None:
+    """Checks that a method of a stage is known.
+
+    Raises:
+      UserError: it is not.
+    """
+    if method != RANDOM and method not in CRITERIA:
+        known = ", ".join((RANDOM, *CRITERIA))
+        raise UserError(f"no pruning method is called {method!r}; known are {known}.")
+
+
 def apply_stage(
     stage: Stage,
     plan: Plan,
     *,
-    params: Mapping[str, Any] | None = None,
-    axes: Mapping[str, Any] | None = None,
+    scorer: Scorer | None = None,
     vocabulary_rows: Sequence[int] | None = None,
     one_based: bool = False,
 ) -> Plan:
@@ -96,40 +129,40 @@ def apply_stage(
     Args:
       stage: what to cut.
       plan: that of the loaded model.
-      params: the loaded model's parameters, for methods that score.
-      axes: the names of their axes.
+      scorer: scores the loaded model by the stage's method, unless that is `random`.
       vocabulary_rows: `PrunedVocabulary.rows`, counted in the loaded model, if the stage cuts the
         vocabulary.
       one_based: the layers that the stage drops are counted from 1.
 
     Raises:
-      UserError: the stage asks for what the loaded model cannot give, or rows are missing.
+      UserError: the stage asks for what the loaded model cannot give, its method is unknown, or
+        scores or rows are missing.
     """
-    record = {"stage": stage.name}
+    check_method(stage.method)
     loaded = plan
-    # Width first: the original draws for all loaded layers, dropped ones included (§6.3).
-    if stage.cuts_width:
-        selection = select_width(
-            stage.method,
-            loaded,
-            Widths(stage.embed, stage.heads, stage.mlp),
-            seed=stage.seed,
-            params=params,
-            axes=axes,
-        )
-        plan = plan.narrow(selection.keep, **record, **selection.record)
-    if stage.drop_encoder or stage.drop_decoder:
-        plan = plan.drop_layers(
-            stage.drop_encoder, stage.drop_decoder, stage=stage.name, one_based=one_based
-        )
+    # Sizes first: the original draws for all loaded layers, dropped ones included.
+    if stage.all_sizes:
+        axes = pruned_model(loaded).axes
+        targets = targets_of(axes, stage.all_sizes)
+        if stage.method == RANDOM:
+            selection = drawn(axes, targets, stage.seed)
+        elif scorer is None:
+            raise UserError(f"pruning by {stage.method} needs the parameters of the model.")
+        else:
+            selection = best(axes, scorer(list(targets)), targets, stage.method)
+        keep = loaded.to_ancestor(selection.keep)
+        plan = plan.narrow(keep, stage=stage.name, **selection.record)
+    if stage.dropped:
+        plan = plan.drop_layers(stage.dropped, stage=stage.name, one_based=one_based)
     if stage.vocabulary is not None:
         if vocabulary_rows is None:
             raise UserError(
                 f"stage {stage.name} cuts the vocabulary to {stage.vocabulary} pieces; give a "
                 "tokenizer and token counts."
             )
-        rows = loaded.to_root({"vocab": vocabulary_rows})
-        plan = plan.narrow(rows, **record, method="frequency", pieces=stage.vocabulary)
+        rows = loaded.to_ancestor({"vocab": vocabulary_rows})
+        record = {"stage": stage.name, "method": "frequency", "pieces": stage.vocabulary}
+        plan = plan.narrow(rows, **record)
     return plan
 
 
@@ -150,13 +183,14 @@ def merge_stages(stages: Sequence[Stage], name: str = "all_at_once") -> Stage:
         values = [getattr(stage, field) for stage in among if getattr(stage, field) is not None]
         return values[-1] if values else default
 
-    cutting = [stage for stage in stages if stage.cuts_width]
+    cutting = [stage for stage in stages if stage.all_sizes]
     recovering = [stage for stage in stages if stage.recover_tokens]
     return Stage(
         name,
         drop_encoder=tuple(i for stage in stages for i in stage.drop_encoder),
         drop_decoder=tuple(i for stage in stages for i in stage.drop_decoder),
         **{field: last(field, stages) for field in ("embed", "heads", "mlp", "vocabulary")},
+        sizes={name: size for stage in stages for name, size in stage.sizes.items()},
         **{field: last(field, cutting) for field in ("method", "seed")},
         recover_tokens=sum(stage.recover_tokens for stage in stages),
         recover_objective=last("recover_objective", recovering),

@@ -2,7 +2,7 @@
 
 It looks at nothing but the logical names of a parameter's axes and at its path, which tells the
 stack (`encoder/...`) and, in unrolled trees, the layer (`.../layers_3/...`). So it serves any
-network whose parameters carry these names, the moments of an optimizer, traced arrays on a sharded
+network whose parameters carry these names, a moment of an optimizer, traced arrays on a sharded
 mesh and numpy arrays from disk, leaf by leaf.
 
 `keep` is `plan.relative(child, parent)` or alike, in the numbering of the tree at hand: `embed`
@@ -12,23 +12,18 @@ indices may stand one list for each layer of the tree at hand.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import traverse_util
 
 from openba_jax.errors import UserError
+from openba_jax.models.axes import LAYERS, Leaf, flatten, split_layer, unflatten
 
 Tree = Mapping[str, Any]
 Keep = Mapping[str, Any]
 AxisNames = tuple[str, ...]
-
-LAYERS = "layers"
-_IN_LAYERS = re.compile(r"(?P<stack>(?:.+?/)?)layers(?:_(?P<number>\d+))?/(?P<rest>.+)")
 
 
 def take(params: Tree, axes: Tree, keep: Keep) -> dict[str, Any]:
@@ -50,7 +45,7 @@ def take(params: Tree, axes: Tree, keep: Keep) -> dict[str, Any]:
         for path, leaf, names in _leaves(params, axes, keep)
         if (new_path := kept_path(path, keep)) is not None
     }
-    return traverse_util.unflatten_dict(kept, sep="/")
+    return unflatten(kept)
 
 
 def mask(params: Tree, axes: Tree, keep: Keep) -> dict[str, Any]:
@@ -66,42 +61,7 @@ def mask(params: Tree, axes: Tree, keep: Keep) -> dict[str, Any]:
         if kept_path(path, keep) is not None:
             visible[take_leaf(path, numbers, names, keep)] = True
         masked[path] = _module(leaf).where(visible.reshape(leaf.shape), leaf, leaf.dtype.type(0))
-    return traverse_util.unflatten_dict(masked, sep="/")
-
-
-def prune_opt_state(opt_state: Any, axes: Tree, keep: Keep) -> Any:
-    """Applies `take` to every subtree of an optax state that is structured like the parameters.
-
-    Args:
-      opt_state: the state of an optimizer, for instance Adam's counter and moments.
-      axes: names of the parameters' axes.
-      keep: what to keep.
-
-    Returns:
-      The state for the smaller model; scalars are passed on.
-
-    Raises:
-      UserError: an array of the state belongs to no parameter, or is not shaped like it.
-    """
-    paths = _flatten(axes).keys()
-
-    def like_params(node: Any) -> bool:
-        return isinstance(node, Mapping) and _flatten(node).keys() == paths
-
-    def prune(node: Any) -> Any:
-        if like_params(node):
-            try:
-                return take(node, axes, keep)
-            except UserError as error:
-                raise UserError(f"optimizer state: {error}") from error
-        if np.ndim(node) > 0:
-            raise UserError(
-                f"the optimizer state has an array of shape {np.shape(node)} that belongs to no "
-                "parameter; start the pruned model with a fresh optimizer state."
-            )
-        return node
-
-    return jax.tree.map(prune, opt_state, is_leaf=like_params)
+    return unflatten(masked)
 
 
 def take_leaf(path: str, leaf: Any, names: AxisNames, keep: Keep) -> Any:
@@ -122,7 +82,7 @@ def take_leaf(path: str, leaf: Any, names: AxisNames, keep: Keep) -> Any:
     if LAYERS in names and (key := _key(path, LAYERS, keep)):
         layers = np.asarray(keep[key])
         leaf = _gather(key, leaf, layers, names.index(LAYERS))
-    _, number = stack_and_layer(path)
+    _, number = split_layer(path)
     for axis, name in enumerate(names):
         if name == LAYERS or (key := _key(path, name, keep)) is None:
             continue
@@ -141,35 +101,23 @@ def take_leaf(path: str, leaf: Any, names: AxisNames, keep: Keep) -> Any:
 
 def kept_path(path: str, keep: Keep) -> str | None:
     """The path that a leaf has after `take`; None if its (unrolled) layer is dropped."""
-    match = _IN_LAYERS.match(path)
+    normal, number = split_layer(path)
     key = _key(path, LAYERS, keep)
-    if match is None or match["number"] is None or key is None:
+    if number is None or key is None:
         return path
     layers = list(keep[key])
-    number = int(match["number"])
-    if number not in layers:
-        return None
-    return f"{match['stack']}{LAYERS}_{layers.index(number)}/{match['rest']}"
-
-
-def stack_and_layer(path: str) -> tuple[str | None, int | None]:
-    """The stack of a leaf (`encoder`, None outside of layers) and its layer if unrolled."""
-    match = _IN_LAYERS.match(path)
-    if match is None:
-        return None, None
-    number = match["number"]
-    return match["stack"].rstrip("/"), None if number is None else int(number)
+    return Leaf(normal, layers.index(number)).unrolled if number in layers else None
 
 
 def _leaves(params: Tree, axes: Tree, keep: Keep) -> Iterator[tuple[str, Any, AxisNames]]:
     """Paths, arrays and axis names, once it is clear that every key of `keep` means something."""
-    leaves, names = _flatten(params), _flatten(axes)
+    leaves, names = flatten(params), flatten(axes)
     if leaves.keys() != names.keys():
         odd = sorted(leaves.keys() ^ names.keys())
         raise UserError(f"parameters and axis names do not match, for instance at {odd[0]}.")
     used = set()
     for path, axis_names in names.items():
-        unrolled = stack_and_layer(path)[1] is not None
+        unrolled = split_layer(path)[1] is not None
         for name in (*axis_names, *([LAYERS] if unrolled else [])):
             used.add(_key(path, name, keep))
     unused = sorted(keep.keys() - used)
@@ -219,8 +167,3 @@ def _check(key: str, indices: np.ndarray, size: int) -> None:
 def _module(leaf: Any) -> Any:
     """The array library of a leaf."""
     return np if isinstance(leaf, np.ndarray) else jnp
-
-
-def _flatten(tree: Tree) -> dict[str, Any]:
-    """A nested dict as one dict, with paths as keys."""
-    return traverse_util.flatten_dict(tree, sep="/")

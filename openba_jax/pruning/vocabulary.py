@@ -13,7 +13,7 @@ from sentencepiece import sentencepiece_model_pb2
 
 from openba_jax.errors import UserError
 from openba_jax.files import write_atomically
-from openba_jax.models.openba.config import padded_vocab_size
+from openba_jax.models.config import padded_vocab_size
 
 # protobuf makes the class at run time.
 _ModelProto: Any = sentencepiece_model_pb2.ModelProto  # type: ignore[attr-defined]

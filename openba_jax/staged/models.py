@@ -10,14 +10,14 @@ from typing import NamedTuple
 import jax
 import optax
 
-from openba_jax.checkpoints.formats import native
+from openba_jax.checkpoints import model_folder
 from openba_jax.data.loader import BatchLoader
 from openba_jax.data.vocabulary import Vocabulary
 from openba_jax.errors import UserError
-from openba_jax.models.openba.config import OpenBAConfig
+from openba_jax.models.base import Model
 from openba_jax.objectives.mixture import Mixture
 from openba_jax.parallel import sharding
-from openba_jax.pruning.apply import prune_model
+from openba_jax.pruning.apply import prune_checkpoint
 from openba_jax.pruning.stages import Stage
 from openba_jax.staged.corpora import Corpora
 from openba_jax.staged.settings import Phase
@@ -28,7 +28,7 @@ PRETRAIN = "pretrain"
 FROM_SCRATCH = "from_scratch"
 
 
-class Course(NamedTuple):
+class ScheduleWindow(NamedTuple):
     """Where a training stands in its phase, in steps.
 
     All recoveries are one phase, as if no cut were between them: the learning rate goes on falling
@@ -47,13 +47,13 @@ class Course(NamedTuple):
     part: int = 0
 
 
-def learning_rate(phase: Phase, course: Course) -> optax.Schedule:
+def learning_rate(phase: Phase, window: ScheduleWindow) -> optax.Schedule:
     """The schedule of a training, from its own step 0 on: the cosine of its phase, warmed up."""
-    cosine = optimizer.warmup_cosine(phase.peak, phase.minimum, 0, course.total)
-    ramp = optimizer.warmup_constant(1.0, round(course.total * phase.warmup_share))
+    cosine = optimizer.warmup_cosine(phase.peak, phase.minimum, 0, window.total)
+    ramp = optimizer.warmup_constant(1.0, round(window.total * phase.warmup_share))
 
     def rate(step: jax.typing.ArrayLike) -> jax.Array:
-        return cosine(course.before + step) * ramp(step)
+        return cosine(window.before + step) * ramp(step)
 
     return rate
 
@@ -106,46 +106,52 @@ class Models:
         Raises:
           UserError: it has none.
         """
-        path = native.tokenizer_path(self.folder(name))
+        path = model_folder.tokenizer_path(self.folder(name))
         if path is None:
             raise UserError(f"{self.folder(name)} has no tokenizer.model.")
         return self.corpora.home(path)
 
-    def train_ancestor(self, config: OpenBAConfig, vocabulary: Vocabulary) -> TrainResult:
+    def train_ancestor(self, model: Model, vocabulary: Vocabulary) -> TrainResult:
         """Pretrains the model that will be pruned."""
         batches = self.corpora.batches(vocabulary, self.pretrain.mixture)
         steps = self.corpora.data.steps(self.pretrain.tokens)
         return self._train(
-            PRETRAIN, config, batches, self.pretrain, steps, Course(steps), vocabulary=vocabulary
+            PRETRAIN,
+            model,
+            batches,
+            self.pretrain,
+            steps,
+            ScheduleWindow(steps),
+            vocabulary=vocabulary,
         )
 
-    def prune_and_recover(self, parent: str, stage: Stage, course: Course) -> TrainResult:
+    def prune_and_recover(self, parent: str, stage: Stage, window: ScheduleWindow) -> TrainResult:
         """Cuts a model as a stage says and trains what is left."""
         pruned = pruned_name(stage.name)
-        if native.latest_step(self.folder(pruned)) is None:
+        if model_folder.latest_step(self.folder(pruned)) is None:
             self.say(f"pruning {parent} to {stage.name}")
             counts = self.corpora.token_counts(self.vocabulary(parent))
-            prune_model(self.folder(parent), self.folder(pruned), stage, counts=counts)
+            prune_checkpoint(self.folder(parent), self.folder(pruned), stage, counts=counts)
         return self._train(
             stage.name,
-            native.load_config(self.folder(pruned)),
-            self._recovery_batches(self.vocabulary(pruned), stage, course),
+            model_folder.load_model(self.folder(pruned)),
+            self._recovery_batches(self.vocabulary(pruned), stage, window),
             self.recover,
             self.corpora.data.steps(stage.recover_tokens),
-            course,
+            window,
             initial=pruned,
         )
 
-    def train_from_scratch(self, final: str, stage: Stage, course: Course) -> TrainResult:
+    def train_from_scratch(self, final: str, stage: Stage, window: ScheduleWindow) -> TrainResult:
         """Trains the shape of a model from random parameters, as a stage recovers."""
         vocabulary = self.vocabulary(final)
         return self._train(
             FROM_SCRATCH,
-            native.load_config(self.folder(final)),
-            self._recovery_batches(vocabulary, stage, course),
+            model_folder.load_model(self.folder(final)),
+            self._recovery_batches(vocabulary, stage, window),
             self.recover,
             self.corpora.data.steps(stage.recover_tokens),
-            course,
+            window,
             vocabulary=vocabulary,
         )
 
@@ -154,28 +160,28 @@ class Models:
         steps = self.corpora.data.steps(self.tune.tokens)
         self._train(
             tuned_name(name),
-            native.load_config(self.folder(name)),
+            model_folder.load_model(self.folder(name)),
             self.corpora.batches(self.vocabulary(name), self.tune.mixture),
             self.tune,
             steps,
-            Course(steps),
+            ScheduleWindow(steps),
             initial=name,
         )
 
     def _recovery_batches(
-        self, vocabulary: Vocabulary, stage: Stage, course: Course
+        self, vocabulary: Vocabulary, stage: Stage, window: ScheduleWindow
     ) -> BatchLoader:
         mixture = stage.recover_objective or self.recover.mixture
-        return self.corpora.batches(vocabulary, mixture, course.part)
+        return self.corpora.batches(vocabulary, mixture, window.part)
 
     def _train(
         self,
         name: str,
-        config: OpenBAConfig,
+        model: Model,
         batches: BatchLoader,
         phase: Phase,
         steps: int,
-        course: Course,
+        window: ScheduleWindow,
         initial: str | None = None,
         vocabulary: Vocabulary | None = None,
     ) -> TrainResult:
@@ -186,10 +192,10 @@ class Models:
         self.say(f"training {name}: {steps} steps")
         return trainer.train(
             model_dir=str(self.folder(name)),
-            model_config=config,
+            model=model,
             batches=batches,
             optimizer=optimizer.adamw(
-                learning_rate(phase, course), weight_decay=phase.weight_decay
+                learning_rate(phase, window), weight_decay=phase.weight_decay
             ),
             train_steps=steps,
             eval_batches=self.corpora.data.eval_batches,

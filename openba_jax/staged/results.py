@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from openba_jax.checkpoints.formats import native
+from openba_jax.checkpoints import model_folder, training_state
 from openba_jax.data.vocabulary import Vocabulary
 from openba_jax.evaluation.multiple_choice import question_files, score_files
 from openba_jax.files import write_atomically
@@ -39,10 +39,10 @@ class Results:
             return {}
         path = self.models.root / "scores" / f"{name}.json"
         if not path.exists():
-            model = native.load_model(self.models.folder(name))
+            loaded = training_state.load_model(self.models.folder(name))
             scores = score_files(
-                model.config,
-                model.params,
+                loaded.model,
+                loaded.params,
                 self.models.vocabulary(name),
                 question_files(data.questions),
                 encoder_length=data.encoder_length,
@@ -69,12 +69,12 @@ class Results:
     ) -> Row:
         """The line of the table for a model that was trained for so many steps."""
         data = self.models.corpora.data
-        config = native.load_config(self.models.folder(name))
+        model = model_folder.load_model(self.models.folder(name))
         evaluations = self._records(name, "eval")
         return Row(
             name=name,
-            parameters=parameter_count(config),
-            flops=train_flops_per_example(config, data.encoder_length, data.decoder_length),
+            parameters=parameter_count(model),
+            flops=train_flops_per_example(model, data.encoder_length, data.decoder_length),
             tokens=data.tokens(step),
             loss_before=None if parent is None else self._records(parent, "eval")[-1]["loss"],
             loss_pruned=None if parent is None else evaluations[0]["loss"],
@@ -104,9 +104,9 @@ class Results:
         if not self.prompts:
             return []
         data = self.models.corpora.data
-        model = native.load_model(self.models.folder(name))
+        loaded = training_state.load_model(self.models.folder(name))
         generator = Generator(
-            model.config, model.params, self.models.vocabulary(name), data.encoder_length
+            loaded.model, loaded.params, self.models.vocabulary(name), data.encoder_length
         )
         answers = generator(self.prompts, max_new_tokens=data.decoder_length)
         return list(zip(self.prompts, answers, strict=True))

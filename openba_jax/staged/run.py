@@ -12,15 +12,15 @@ from openba_jax import gin_values
 from openba_jax.errors import UserError
 from openba_jax.evaluation.multiple_choice import question_files, read_questions
 from openba_jax.files import write_atomically
-from openba_jax.models.openba.config import OpenBAConfig
+from openba_jax.models.config import ModelConfig
+from openba_jax.models.registry import model_of
 from openba_jax.objectives.mixture import get_mixture
 from openba_jax.paths import check_output_folder, local, reject_overlap
 from openba_jax.pruning.plan import Plan
-from openba_jax.pruning.selection import WIDTH_METHODS
-from openba_jax.pruning.stages import Stage, apply_stage, merge_stages
+from openba_jax.pruning.stages import RANDOM, Stage, apply_stage, check_method, merge_stages
 from openba_jax.pruning.vocabulary import SPECIAL_TOKENS
 from openba_jax.staged.corpora import Corpora
-from openba_jax.staged.models import FROM_SCRATCH, PRETRAIN, Course, Models
+from openba_jax.staged.models import FROM_SCRATCH, PRETRAIN, Models, ScheduleWindow
 from openba_jax.staged.results import Results
 from openba_jax.staged.settings import Data, Phase
 
@@ -49,7 +49,7 @@ class Pipeline:
 
     output_dir: str
     data: Data
-    model: OpenBAConfig
+    model: ModelConfig
     stages: Sequence[Stage]
     pretrain: Phase
     recover: Phase
@@ -118,7 +118,7 @@ class Pipeline:
             max_encoder_length=data.encoder_length,
             max_decoder_length=data.decoder_length,
         )
-        trained = models.train_ancestor(config, vocabulary)
+        trained = models.train_ancestor(model_of(config), vocabulary)
         models.tune_model(PRETRAIN)
         rows = [results.row(PRETRAIN, trained.step, tuned=True)]
         curves = [results.curve(PRETRAIN, 0)]
@@ -126,7 +126,7 @@ class Pipeline:
         parent, before, ancestor = PRETRAIN, 0, trained.step
         total = sum(data.steps(stage.recover_tokens) for stage in self.stages)
         for number, stage in enumerate(self.stages, start=1):
-            trained = models.prune_and_recover(parent, stage, Course(total, before, number))
+            trained = models.prune_and_recover(parent, stage, ScheduleWindow(total, before, number))
             last = number == len(self.stages)
             if last:
                 models.tune_model(stage.name)
@@ -140,13 +140,13 @@ class Pipeline:
             merged = dataclasses.replace(
                 merge_stages(self.stages, ALL_AT_ONCE), recover_tokens=data.tokens(total)
             )
-            course, start = Course(total, part=1), data.tokens(ancestor)
-            models.prune_and_recover(PRETRAIN, merged, course)
+            window, start = ScheduleWindow(total, part=1), data.tokens(ancestor)
+            models.prune_and_recover(PRETRAIN, merged, window)
             models.tune_model(ALL_AT_ONCE)
             rows.append(results.row(ALL_AT_ONCE, total, parent=PRETRAIN, tuned=True, control=True))
             curves.append(results.curve(ALL_AT_ONCE, start, control=True))
 
-            models.train_from_scratch(final, merged, course)
+            models.train_from_scratch(final, merged, window)
             models.tune_model(FROM_SCRATCH)
             rows.append(results.row(FROM_SCRATCH, total, tuned=True, control=True))
             curves.append(results.curve(FROM_SCRATCH, start, control=True))
@@ -180,7 +180,7 @@ def _check_data(data: Data) -> None:
             read_questions(file)
 
 
-def _check_stages(stages: Sequence[Stage], model: OpenBAConfig, pieces: int) -> None:
+def _check_stages(stages: Sequence[Stage], model: ModelConfig, pieces: int) -> None:
     """Raises a `UserError` where a stage could not be cut or recovered.
 
     Args:
@@ -188,13 +188,11 @@ def _check_stages(stages: Sequence[Stage], model: OpenBAConfig, pieces: int) -> 
       model: the ancestor.
       pieces: of its vocabulary.
     """
-    plan = Plan.identity(model, "")
+    plan = Plan.identity(model_of(model), "")
     for stage in stages:
-        if stage.method not in WIDTH_METHODS:
-            known = ", ".join(WIDTH_METHODS)
-            raise UserError(f"no pruning method is called {stage.method!r}; known are {known}.")
+        check_method(stage.method)
         # Other methods score parameters, which are not there yet; sizes are the same.
-        plan = apply_stage(dataclasses.replace(stage, method="random", vocabulary=None), plan)
+        plan = apply_stage(dataclasses.replace(stage, method=RANDOM, vocabulary=None), plan)
         if stage.vocabulary is not None:
             if not SPECIAL_TOKENS <= stage.vocabulary <= pieces:
                 raise UserError(

@@ -13,21 +13,20 @@ from typing import Any
 
 import jax
 from clu import metric_writers
-from flax import traverse_util
 from t5x import gin_utils
 
-from openba_jax.checkpoints.formats import native
-from openba_jax.checkpoints.formats.t5x import find_checkpoint, target_shapes
+from openba_jax.checkpoints import model_folder
+from openba_jax.checkpoints.formats.t5x import check_fits, find_checkpoint
 from openba_jax.errors import UserError
-from openba_jax.models.openba.config import OpenBAConfig
-from openba_jax.models.openba.network import abstract_params
-from openba_jax.t5x.model import OpenBAModel
+from openba_jax.models.config import ModelConfig
+from openba_jax.models.registry import model_of
+from openba_jax.t5x.model import EncoderDecoderModel
 
 _FINISHED = "checkpoint_*[0-9]"
 """T5X gives a checkpoint its plain number only when it is complete."""
 
 
-def checkpoint(path: str, config: OpenBAConfig) -> str:
+def checkpoint(path: str, config: ModelConfig) -> str:
     """The absolute path of a checkpoint: `path`, or the newest `checkpoint_<step>` in it.
 
     Args:
@@ -38,22 +37,11 @@ def checkpoint(path: str, config: OpenBAConfig) -> str:
       UserError: there is none, it is damaged, or it is of a model of another shape.
     """
     place = find_checkpoint(_local(path))
-    found = target_shapes(place)
-    wanted = {
-        "/".join(name): tuple(leaf.shape)
-        for name, leaf in traverse_util.flatten_dict(abstract_params(config)).items()
-    }
-    for name in sorted(found.keys() | wanted.keys()):
-        if found.get(name) != wanted.get(name):
-            raise UserError(
-                f"{place} has {name} of shape {found.get(name)} and the model asks for "
-                f"{wanted.get(name)}; give the gin file of the size that the checkpoint has, or "
-                "--gin.MODEL_CONFIG=@openba_checkpoints.config_of() to take its config.json."
-            )
+    check_fits(place, model_of(config))
     return str(place)
 
 
-def model_dir(path: str, config: OpenBAConfig) -> str:
+def model_dir(path: str, config: ModelConfig) -> str:
     """Where the checkpoints of a run go, absolute; if there are some, they must fit.
 
     Raises:
@@ -63,7 +51,7 @@ def model_dir(path: str, config: OpenBAConfig) -> str:
     folder = _local(path)
     if newest_step(path) is not None:
         checkpoint(path, config)
-    elif (folder / native.CHECKPOINTS).exists() or (folder / native.PLAN).exists():
+    elif (folder / model_folder.CHECKPOINTS).exists() or (folder / model_folder.PLAN).exists():
         raise UserError(
             f"{path} is a model folder of the native runner, whose config.json and tokenizer.model "
             "this run would replace; give another MODEL_DIR (openba-convert to_t5x "
@@ -103,18 +91,17 @@ def newest_step(model_dir: str) -> int | None:
     return int(find_checkpoint(Path(model_dir)).name.rpartition("_")[2])
 
 
-def config_of(folder: str, **changes: Any) -> OpenBAConfig:
+def config_of(folder: str, **changes: Any) -> ModelConfig:
     """The configuration beside a T5X checkpoint, fields changed at will.
 
     Args:
       folder: a T5X model folder or `DIR/checkpoint_<step>`.
-      **changes: fields of `OpenBAConfig`.
+      **changes: fields of the configuration.
 
     Raises:
       UserError: there is no `config.json`, or a field is unknown.
     """
-    config = native.load_config(find_checkpoint(Path(folder)).parent)
-    return OpenBAConfig.from_dict({**config.to_dict(), **changes})
+    return model_folder.load_model(find_checkpoint(Path(folder)).parent).config.replace(**changes)
 
 
 def tokenizer_of(folder: str) -> str:
@@ -124,7 +111,7 @@ def tokenizer_of(folder: str) -> str:
       UserError: there is none.
     """
     place = find_checkpoint(Path(folder)).parent
-    tokenizer = native.tokenizer_path(place)
+    tokenizer = model_folder.tokenizer_path(place)
     if tokenizer is None:
         raise UserError(f"{place} has no tokenizer.model; name one with --gin.VOCABULARY.")
     return str(tokenizer)
@@ -148,7 +135,7 @@ def write_summary(
     summary_writer: metric_writers.MetricWriter | None,
     step: int,
     *,
-    model: OpenBAModel,
+    model: EncoderDecoderModel,
     initial: str | None = None,
 ) -> None:
     """A `summarize_config_fn`: writes `config.gin` as T5X's, `config.json` and `tokenizer.model`.
@@ -166,5 +153,7 @@ def write_summary(
     if jax.process_index() != 0:
         return
     vocabulary = model.output_vocabulary.vocabulary
-    plan = None if initial is None else native.load_plan(find_checkpoint(Path(initial)).parent)
-    native.write_metadata(Path(model_dir), model.config, plan, vocabulary.path)
+    plan = (
+        None if initial is None else model_folder.load_plan(find_checkpoint(Path(initial)).parent)
+    )
+    model_folder.write_metadata(Path(model_dir), model_of(model.config), plan, vocabulary.path)

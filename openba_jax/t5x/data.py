@@ -18,7 +18,8 @@ from t5x import trainer, utils
 from openba_jax.data.loader import BatchLoader
 from openba_jax.errors import UserError
 from openba_jax.files import write_atomically
-from openba_jax.models.openba.config import OpenBAConfig
+from openba_jax.models.config import ModelConfig
+from openba_jax.models.registry import model_of
 from openba_jax.objectives.mixture import get_mixture, mixture_names
 from openba_jax.parallel.sharding import make_mesh
 from openba_jax.t5x.checkpoints import newest_step
@@ -147,7 +148,7 @@ class MoveRates(trainer.BaseAction):
         self,
         adaptation: Adaptation,
         batches: BatchLoader,
-        config: OpenBAConfig,
+        config: ModelConfig,
         eval_steps: int,
         model_dir: str,
     ) -> None:
@@ -169,7 +170,9 @@ class MoveRates(trainer.BaseAction):
         self._folder = Path(model_dir) / RATES
         saved = _saved_rates(self._folder, newest_step(model_dir) or 0)
         self._names = [task.name for task in adaptation.mixture.denoisers]
-        self._moving = MovingRates(adaptation, batches, config, make_mesh(), eval_steps, saved)
+        self._moving = MovingRates(
+            adaptation, batches, model_of(config), make_mesh(), eval_steps, saved
+        )
 
     def run(self, train_state: Any, metrics_by_task: Mapping[str, Any]) -> bool:
         """Moves; training goes on."""
@@ -185,7 +188,7 @@ class MoveRates(trainer.BaseAction):
 def rate_actions(
     adaptation: Adaptation | None,
     batches: BatchLoader,
-    config: OpenBAConfig,
+    config: ModelConfig,
     eval_steps: int,
     model_dir: str,
 ) -> dict[str, list[trainer.BaseAction]]:

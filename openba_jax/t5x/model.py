@@ -19,10 +19,10 @@ from t5x import models
 from t5x.optimizers import OptimizerDefType
 
 from openba_jax.evaluation.scoring import token_losses
-from openba_jax.inference.decoding import split_cache
-from openba_jax.models.openba import network
-from openba_jax.models.openba.config import OpenBAConfig
-from openba_jax.models.openba.network import OpenBA
+from openba_jax.models.base import DecodingState
+from openba_jax.models.config import ModelConfig
+from openba_jax.models.registry import model_of
+from openba_jax.nn.losses import token_cross_entropy
 from openba_jax.t5x import decoding
 
 Batch = Mapping[str, jax.Array]
@@ -36,8 +36,8 @@ _PACKING = (
 )
 
 
-class OpenBAModel(models.EncoderDecoderModel):
-    """OpenBA under T5X's `BaseModel`.
+class EncoderDecoderModel(models.EncoderDecoderModel):
+    """An encoder-decoder of this package under T5X's `BaseModel`.
 
     It differs from T5X's own class in four points: losses are computed in chunks, never from the
     one-hot vectors of the whole vocabulary; parameters come with the axes that the network
@@ -46,11 +46,12 @@ class OpenBAModel(models.EncoderDecoderModel):
 
     Attributes:
       config: the network's configuration.
+      model: the network.
     """
 
     def __init__(
         self,
-        config: OpenBAConfig,
+        config: ModelConfig,
         vocabulary: seqio.Vocabulary,
         optimizer_def: OptimizerDefType,
         decode_fn: models.DecodeFnCallable = decoding.sample,
@@ -68,9 +69,10 @@ class OpenBAModel(models.EncoderDecoderModel):
           return_all_decodes: give all of them, the best last, rather than the best.
         """
         self.config = config
+        self.model = model_of(config)
         self._projections: dict[str, Any] | None = None  # Of one prediction, while it is traced.
         super().__init__(
-            module=OpenBA(config),
+            module=self.model.module,
             input_vocabulary=vocabulary,
             output_vocabulary=vocabulary,
             optimizer_def=optimizer_def,
@@ -86,14 +88,14 @@ class OpenBAModel(models.EncoderDecoderModel):
     ) -> flax.core.FrozenDict:
         """Fresh `params` and, for T5X's partitioner, `params_axes`."""
         del input_shapes, input_types  # No parameter depends on them.
-        axes = traverse_util.flatten_dict(network.logical_axes(self.config))
+        axes = traverse_util.flatten_dict(self.model.logical_axes())
         metadata = {
             (*path[:-1], f"{path[-1]}_axes"): flax_partitioning.AxisMetadata(names=names)
             for path, names in axes.items()
         }
         return flax.core.freeze(
             {
-                "params": network.init_params(self.config, rng),
+                "params": self.model.init(rng),
                 "params_axes": traverse_util.unflatten_dict(metadata),
             }
         )
@@ -103,7 +105,8 @@ class OpenBAModel(models.EncoderDecoderModel):
     ) -> tuple[jax.Array, Metrics]:
         """Mean loss over target tokens in nats, for T5X's own trainer, and metrics."""
         batch = with_float_weights(batch)
-        loss_sum, counts = network.loss(self.config, params, batch, dropout_rng)
+        hidden = self.model.hidden(params, batch, dropout_rng)
+        loss_sum, counts = token_cross_entropy(hidden, self.model.head(params), batch)
         loss = loss_sum / jnp.maximum(counts["weight_sum"], 1.0)
         return loss, batch_metrics(loss_sum, counts, batch)
 
@@ -144,9 +147,9 @@ class OpenBAModel(models.EncoderDecoderModel):
         """The cache without the projections of the encoder output, if a prediction is under way."""
         if self._projections is None:
             return cache
-        cache, projections = split_cache(cache)
-        self._projections.update(projections)
-        return cache
+        split: DecodingState = self.model.split_cache(cache)
+        self._projections.update(split.fixed)
+        return split.cache
 
     def predict_batch_with_aux(self, *arguments: Any, **options: Any) -> Any:
         """As T5X's, but the projections of the encoder output stay outside of the cache.
@@ -155,7 +158,7 @@ class OpenBAModel(models.EncoderDecoderModel):
         """
         prediction = copy.copy(self)
         prediction._projections = {}
-        return super(OpenBAModel, prediction).predict_batch_with_aux(*arguments, **options)
+        return super(EncoderDecoderModel, prediction).predict_batch_with_aux(*arguments, **options)
 
     def _compute_logits_from_slice(
         self,
@@ -214,7 +217,7 @@ class OpenBAModel(models.EncoderDecoderModel):
             **{name: batch[name] for name in _PACKING if name in batch},
         )
         targets, weights = batch["decoder_target_tokens"], batch["decoder_loss_weights"]
-        token_scores = -token_losses(self.config, params, hidden, targets) * weights
+        token_scores = -token_losses(self.model.head(params), hidden, targets) * weights
         scores = jnp.sum(token_scores, axis=-1)
         if not return_intermediates:
             return scores

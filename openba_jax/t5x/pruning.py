@@ -11,7 +11,7 @@ from jax.experimental import multihost_utils
 
 from openba_jax.errors import UserError
 from openba_jax.files import write_atomically
-from openba_jax.pruning.apply import prune_model
+from openba_jax.pruning.apply import prune_checkpoint
 from openba_jax.pruning.stages import Stage
 from openba_jax.t5x.checkpoints import newest_step
 
@@ -31,15 +31,15 @@ def pruned(source: str, output: str, stage: Stage) -> str:
       UserError: `source` is no checkpoint, the stage cuts nothing or asks for what the model cannot
         give.
     """
-    if not (stage.drop_encoder or stage.drop_decoder or stage.cuts_width):
+    if not stage.cuts:
         raise UserError(
-            "the stage cuts nothing; give --gin.Stage.drop_decoder, drop_encoder, embed, heads or "
-            "mlp."
+            "the stage cuts nothing; give --gin.Stage.drop_decoder, drop_encoder, embed, heads, "
+            "mlp or sizes."
         )
     record = json.loads(json.dumps({"source": source, "stage": dataclasses.asdict(stage)}))
     file = Path(output) / "pruned_by.json"
     if jax.process_index() == 0 and newest_step(output) is None:
-        prune_model(source, output, stage, output_format="t5x")
+        prune_checkpoint(source, output, stage, output_format="t5x")
         write_atomically(file, json.dumps(record, indent=2) + "\n")
     elif file.is_file() and json.loads(file.read_text(encoding="utf-8")) != record:
         raise UserError(f"{output} was cut otherwise ({file}); name another PRUNED_PATH.")

@@ -47,19 +47,18 @@ class Trainer(trainer.Trainer):
     @functools.cached_property
     def _partitioned_train_step(self) -> trainer.PartitionedTrainCallable:
         model = self._model
-        config = model.config
         schedule = (
             model.optimizer_def.learning_rate
             if isinstance(model.optimizer_def, ScheduledOptimizer)
             else None
         )
-        use_dropout = config.dropout_rate > 0 or config.attention_dropout_rate > 0
+        use_dropout = model.config.uses_dropout
 
         def train_step(train_state: Any, batch: Any) -> tuple[Any, trainer.MetricMapType]:
             batch = with_float_weights(batch)
             rng = self._get_step_rng(train_state.step) if use_dropout else None
             gradients, sums = summed_gradients(
-                config, train_state.params, batch, rng, self._num_microbatches or 1
+                model.model, train_state.params, batch, rng, self._num_microbatches or 1
             )
             weight = sums["weight_sum"]
             # A batch without a single target gives zero gradients rather than NaN.

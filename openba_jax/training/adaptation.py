@@ -17,12 +17,11 @@ from typing import Any, Protocol
 import numpy as np
 from jax.sharding import Mesh
 
-from openba_jax.checkpoints.formats import native
+from openba_jax.checkpoints import model_folder, training_state
 from openba_jax.errors import UserError
-from openba_jax.evaluation.loss_on_mesh import Evaluation, local_rows
+from openba_jax.evaluation.loss import LossOnBatches, local_rows
 from openba_jax.files import write_atomically
-from openba_jax.models.openba import network
-from openba_jax.models.openba.config import OpenBAConfig
+from openba_jax.models.base import Model
 from openba_jax.objectives import d_ul2, ul2
 from openba_jax.objectives.mixture import Mixture, get_mixture
 from openba_jax.parallel import sharding
@@ -96,7 +95,7 @@ class Adaptation:
         named = self.target_losses
         if isinstance(named, Mapping) or named == PUBLISHED or str(named).endswith(".json"):
             return None
-        return native.split_path(named)[0]
+        return model_folder.split_path(named)[0]
 
 
 class MovingRates:
@@ -106,7 +105,7 @@ class MovingRates:
         self,
         adaptation: Adaptation,
         batches: AdaptiveBatches,
-        config: OpenBAConfig,
+        model: Model,
         mesh: Mesh,
         eval_batches: int,
         saved: Mapping[str, Any] | None,
@@ -116,7 +115,7 @@ class MovingRates:
         Args:
           adaptation: how.
           batches: whose rates move.
-          config: of the model that is trained.
+          model: the model that is trained.
           mesh: the mesh.
           eval_batches: batches that the loss of each denoiser is measured on.
           saved: `state` of the checkpoint that the run goes on from; None for a new run.
@@ -132,7 +131,7 @@ class MovingRates:
             )
         self._mixture = adaptation.mixture
         self._batches = batches
-        self._evaluations = _evaluations(batches, config, mesh, self._mixture, eval_batches)
+        self._evaluations = _evaluations(batches, model, mesh, self._mixture, eval_batches)
         if saved is None:
             self.targets = _target_losses(adaptation, batches, mesh, eval_batches)
         else:
@@ -165,12 +164,12 @@ class MovingRates:
 
 
 def measured_losses(
-    model: str, mixture: Mixture, batches: AdaptiveBatches, mesh: Mesh, count: int
+    model_dir: str, mixture: Mixture, batches: AdaptiveBatches, mesh: Mesh, count: int
 ) -> dict[str, float]:
     """The loss of a model on each denoiser of a mixture: what D-UL2 aims at after pruning.
 
     Args:
-      model: a model folder, or `DIR/checkpoints/<step>`.
+      model_dir: a model folder, or `DIR/checkpoints/<step>`.
       mixture: whose denoisers.
       batches: where evaluation batches come from, made with the model's vocabulary.
       mesh: where the model is run.
@@ -179,10 +178,10 @@ def measured_losses(
     Raises:
       UserError: there is no such model, or nothing to evaluate on.
     """
-    config = native.load_config(native.split_path(model)[0])
-    axes, shapes = network.logical_axes(config), network.abstract_params(config)
-    params = native.restore_params(model, config, sharding.param_shardings(axes, shapes, mesh))
-    evaluations = _evaluations(batches, config, mesh, mixture, count)
+    model = model_folder.load_model(model_folder.split_path(model_dir)[0])
+    shardings = sharding.param_shardings(model.logical_axes(), model.abstract_params(), mesh)
+    params = training_state.restore_params(model_dir, model, shardings)
+    evaluations = _evaluations(batches, model, mesh, mixture, count)
     return {name: evaluate(params)["loss"] for name, evaluate in evaluations.items()}
 
 
@@ -235,14 +234,14 @@ def _target_losses(
 
 
 def _evaluations(
-    batches: AdaptiveBatches, config: OpenBAConfig, mesh: Mesh, mixture: Mixture, count: int
-) -> dict[str, Evaluation]:
+    batches: AdaptiveBatches, model: Model, mesh: Mesh, mixture: Mixture, count: int
+) -> dict[str, LossOnBatches]:
     """One evaluation for each denoiser, on the same held-out text."""
     size = batches.batch_size
     rows = local_rows(mesh, size)
     return {
-        task.name: Evaluation(
-            config,
+        task.name: LossOnBatches(
+            model,
             mesh,
             batches.evaluation_batches(count, mixture=get_mixture(task.name), rows=rows),
             size,

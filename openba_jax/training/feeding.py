@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from openba_jax.errors import UserError
-from openba_jax.models.openba.config import OpenBAConfig
+from openba_jax.models.base import Model
 from openba_jax.parallel import sharding
 
 HostBatch = Mapping[str, np.ndarray]
@@ -42,7 +42,7 @@ class Batches(Protocol):
 def on_devices(
     batches: Batches,
     steps: range,
-    config: OpenBAConfig,
+    model: Model,
     mesh: Mesh,
     changes_after: Callable[[int], bool],
 ) -> Iterator[tuple[int, dict[str, jax.Array]]]:
@@ -55,7 +55,7 @@ def on_devices(
 
     def build(step: int) -> HostBatch:
         batch = batches.batch(step, rows)
-        check_ids(batch, step, config)
+        check_ids(batch, step, model)
         return batch
 
     with ThreadPoolExecutor(max_workers=1) as builder:
@@ -70,16 +70,17 @@ def on_devices(
                 upcoming = builder.submit(build, step + 1)
 
 
-def check_ids(batch: HostBatch, step: int, config: OpenBAConfig) -> None:
+def check_ids(batch: HostBatch, step: int, model: Model) -> None:
     """Checks that every token has an embedding: for others the lookup would give NaN.
 
     Raises:
       UserError: one has none.
     """
+    rows = model.config.vocab_size
     for name in ("encoder_input_tokens", "decoder_input_tokens", "decoder_target_tokens"):
         largest = int(batch[name].max(initial=0))
-        if largest >= config.vocab_size:
+        if largest >= rows:
             raise UserError(
                 f"the batch of step {step} has the token id {largest}, but the model's vocab_size "
-                f"is {config.vocab_size}; use the tokenizer that the model was made for."
+                f"is {rows}; use the tokenizer that the model was made for."
             )

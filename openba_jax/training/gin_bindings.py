@@ -10,24 +10,24 @@ from typing import Any
 
 import gin
 from openba_jax import gin_values
-from openba_jax.checkpoints.formats.native import load_config, split_path
+from openba_jax.checkpoints.model_folder import load_model, split_path
 from openba_jax.data.loader import BatchLoader
 from openba_jax.data.vocabulary import Vocabulary
-from openba_jax.models.openba.config import OpenBAConfig, named_config
+from openba_jax.models import registry
+from openba_jax.models.config import ModelConfig
 from openba_jax.objectives.mixture import get_mixture
 from openba_jax.paths import local
 from openba_jax.training import optimizer, trainer
 from openba_jax.training.adaptation import PUBLISHED, Adaptation
 
 
-def config_of(folder: str, **changes: Any) -> OpenBAConfig:
+def config_of(folder: str, **changes: Any) -> ModelConfig:
     """The configuration of a model folder (or of `DIR/checkpoints/<step>`), fields changed at will.
 
     Raises:
       UserError: the folder has none, or a field is unknown.
     """
-    config = load_config(split_path(local(folder))[0])
-    return OpenBAConfig.from_dict({**config.to_dict(), **changes})
+    return load_model(split_path(local(folder))[0]).config.replace(**changes)
 
 
 def token_batches(
@@ -96,7 +96,8 @@ def _configurable(function: Callable[..., Any]) -> Callable[..., Any]:
     return gin.external_configurable(made, function.__name__)
 
 
-named_config = _configurable(named_config)
+named_config = _configurable(registry.named_config)
+model_of = _configurable(registry.model_of)
 config_of = _configurable(config_of)
 warmup_cosine = _configurable(optimizer.warmup_cosine)
 warmup_constant = _configurable(optimizer.warmup_constant)

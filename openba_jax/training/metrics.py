@@ -18,6 +18,7 @@ from typing import Any, TextIO
 import numpy as np
 import tqdm
 
+from openba_jax.evaluation.loss import averages
 from openba_jax.files import write_atomically
 from openba_jax.parallel.hardware import Peak
 from openba_jax.training.event_file import EventFile
@@ -95,19 +96,6 @@ class MetricWriter:
         self._events.close()
 
 
-def averages(sums: Sequence[Mapping[str, np.ndarray]]) -> dict[str, float]:
-    """Loss and accuracy per target token, over several steps or batches.
-
-    Args:
-      sums: per step `loss_sum`, `correct_sum`, `weight_sum`, scalars.
-    """
-    loss, correct, weight = (
-        math.fsum(float(step[name]) for step in sums)
-        for name in ("loss_sum", "correct_sum", "weight_sum")
-    )
-    return {"loss": loss / (weight or 1.0), "accuracy": correct / (weight or 1.0)}
-
-
 def train_record(steps: Sequence[Mapping[str, np.ndarray]], tokens: int) -> dict[str, Any]:
     """The record of an interval of training.
 
@@ -116,10 +104,12 @@ def train_record(steps: Sequence[Mapping[str, np.ndarray]], tokens: int) -> dict
       tokens: tokens seen since the run began, padding excluded.
 
     Returns:
-      `loss`, `accuracy` per target token; the mean `grad_norm`; the last `learning_rate`; `tokens`.
+      `loss`, `accuracy` per target token, unless there was none; the mean `grad_norm`; the last
+      `learning_rate`; `tokens`.
     """
+    means = averages(steps) if any(float(step["weight_sum"]) for step in steps) else {}
     return {
-        **averages(steps),
+        **{name: means[name] for name in ("loss", "accuracy") if name in means},
         "grad_norm": math.fsum(float(step["grad_norm"]) for step in steps) / len(steps),
         "learning_rate": float(steps[-1]["learning_rate"]),
         "tokens": tokens,

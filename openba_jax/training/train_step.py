@@ -1,7 +1,7 @@
-"""One step of training and one of evaluation, compiled; no data and no files here.
+"""One step of training, compiled; no data and no files here.
 
 Losses and gradients are summed over micro-batches and divided once, by the weight of the whole
-batch, so that accumulation changes nothing but memory (DESIGN §5 on what T5X does instead).
+batch, so that accumulation changes nothing but memory.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import optax
 from jax.sharding import Mesh
 
 from openba_jax.errors import UserError
-from openba_jax.models.openba import network
-from openba_jax.models.openba.config import OpenBAConfig
+from openba_jax.models.base import Model
+from openba_jax.nn.losses import Loss, token_cross_entropy
 from openba_jax.parallel import sharding as sharding_lib
 from openba_jax.training.optimizer import Optimizer
 
@@ -54,13 +54,13 @@ def new_state(params: Any, optimizer: Optimizer) -> TrainState:
 
 
 @functools.lru_cache(maxsize=MAX_PROGRAMS)
-def abstract_state(config: OpenBAConfig, optimizer: Optimizer, mesh: Mesh) -> TrainState:
+def abstract_state(model: Model, optimizer: Optimizer, mesh: Mesh) -> TrainState:
     """Shapes, dtypes and shardings of the whole state; nothing is allocated.
 
     Optimizer moments lie as their parameters do, everything else is replicated.
     """
-    params = network.abstract_params(config)
-    shardings = sharding_lib.param_shardings(network.logical_axes(config), params, mesh)
+    params = model.abstract_params()
+    shardings = sharding_lib.param_shardings(model.logical_axes(), params, mesh)
     everywhere = sharding_lib.replicated(mesh)
 
     def place(leaf: Any, sharding: Any) -> jax.ShapeDtypeStruct:
@@ -86,21 +86,21 @@ def shardings_of(abstract: Any) -> Any:
 
 
 def init_state(
-    config: OpenBAConfig, optimizer: Optimizer, mesh: Mesh, *, seed: int = 0, params: Any = None
+    model: Model, optimizer: Optimizer, mesh: Mesh, *, seed: int = 0, params: Any = None
 ) -> TrainState:
     """Makes the first state directly where it belongs.
 
     Args:
-      config: the model's configuration.
+      model: the model.
       optimizer: the optimizer.
       mesh: the mesh.
       seed: of random parameters; they do not depend on the mesh.
       params: parameters to start from instead, already sharded.
     """
-    shardings = shardings_of(abstract_state(config, optimizer, mesh))
+    shardings = shardings_of(abstract_state(model, optimizer, mesh))
 
     def of_rng(rng: jax.Array) -> TrainState:
-        return new_state(network.init_params(config, rng), optimizer)
+        return new_state(model.init(rng), optimizer)
 
     def of_params(params: Any) -> TrainState:
         return new_state(params, optimizer)
@@ -111,28 +111,33 @@ def init_state(
 
 
 def summed_gradients(
-    config: OpenBAConfig,
+    model: Model,
     params: Any,
     batch: Batch,
     dropout_rng: jax.Array | None,
     accumulation: int,
+    loss: Loss = token_cross_entropy,
 ) -> tuple[Any, Metrics]:
     """Gradients of the summed loss, and the sums that go with it.
 
     Args:
-      config: the model's configuration.
+      model: the model.
       params: the parameters.
       batch: arrays `[batch, ...]`; `batch` is a multiple of `accumulation`.
       dropout_rng: a key, or None for no dropout.
       accumulation: micro-batches, taken one after the other.
+      loss: what is minimised.
 
     Returns:
       Gradients, float32, as `params`; `loss_sum`, `weight_sum`, `correct_sum`, float32 scalars.
     """
 
     def sums(rows: Batch, rng: jax.Array | None) -> tuple[Any, Metrics]:
-        loss_of = jax.value_and_grad(network.loss, argnums=1, has_aux=True)
-        (loss_sum, counts), gradients = loss_of(config, params, rows, rng)
+        def loss_of(params: Any) -> tuple[jax.Array, Metrics]:
+            return loss(model.hidden(params, rows, rng), model.head(params), rows)
+
+        differentiated = jax.value_and_grad(loss_of, has_aux=True)
+        (loss_sum, counts), gradients = differentiated(params)
         gradients = jax.tree.map(lambda g: g.astype(jnp.float32), gradients)
         return gradients, {"loss_sum": loss_sum, **counts}
 
@@ -157,21 +162,23 @@ def summed_gradients(
 
 @functools.lru_cache(maxsize=MAX_PROGRAMS)
 def make_train_step(
-    config: OpenBAConfig,
+    model: Model,
     optimizer: Optimizer,
     mesh: Mesh,
     *,
     accumulation: int = 1,
     seed: int = 0,
+    loss: Loss = token_cross_entropy,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """The compiled step of training.
 
     Args:
-      config: the model's configuration; `dtype` and `param_dtype` make it mixed precision.
+      model: the model; `dtype` and `param_dtype` of its configuration make it mixed precision.
       optimizer: the optimizer.
       mesh: the mesh.
       accumulation: micro-batches per step.
       seed: of dropout; the key of a step is a function of `(seed, step)`.
+      loss: what is minimised.
 
     Returns:
       `(state, batch) -> (state, metrics)`. The given state is donated: its buffers are gone
@@ -179,11 +186,11 @@ def make_train_step(
       target tokens), `tokens` (int32, encoder and decoder tokens that are no padding),
       `grad_norm` (before clipping), `learning_rate`.
     """
-    use_dropout = config.dropout_rate > 0 or config.attention_dropout_rate > 0
+    use_dropout = model.config.uses_dropout
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         rng = jax.random.fold_in(jax.random.key(seed), state.step) if use_dropout else None
-        gradients, metrics = summed_gradients(config, state.params, batch, rng, accumulation)
+        gradients, metrics = summed_gradients(model, state.params, batch, rng, accumulation, loss)
         weight = metrics["weight_sum"]
         # A batch without a single target gives zero gradients rather than NaN.
         scale = 1.0 / jnp.where(weight > 0, weight, 1.0)
@@ -200,32 +207,13 @@ def make_train_step(
         params = optax.apply_updates(state.params, updates)
         return TrainState(state.step + 1, params, opt_state), metrics
 
-    shardings = shardings_of(abstract_state(config, optimizer, mesh))
+    shardings = shardings_of(abstract_state(model, optimizer, mesh))
     return sharding_lib.jit_on_mesh(
         train_step,
         mesh,
         in_shardings=(shardings, sharding_lib.batch_sharding(mesh)),
         out_shardings=(shardings, sharding_lib.replicated(mesh)),
         donate_argnums=0,
-    )
-
-
-@functools.lru_cache(maxsize=MAX_PROGRAMS)
-def make_eval_step(config: OpenBAConfig, mesh: Mesh) -> Callable[[Any, Batch], Metrics]:
-    """The compiled `(params, batch) -> {loss_sum, weight_sum, correct_sum}`, without dropout."""
-
-    def eval_step(params: Any, batch: Batch) -> Metrics:
-        loss_sum, counts = network.loss(config, params, batch)
-        return {"loss_sum": loss_sum, **counts}
-
-    shardings = sharding_lib.param_shardings(
-        network.logical_axes(config), network.abstract_params(config), mesh
-    )
-    return sharding_lib.jit_on_mesh(
-        eval_step,
-        mesh,
-        in_shardings=(shardings, sharding_lib.batch_sharding(mesh)),
-        out_shardings=sharding_lib.replicated(mesh),
     )
 
 

@@ -22,12 +22,12 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from openba_jax import paths
-from openba_jax.checkpoints.formats import native
+from openba_jax.checkpoints import model_folder, training_state
 from openba_jax.errors import UserError
-from openba_jax.evaluation.loss_on_mesh import Evaluation, local_rows
+from openba_jax.evaluation.loss import LossOnBatches, local_rows
 from openba_jax.files import explain_full_disk, only_process, write_atomically
+from openba_jax.models.base import Model
 from openba_jax.models.counting import train_flops_per_example
-from openba_jax.models.openba.config import OpenBAConfig
 from openba_jax.parallel import hardware, sharding
 from openba_jax.training import feeding, metrics, rates_plot, train_step
 from openba_jax.training.adaptation import Adaptation, AdaptiveBatches, MovingRates
@@ -64,7 +64,7 @@ class TrainResult:
 def train(
     *,
     model_dir: str,
-    model_config: OpenBAConfig,
+    model: Model,
     batches: feeding.Batches,
     optimizer: Optimizer,
     train_steps: int,
@@ -87,7 +87,7 @@ def train(
 
     Args:
       model_dir: the model folder; new, empty or of this run.
-      model_config: the configuration.
+      model: the model.
       batches: where batches come from.
       optimizer: the optimizer.
       train_steps: step at which the run ends, counted from its beginning.
@@ -129,17 +129,19 @@ def train(
     paths.check_output_folder(folder)
     if initial_model is not None:
         initial_model = str(paths.local(initial_model))
-        paths.reject_overlap(native.split_path(initial_model)[0], folder, "initial checkpoint")
+        paths.reject_overlap(
+            model_folder.split_path(initial_model)[0], folder, "initial checkpoint"
+        )
     if tokenizer is not None:
         tokenizer = str(paths.local(tokenizer))
     mesh = sharding.make_mesh(mesh_shape)
     train_step.check_batch_size(batches.batch_size, accumulation, mesh)
     rows = local_rows(mesh, batches.batch_size)
-    feeding.check_ids(batches.batch(0, rows), 0, model_config)  # Before anything is written.
+    feeding.check_ids(batches.batch(0, rows), 0, model)  # Before anything is written.
     if adaptation is not None and adaptation.source_model:
         paths.reject_overlap(adaptation.source_model, folder, "model of TARGET_LOSSES")
     if adaptation is not None and tokenizer is not None and adaptation.source_model:
-        native.check_tokenizer(adaptation.source_model, tokenizer)
+        model_folder.check_tokenizer(adaptation.source_model, tokenizer)
     if adaptation is not None and eval_every is None:
         raise UserError(
             f"{adaptation.mixture.name} moves its rates at evaluations; set EVAL_PERIOD."
@@ -148,39 +150,41 @@ def train(
         stack.enter_context(explain_full_disk(folder))
         stack.enter_context(hardware.explain_out_of_memory())
         stack.enter_context(_only_run(folder))
-        abstract = train_step.abstract_state(model_config, optimizer, mesh)
-        latest = native.latest_step(folder)
-        _prepare_folder(folder, model_config, tokenizer, initial_model if latest is None else None)
+        abstract = train_step.abstract_state(model, optimizer, mesh)
+        latest = model_folder.latest_step(folder)
+        _prepare_folder(folder, model, tokenizer, initial_model if latest is None else None)
         _write_notes(folder, abstract.params, extra_files or {})
         start = latest or 0
         saved: dict[str, Any] = {}
         if latest is None:
-            state = _new_state(model_config, optimizer, mesh, seed, initial_model)
+            state = _new_state(model, optimizer, mesh, seed, initial_model)
         else:
             state, saved = _restored_state(folder, abstract, latest, batches.batch_size)
         tokens = int(saved.get("tokens", 0))
         log = stack.enter_context(_Log(folder, start, train_steps, progress))
         if start >= train_steps:
             return log.result(start, tokens)
-        checkpoints = stack.enter_context(native.Checkpoints(folder, max_to_keep, keep_period))
+        checkpoints = stack.enter_context(
+            training_state.Checkpoints(folder, max_to_keep, keep_period)
+        )
 
         step_fn = train_step.make_train_step(
-            model_config, optimizer, mesh, accumulation=accumulation, seed=seed
+            model, optimizer, mesh, accumulation=accumulation, seed=seed
         )
         fixed = batches.evaluation_batches(eval_batches, rows=rows) if eval_batches else ()
-        evaluate = Evaluation(model_config, mesh, fixed, batches.batch_size)
+        evaluate = LossOnBatches(model, mesh, fixed, batches.batch_size)
         moving = None
         if adaptation is not None:
             adaptive = cast(AdaptiveBatches, batches)
             moving = MovingRates(
-                adaptation, adaptive, model_config, mesh, eval_batches, saved.get("adaptation")
+                adaptation, adaptive, model, mesh, eval_batches, saved.get("adaptation")
             )
 
         def moves_after(step: int) -> bool:
             return moving is not None and eval_every is not None and step % eval_every == 0
 
         peak = hardware.peak_flops()
-        speed = _speed_meter(model_config, batches, peak)
+        speed = _speed_meter(model, batches, peak)
         log.write("machine", start, {**hardware.describe(), **peak._asdict()})
         if start == 0:
             log.write("eval", 0, evaluate(state.params))
@@ -190,7 +194,7 @@ def train(
         pending: list[train_step.Metrics] = []
         untimed, clock = 0, time.perf_counter()
         steps = range(start, train_steps)
-        for before, batch in feeding.on_devices(batches, steps, model_config, mesh, moves_after):
+        for before, batch in feeding.on_devices(batches, steps, model, mesh, moves_after):
             state, step_metrics = step_fn(state, batch)
             pending.append(step_metrics)
             jax.block_until_ready(pending[-MAX_STEPS_IN_FLIGHT:][0])
@@ -303,18 +307,18 @@ def _only_run(folder: Path) -> Iterator[None]:
 
 
 def _prepare_folder(
-    folder: Path, config: OpenBAConfig, tokenizer: str | None, initial_model: str | None
+    folder: Path, model: Model, tokenizer: str | None, initial_model: str | None
 ) -> None:
     """Writes what a model folder holds besides checkpoints; a new run inherits some of it."""
-    origin = folder if initial_model is None else native.split_path(initial_model)[0]
+    origin = folder if initial_model is None else model_folder.split_path(initial_model)[0]
     if tokenizer is not None:
-        native.check_tokenizer(origin, tokenizer)
+        model_folder.check_tokenizer(origin, tokenizer)
     if initial_model is None:
-        native.prepare(folder, config, None, tokenizer)
+        model_folder.prepare(folder, model, None, tokenizer)
     else:
         initial = origin
-        tokenizer_path = tokenizer or native.tokenizer_path(initial)
-        native.prepare(folder, config, native.load_plan(initial), tokenizer_path)
+        tokenizer_path = tokenizer or model_folder.tokenizer_path(initial)
+        model_folder.prepare(folder, model, model_folder.load_plan(initial), tokenizer_path)
 
 
 def _write_notes(folder: Path, abstract_params: Any, extra_files: Mapping[str, str]) -> None:
@@ -331,7 +335,7 @@ def _write_notes(folder: Path, abstract_params: Any, extra_files: Mapping[str, s
 
 
 def _new_state(
-    config: OpenBAConfig,
+    model: Model,
     optimizer: Optimizer,
     mesh: Mesh,
     seed: int,
@@ -339,17 +343,17 @@ def _new_state(
 ) -> train_step.TrainState:
     params = None
     if initial_model is not None:
-        abstract = train_step.abstract_state(config, optimizer, mesh)
+        abstract = train_step.abstract_state(model, optimizer, mesh)
         shardings = train_step.shardings_of(abstract.params)
-        params = native.restore_params(initial_model, config, shardings)
-    return train_step.init_state(config, optimizer, mesh, seed=seed, params=params)
+        params = training_state.restore_params(initial_model, model, shardings)
+    return train_step.init_state(model, optimizer, mesh, seed=seed, params=params)
 
 
 def _restored_state(
     folder: Path, abstract: train_step.TrainState, step: int, batch_size: int
 ) -> tuple[train_step.TrainState, dict[str, Any]]:
     """The state of a checkpoint, and the JSON that was saved with it."""
-    restored, saved = native.restore_state(folder, _as_dict(abstract), step)
+    restored, saved = training_state.restore_state(folder, _as_dict(abstract), step)
     began_with = saved.get("batch_size", batch_size)
     if began_with != batch_size:
         raise UserError(
@@ -364,11 +368,11 @@ def _as_dict(state: train_step.TrainState) -> dict[str, Any]:
 
 
 def _speed_meter(
-    config: OpenBAConfig, batches: feeding.Batches, peak: hardware.Peak
+    model: Model, batches: feeding.Batches, peak: hardware.Peak
 ) -> Callable[[Sequence[Mapping[str, np.ndarray]], float], dict[str, float | None]]:
     """A function from the metrics of some steps, and their seconds, to a record of speed."""
     lengths = (batches.encoder_length, batches.decoder_length)
-    flops = batches.batch_size * train_flops_per_example(config, *lengths)
+    flops = batches.batch_size * train_flops_per_example(model, *lengths)
 
     def speed(steps: Sequence[Mapping[str, np.ndarray]], seconds: float) -> dict[str, float | None]:
         if not steps:
@@ -383,7 +387,7 @@ def _speed_meter(
 def _check_finite(steps: Sequence[Mapping[str, np.ndarray]], step: int, folder: Path) -> None:
     for name in ("loss_sum", "grad_norm"):
         if not all(math.isfinite(float(values[name])) for values in steps):
-            newest = native.latest_step(folder)
+            newest = model_folder.latest_step(folder)
             kept = "there is no checkpoint yet" if newest is None else f"step {newest} is saved"
             raise UserError(
                 f"{name} is not finite in the steps before {step} of {folder}; lower the learning "

@@ -31,7 +31,7 @@ class RandomSource:
 
     def __init__(self, size: str, **changes):
         from openba_jax.checkpoints.mapping import Parameters
-        from openba_jax.models.openba.config import named_config
+        from openba_jax.models.registry import named_config
 
         self.config = named_config(size, param_dtype="bfloat16", dtype="bfloat16", **changes)
         self.parameters = Parameters(self.config)

@@ -16,7 +16,8 @@ import jax
 import jax.numpy as jnp
 from absl import app, flags
 
-from openba_jax.models.openba.config import OpenBAConfig, named_config
+from openba_jax.models.openba.config import OpenBAConfig
+from openba_jax.models.registry import named_config
 from openba_jax.parallel import sharding
 from openba_jax.training import optimizer, train_step
 

@@ -11,7 +11,7 @@ import numpy as np
 import optax
 import pytest
 
-from openba_jax.checkpoints.formats import native
+from openba_jax.checkpoints import model_folder, training_state
 from openba_jax.errors import UserError
 from openba_jax.models.openba.config import OpenBAConfig
 from openba_jax.models.openba.network import abstract_params
@@ -52,10 +52,10 @@ def folder(tmp_path: Path) -> Path:
     """A model folder with everything in it, two checkpoints long."""
     (tmp_path / "pieces").write_bytes(b"pieces")
     folder = tmp_path / "model"
-    native.create(
+    training_state.create(
         folder, CONFIG, some_params(), plan={"keep": {}}, tokenizer=tmp_path / "pieces", step=3
     )
-    with native.Checkpoints(folder) as checkpoints:
+    with training_state.Checkpoints(folder) as checkpoints:
         params = some_params(seed=1)
         state = {"params": params, "opt_state": OPTIMIZER.init(params), "step": jnp.asarray(5)}
         checkpoints.save(5, state, {"tokens": 7})
@@ -63,27 +63,27 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_a_model_folder_gives_back_what_was_put_in(folder: Path) -> None:
-    model = native.load_model(folder)
+    model = training_state.load_model(folder)
     assert model.config == CONFIG
     assert model.plan == {"keep": {}}
     assert model.tokenizer is not None
     assert model.tokenizer.read_bytes() == b"pieces"
     assert_equal(model.params, some_params(seed=1))
-    assert_equal(native.load_model(folder / "checkpoints" / "3").params, some_params())
-    assert native.steps(folder) == [3, 5]
+    assert_equal(training_state.load_model(folder / "checkpoints" / "3").params, some_params())
+    assert model_folder.steps(folder) == [3, 5]
     assert not folder.with_name("model.openba_tmp").exists()
 
 
 def test_a_folder_without_plan_and_tokenizer_has_none(tmp_path: Path) -> None:
-    native.create(tmp_path / "model", CONFIG, some_params())
-    _, _, plan, tokenizer = native.load_model(tmp_path / "model")
+    training_state.create(tmp_path / "model", CONFIG, some_params())
+    _, _, plan, tokenizer = training_state.load_model(tmp_path / "model")
     assert plan is None
     assert tokenizer is None
 
 
 def test_parameters_come_in_the_type_that_is_asked_for(folder: Path) -> None:
     half = CONFIG.replace(param_dtype="bfloat16")
-    params = native.restore_params(folder, half)
+    params = training_state.restore_params(folder, half)
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("bfloat16")}
     assert_equal(params, jax.tree.map(lambda x: x.astype("bfloat16"), some_params(seed=1)))
 
@@ -91,7 +91,7 @@ def test_parameters_come_in_the_type_that_is_asked_for(folder: Path) -> None:
 def test_state_comes_back_with_its_own_types(folder: Path) -> None:
     params = some_params(seed=1)
     state = {"params": params, "opt_state": OPTIMIZER.init(params), "step": jnp.asarray(5)}
-    restored, data = native.restore_state(folder, on_first_device(state))
+    restored, data = training_state.restore_state(folder, on_first_device(state))
     assert_equal(restored, state)
     assert data == {"tokens": 7}
 
@@ -106,7 +106,7 @@ def test_a_raw_state_can_be_changed_saved_and_restored_with_types(folder: Path) 
         return leaf[:1] if "decoder" in names and "layers" in names else leaf
 
     state = jax.tree_util.tree_map_with_path(first_layer, state)
-    native.create(
+    training_state.create(
         folder.with_name("cut"),
         config,
         state["params"],
@@ -120,7 +120,7 @@ def test_a_raw_state_can_be_changed_saved_and_restored_with_types(folder: Path) 
         "opt_state": jax.eval_shape(OPTIMIZER.init, params),
         "step": jax.ShapeDtypeStruct((), jnp.int32),
     }
-    restored, data = native.restore_state(folder.with_name("cut"), on_first_device(target))
+    restored, data = training_state.restore_state(folder.with_name("cut"), on_first_device(target))
     assert jax.tree.structure(restored) == jax.tree.structure(target)
     assert int(restored["step"]) == 5
     assert data == {"tokens": 7}
@@ -130,10 +130,10 @@ def test_without_its_optimizer_nothing_is_resumed(folder: Path) -> None:
     target = {"params": abstract_params(CONFIG), "step": jax.ShapeDtypeStruct((), jnp.int32)}
     target["opt_state"] = jax.eval_shape(OPTIMIZER.init, target["params"])
     with pytest.raises(UserError, match="no optimizer state to go on with; start a new run"):
-        native.restore_state(folder, on_first_device(target), step=3)
+        training_state.restore_state(folder, on_first_device(target), step=3)
     target["opt_state"] = jax.eval_shape(optax.trace(0.9).init, target["params"])
     with pytest.raises(UserError, match="lacks opt_state/trace/"):
-        native.restore_state(folder, on_first_device(target), step=5)
+        training_state.restore_state(folder, on_first_device(target), step=5)
 
 
 @pytest.mark.parametrize("there", ["a file in it", "a model", "a file"])
@@ -145,32 +145,32 @@ def test_create_overwrites_nothing(tmp_path: Path, folder: Path, there: str) -> 
         (other if there == "a file" else other / "notes").parent.mkdir(exist_ok=True)
         (other if there == "a file" else other / "notes").write_text("mine")
     with pytest.raises(UserError, match="exists already"):
-        native.create(other, CONFIG, some_params())
-    assert native.steps(folder) == [3, 5]
+        training_state.create(other, CONFIG, some_params())
+    assert model_folder.steps(folder) == [3, 5]
 
 
 def test_create_clears_what_a_killed_one_left_but_nothing_else(tmp_path: Path) -> None:
     left = tmp_path / "model.openba_tmp"
-    native.write_metadata(left, CONFIG)
+    model_folder.write_metadata(left, CONFIG)
     (left / "checkpoints" / "0.orbax-checkpoint-tmp-1").mkdir(parents=True)
     mine = tmp_path / "model.tmp"
-    native.write_metadata(mine, CONFIG)
-    native.create(tmp_path / "model", CONFIG, some_params())
+    model_folder.write_metadata(mine, CONFIG)
+    training_state.create(tmp_path / "model", CONFIG, some_params())
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "model.tmp"]
     assert (mine / "config.json").exists()
 
 
 def test_a_run_leaves_the_folders_of_t5x_alone(tmp_path: Path) -> None:
-    native.write_metadata(tmp_path / "theirs", CONFIG)
+    model_folder.write_metadata(tmp_path / "theirs", CONFIG)
     (tmp_path / "theirs" / "checkpoint_3").mkdir()
     with pytest.raises(UserError, match="is a T5X folder"):
-        native.prepare(tmp_path / "theirs", CONFIG)
+        model_folder.prepare(tmp_path / "theirs", CONFIG)
 
 
 def test_parameters_must_fit_the_configuration(tmp_path: Path) -> None:
     message = r"given parameters has decoder/layers/mlp/wi_0/kernel .*\(2, 4, 6\).*\(2, 4, 5\)"
     with pytest.raises(UserError, match=message):
-        native.create(tmp_path / "model", CONFIG.replace(mlp_dim=5), some_params())
+        training_state.create(tmp_path / "model", CONFIG.replace(mlp_dim=5), some_params())
     assert not any(tmp_path.iterdir())
 
 
@@ -178,24 +178,24 @@ def test_a_checkpoint_of_another_shape_names_the_tensor(folder: Path) -> None:
     fields = {**CONFIG.to_dict(), "embed_dim": 8}
     (folder / "config.json").write_text(json.dumps(fields))
     with pytest.raises(UserError, match=r"checkpoints/5 has .* of shape \(4,\).* shape \(8,\)"):
-        native.load_model(folder)
+        training_state.load_model(folder)
     fields = {**CONFIG.to_dict(), "tie_embeddings": False}
     (folder / "config.json").write_text(json.dumps(fields))
     with pytest.raises(UserError, match="lacks params/logits_dense/kernel"):
-        native.load_model(folder)
+        training_state.load_model(folder)
     fields = {**CONFIG.to_dict(), "logits_bias": False}
     (folder / "config.json").write_text(json.dumps(fields))
     with pytest.raises(UserError, match="logits_dense/bias, which the model does not know"):
-        native.load_model(folder)
+        training_state.load_model(folder)
 
 
 def test_unfinished_checkpoints_do_not_count(folder: Path) -> None:
     unfinished = folder / "checkpoints" / "9.orbax-checkpoint-tmp-17"
     shutil.copytree(folder / "checkpoints" / "5", unfinished)
     (unfinished / "commit_success.txt").unlink()
-    assert native.latest_step(folder) == 5
-    assert_equal(native.load_model(folder).params, some_params(seed=1))
-    with native.Checkpoints(folder) as checkpoints:
+    assert model_folder.latest_step(folder) == 5
+    assert_equal(training_state.load_model(folder).params, some_params(seed=1))
+    with training_state.Checkpoints(folder) as checkpoints:
         checkpoints.save(6, {"params": some_params()}, {})
     assert not unfinished.exists()
 
@@ -208,28 +208,28 @@ def test_a_damaged_checkpoint_says_where_to_go_back(folder: Path, gone: str) -> 
     if not gone:
         path.mkdir()
     with pytest.raises(UserError, match="5 is damaged; delete it to go back to step 3"):
-        native.load_model(folder)
+        training_state.load_model(folder)
     shutil.rmtree(folder / "checkpoints" / "5")
-    assert_equal(native.load_model(folder).params, some_params())
+    assert_equal(training_state.load_model(folder).params, some_params())
 
 
 def test_old_checkpoints_go_and_some_stay(tmp_path: Path) -> None:
-    with native.Checkpoints(tmp_path, max_to_keep=2, keep_period=4) as checkpoints:
+    with training_state.Checkpoints(tmp_path, max_to_keep=2, keep_period=4) as checkpoints:
         for step in range(1, 8):
             checkpoints.save(step, {"params": {"kernel": jnp.ones(3)}}, {})
-    assert native.steps(tmp_path) == [4, 6, 7]
+    assert model_folder.steps(tmp_path) == [4, 6, 7]
 
 
 def test_missing_things_are_named(tmp_path: Path, folder: Path) -> None:
     with pytest.raises(UserError, match=r"does not exist; a model folder holds a config\.json"):
-        native.load_model(tmp_path / "nowhere")
+        training_state.load_model(tmp_path / "nowhere")
     with pytest.raises(UserError, match="no checkpoint of step 4; it has 3, 5"):
-        native.load_model(folder / "checkpoints" / "4")
+        training_state.load_model(folder / "checkpoints" / "4")
     with pytest.raises(UserError, match="holds no checkpoint"):
-        native.restore_params(tmp_path / "nowhere", CONFIG)
+        training_state.restore_params(tmp_path / "nowhere", CONFIG)
     (folder / "plan.json").write_text("{")
     with pytest.raises(UserError, match=r"plan.json is no JSON object"):
-        native.load_model(folder)
+        training_state.load_model(folder)
 
 
 def test_prepare_takes_new_empty_and_own_folders(tmp_path: Path, folder: Path) -> None:
@@ -237,10 +237,10 @@ def test_prepare_takes_new_empty_and_own_folders(tmp_path: Path, folder: Path) -
     (tmp_path / "begun").mkdir()
     (tmp_path / "begun" / "config.json.tmp").write_text("{")
     for path in (tmp_path / "new", tmp_path / "empty", tmp_path / "begun", folder):
-        native.prepare(path, CONFIG.replace(dropout_rate=0.1))
-        assert native.load_config(path).dropout_rate == 0.1
+        model_folder.prepare(path, CONFIG.replace(dropout_rate=0.1))
+        assert model_folder.load_model(path).dropout_rate == 0.1
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="is a file"):
-        native.prepare(tmp_path / "file", CONFIG)
+        model_folder.prepare(tmp_path / "file", CONFIG)
     with pytest.raises(UserError, match=r"logits_dense/bias of shape \(16,\); .* shape \(32,\)"):
-        native.prepare(folder, CONFIG.replace(vocab_size=32))
+        model_folder.prepare(folder, CONFIG.replace(vocab_size=32))

@@ -3,10 +3,10 @@ import json
 import jax
 import numpy as np
 import pytest
-
-from openba_jax.checkpoints.formats import native
 from openba_jax.checkpoints.formats.native_arrays import open_native, write_native
 from openba_jax.checkpoints.streaming import load_params
+
+from openba_jax.checkpoints import model_folder, training_state
 from openba_jax.errors import UserError
 
 
@@ -25,7 +25,7 @@ def test_round_trip(make_source, tiny, tmp_path, same, scan_layers):
 def test_model_folder_is_like_any_other(make_source, variant, tmp_path):
     source = make_source(variant)
     write_native(source, tmp_path)
-    model = native.load_model(tmp_path)
+    model = training_state.load_model(tmp_path)
     assert model.config == variant
     expected = load_params(source)
     assert jax.tree.all(
@@ -38,7 +38,7 @@ def test_model_folder_is_like_any_other(make_source, variant, tmp_path):
 def test_checkpoints_of_training_are_read(make_source, tiny, tmp_path, same):
     # There a chunk spans all layers.
     source = make_source(tiny)
-    native.create(tmp_path / "model", tiny, load_params(source), step=3)
+    training_state.create(tmp_path / "model", tiny, load_params(source), step=3)
     read = open_native(tmp_path / "model")
     same(source, read)
 
@@ -82,6 +82,6 @@ def test_config_of_another_model(make_source, tiny, tmp_path):
         ({"qkv_bias": False}, "is not part of the model"),
         ({"tie_embeddings": False}, "parameter logits_dense/kernel is missing"),
     ):
-        native.write_metadata(tmp_path, tiny.replace(**change))
+        model_folder.write_metadata(tmp_path, tiny.replace(**change))
         with pytest.raises(UserError, match=message):
             open_native(tmp_path)

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from openba_jax.checkpoints.formats import native, t5x
+from openba_jax.checkpoints import model_folder, training_state
+from openba_jax.checkpoints.formats import t5x
 from openba_jax.checkpoints.training_state import LINKS, read_whole, write_whole
 from openba_jax.errors import UserError
 from openba_jax.models.openba.network import init_params
@@ -32,7 +33,7 @@ def trained(tiny, chain):
 def folder(tiny, trained, tmp_path):
     params, opt_state = trained
     path = tmp_path / "model"
-    native.create(path, tiny, params, opt_state=opt_state, step=7, data={"seen": 3})
+    training_state.create(path, tiny, params, opt_state=opt_state, step=7, data={"seen": 3})
     return path
 
 
@@ -62,7 +63,7 @@ def test_a_state_moves_as_it_is(tiny, trained, chain, folder, tmp_path, kinds):
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding),
             target,
         )
-        state, data = native.restore_state(last, target)
+        state, data = training_state.restore_state(last, target)
         jax.tree.map(np.testing.assert_array_equal, state["opt_state"], opt_state)
         assert data == ({} if "t5x" in kinds else {"seen": 3})  # T5X has no place for it.
 
@@ -75,7 +76,7 @@ def test_the_state_of_another_optimizer_is_refused(tiny, folder, tmp_path):
     (tmp_path / "other").mkdir()
     state = {"step": np.asarray(7, np.int32), "param_states": links}
     t5x.write_checkpoint(tmp_path / "other", 7, {"target": model.params, "state": state})
-    native.write_metadata(tmp_path / "other", tiny)
+    model_folder.write_metadata(tmp_path / "other", tiny)
     with pytest.raises(UserError, match=r"checkpoint_7: the optimizer state has a part 0"):
         read_whole(tmp_path / "other")
 

@@ -21,7 +21,7 @@ from openba_jax.evaluation.multiple_choice import (
 )
 from openba_jax.evaluation.scoring import answer_log_likelihoods, fitting_length, pad_rows
 from openba_jax.inference.generator import Generator
-from openba_jax.models.openba.config import named_config
+from openba_jax.models.registry import named_config
 from openba_jax.models.openba.network import OpenBA, init_params
 
 QUESTIONS = [

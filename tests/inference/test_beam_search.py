@@ -9,7 +9,7 @@ import pytest
 
 from openba_jax.inference.beam_search import beam_search, generate_beams
 from openba_jax.inference.decoding import generate
-from openba_jax.models.openba.config import named_config
+from openba_jax.models.registry import named_config
 from openba_jax.models.openba.network import init_params
 
 VOCAB, STEPS = 4, 2

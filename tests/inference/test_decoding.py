@@ -16,8 +16,8 @@ from openba_jax.inference.decoding import (
     init_cache,
     split_cache,
 )
-from openba_jax.models.openba.config import named_config
 from openba_jax.models.openba.network import OpenBA, init_params
+from openba_jax.models.registry import named_config
 
 
 def _inputs() -> jax.Array:

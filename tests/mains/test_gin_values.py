@@ -9,7 +9,8 @@ import pytest
 
 from openba_jax import gin_values
 from openba_jax.errors import UserError
-from openba_jax.models.openba.config import OpenBAConfig, named_config
+from openba_jax.models.openba.config import OpenBAConfig
+from openba_jax.models.registry import named_config
 
 
 class Rows(Protocol):

@@ -19,10 +19,10 @@ import openba_jax.pipeline
 import openba_jax.sweep
 import openba_jax.train
 from openba_jax import cli
-from openba_jax.checkpoints.formats import native
+from openba_jax.checkpoints import model_folder
 from openba_jax.checkpoints.registry import detect
 from openba_jax.errors import UserError
-from openba_jax.pruning.apply import prune_model
+from openba_jax.pruning.apply import prune_checkpoint
 from openba_jax.pruning.stages import Stage
 
 Call = Callable[..., None]
@@ -117,7 +117,7 @@ def test_places_that_are_no_model_folder(
     with unchanged(place), pytest.raises(UserError, match=message):
         call(openba_jax.train, *TRAIN, source, f"--gin.MODEL_DIR='{target}'")
     with unchanged(place), pytest.raises(UserError, match=message):
-        prune_model("model", target, Stage("cut", drop_decoder=(1,)))
+        prune_checkpoint("model", target, Stage("cut", drop_decoder=(1,)))
 
 
 def test_home_is_expanded_and_empty_folders_are_trained_in(place: Path, call: Call) -> None:
@@ -131,7 +131,7 @@ def test_home_is_expanded_and_empty_folders_are_trained_in(place: Path, call: Ca
         "--gin.TOKEN_STORES='~/spans'",
         "--gin.MODEL_DIR='~/to_empty'",
     )
-    assert native.steps(place / "empty") == [1]
+    assert model_folder.steps(place / "empty") == [1]
     assert (place / "to_empty").is_symlink()
     assert not (place / "~").exists()
 
@@ -141,14 +141,16 @@ def test_pruning_does_not_write_its_source(place: Path, unchanged: Callable, tar
     for source in ("model", "model/checkpoints/0", "link"):
         for keep in (False, True):
             with unchanged(place), pytest.raises(UserError, match="the checkpoint to prune, which"):
-                prune_model(source, target, Stage("cut", drop_decoder=(1,)), keep_optimizer=keep)
+                prune_checkpoint(
+                    source, target, Stage("cut", drop_decoder=(1,)), keep_optimizer=keep
+                )
 
 
 def test_pruning_goes_into_an_empty_folder(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (place / "empty").mkdir()
     monkeypatch.chdir(place / "empty")
-    prune_model("~/model", ".", Stage("cut", drop_decoder=(1,)))
-    assert detect(place / "empty") == "native"
+    prune_checkpoint("~/model", ".", Stage("cut", drop_decoder=(1,)))
+    assert detect(place / "empty").name == "native"
     assert Path(".").resolve() == place / "empty"
 
 

@@ -1,20 +1,22 @@
-"""The counts of reference `stages.json`, and FLOPs against XLA's own count."""
+"""The counts of the published stages, and FLOPs against XLA's own count."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import pytest
 
 from openba_jax import sizes
+from openba_jax.models.base import Model
+from openba_jax.models.config import padded_vocab_size
 from openba_jax.models.counting import (
-    forward_flops_per_example,
     parameter_bytes,
     parameter_count,
     train_flops_per_example,
 )
-from openba_jax.models.openba.config import named_config, padded_vocab_size
-from openba_jax.models.openba.network import OpenBA, init_params
+from openba_jax.models.registry import model_of, named_config
 
 TIED = {
     "openba_15b": 14_567_703_040,
@@ -27,9 +29,13 @@ TIED = {
 }
 
 
+def named(name: str, **changes: Any) -> Model:
+    return model_of(named_config(name, **changes))
+
+
 @pytest.mark.parametrize(("name", "count"), TIED.items())
 def test_tied_counts(name: str, count: int) -> None:
-    assert parameter_count(named_config(name)) == count
+    assert parameter_count(named(name)) == count
 
 
 @pytest.mark.parametrize(
@@ -45,32 +51,30 @@ def test_tied_counts(name: str, count: int) -> None:
     ],
 )
 def test_counts_of_other_heads(name: str, vocab_size: int, tied: bool, count: int) -> None:
-    config = named_config(name, vocab_size=vocab_size, tie_embeddings=tied)
-    assert parameter_count(config) == count
+    model = named(name, vocab_size=vocab_size, tie_embeddings=tied)
+    assert parameter_count(model) == count
 
 
 def test_unrolling_changes_no_count() -> None:
-    config = named_config("small")
-    assert parameter_count(config.replace(scan_layers=False)) == parameter_count(config)
+    model = named("small")
+    assert parameter_count(model.replace(scan_layers=False)) == parameter_count(model)
 
 
 def test_bytes() -> None:
-    assert parameter_bytes(named_config("tiny"), "bfloat16") == 2 * parameter_count(
-        named_config("tiny")
-    )
+    assert parameter_bytes(named("tiny"), "bfloat16") == 2 * parameter_count(named("tiny"))
 
 
 def test_training_flops_of_the_design() -> None:
-    flops = train_flops_per_example(named_config("stage4_3_8b"), 570, 380)
+    flops = train_flops_per_example(named("stage4_3_8b"), 570, 380)
     assert flops == pytest.approx(10.05e12, rel=2e-3)
 
 
 def test_forward_flops_agree_with_the_compiler() -> None:
-    config = named_config("small", scan_layers=False, vocab_size=2048)
-    params = jax.eval_shape(lambda: init_params(config, jax.random.key(0)))
+    model = named("small", scan_layers=False, vocab_size=2048)
+    params = model.abstract_params()
     encoder_length, decoder_length = 128, 64
     compiled = (
-        jax.jit(lambda p, e, d: OpenBA(config).apply({"params": p}, e, d, enable_dropout=False))
+        jax.jit(lambda p, e, d: model.module.apply({"params": p}, e, d, enable_dropout=False))
         .lower(
             params,
             jax.ShapeDtypeStruct((1, encoder_length), jnp.int32),
@@ -78,7 +82,7 @@ def test_forward_flops_agree_with_the_compiler() -> None:
         )
         .compile()
     )
-    counted = forward_flops_per_example(config, encoder_length, decoder_length)
+    counted = model.forward_flops(encoder_length, decoder_length)
     # The compiler counts whole causal scores, softmax, norms and rotations too.
     assert counted == pytest.approx(compiled.cost_analysis()["flops"], rel=0.06)
     assert counted < compiled.cost_analysis()["flops"]
@@ -89,7 +93,7 @@ def test_padded_vocab_size() -> None:
 
 
 def test_table_names_where_the_paper_differs() -> None:
-    table = {row[0]: row for row in sizes.rows(["stage3_10b", "openba_v2_3_4b"], 570, 380)}
-    assert table["stage3_10b"][6] == "10,053,726,720"
+    table = {row[0]: row for row in sizes.rows(["stage3_10b", "openba_v2_3_4b_100k"], 570, 380)}
+    assert table["stage3_10b"][7] == "10,053,726,720"
     assert table["stage3_10b"][-1].startswith("9.9B; ")
-    assert table["openba_v2_3_4b (100k)"][6] == "3,424,407,424"
+    assert table["openba_v2_3_4b_100k"][7] == "3,424,407,424"

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from openba_jax.models.openba.config import named_config
-from openba_jax.models.openba.network import logits_from_hidden
 from openba_jax.nn.losses import (
+    Head,
     chunk_length,
-    chunked_cross_entropy,
     cross_entropy,
     join_length,
     split_length,
+    sum_over_chunks,
+    token_cross_entropy,
 )
 
-CONFIG = named_config("tiny")
+
+def chunked_cross_entropy(hidden, kernel, bias, targets, weights, max_chunk_logits):
+    batch = {"decoder_target_tokens": targets, "decoder_loss_weights": weights}
+    return token_cross_entropy(hidden, Head(kernel, bias), batch, max_chunk_logits)
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 3, 7, 100])
@@ -30,11 +31,10 @@ def test_chunks_change_nothing(chunk: int) -> None:
     bias = jax.random.normal(keys[2], (16,))
     targets = jax.random.randint(keys[3], (2, 7), 0, 16)
     weights = jax.random.bernoulli(keys[4], 0.7, (2, 7)).astype(jnp.float32)
-    logits_fn = functools.partial(logits_from_hidden, CONFIG)
 
     def chunked(hidden: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
         total, sums = chunked_cross_entropy(
-            logits_fn, hidden, kernel, bias, targets, weights, max_chunk_logits=chunk * 2 * 16
+            hidden, kernel, bias, targets, weights, max_chunk_logits=chunk * 2 * 16
         )
         return total, sums
 
@@ -57,11 +57,10 @@ def test_gradients_are_those_of_what_is_done_with_the_loss() -> None:
     keys = jax.random.split(jax.random.key(0), 2)
     hidden, kernel = jax.random.normal(keys[0], (2, 6, 8)), jax.random.normal(keys[1], (8, 16))
     targets, weights = jnp.ones((2, 6), jnp.int32), jnp.ones((2, 6))
-    logits_fn = functools.partial(logits_from_hidden, CONFIG)
 
     def mean(hidden: jax.Array, kernel: jax.Array, chunk: int) -> jax.Array:
         total, sums = chunked_cross_entropy(
-            logits_fn, hidden, kernel, None, targets, weights, max_chunk_logits=chunk * 2 * 16
+            hidden, kernel, None, targets, weights, max_chunk_logits=chunk * 2 * 16
         )
         return total**2 / sums["weight_sum"]
 
@@ -76,15 +75,50 @@ def test_gradients_are_those_of_what_is_done_with_the_loss() -> None:
             np.testing.assert_allclose(ours / scale, theirs / scale, atol=tolerance)
 
 
+def test_a_second_head_goes_along_chunk_by_chunk() -> None:
+    # As distillation wants it: the loss compares two models, and neither's logits are whole.
+    keys = jax.random.split(jax.random.key(0), 4)
+    hidden, other = (jax.random.normal(key, (2, 6, 8)) for key in keys[:2])
+    kernel, teacher = (jax.random.normal(key, (8, 16)) for key in keys[2:])
+
+    def divergence(logits, rows, constants):
+        (states,) = rows
+        wanted = jax.nn.softmax(Head(constants, None).logits(states))
+        return -jnp.sum(wanted * jax.nn.log_softmax(logits))[None]
+
+    def total(hidden: jax.Array, kernel: jax.Array, chunk: int) -> jax.Array:
+        return sum_over_chunks(
+            divergence, hidden, Head(kernel, None), (other,), teacher, chunk * 2 * 16
+        )[0]
+
+    (value, gradients), (expected, expected_gradients) = (
+        jax.value_and_grad(total, (0, 1))(hidden, kernel, chunk) for chunk in (2, 6)
+    )
+    np.testing.assert_allclose(value, expected, rtol=1e-6)
+    for ours, theirs in zip(gradients, expected_gradients, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+
+def test_scaled_hidden_states_learn_in_chunks() -> None:
+    keys = jax.random.split(jax.random.key(0), 2)
+    hidden, kernel = jax.random.normal(keys[0], (2, 6, 8)), jax.random.normal(keys[1], (8, 16))
+    batch = {
+        "decoder_target_tokens": jnp.ones((2, 6), jnp.int32),
+        "decoder_loss_weights": jnp.ones((2, 6)),
+    }
+
+    def total(hidden: jax.Array, chunk: int) -> jax.Array:
+        return token_cross_entropy(hidden, Head(kernel, None, 0.5), batch, chunk * 2 * 16)[0]
+
+    np.testing.assert_allclose(jax.grad(total)(hidden, 2), jax.grad(total)(hidden, 6), atol=1e-5)
+
+
 def test_gradients_need_no_logits_twice() -> None:
     def flops(chunk: int) -> float:
         def total(hidden: jax.Array, kernel: jax.Array) -> jax.Array:
             zeros = jnp.zeros((4, 32), jnp.int32)
             arguments = (hidden, kernel, None, zeros, jnp.ones((4, 32)))
-            logits_fn = functools.partial(logits_from_hidden, CONFIG)
-            return chunked_cross_entropy(logits_fn, *arguments, max_chunk_logits=chunk * 4 * 2048)[
-                0
-            ]
+            return chunked_cross_entropy(*arguments, max_chunk_logits=chunk * 4 * 2048)[0]
 
         shapes = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((4, 32, 256), (256, 2048))]
         analysis = jax.jit(jax.grad(total, (0, 1))).lower(*shapes).compile().cost_analysis()
@@ -116,7 +150,6 @@ def test_no_logits_of_the_whole_batch_are_held() -> None:
     def total(hidden: jax.Array, kernel: jax.Array) -> jax.Array:
         zeros = jnp.zeros((batch, length), jnp.int32)
         return chunked_cross_entropy(
-            functools.partial(logits_from_hidden, CONFIG),
             hidden,
             kernel,
             None,

@@ -12,13 +12,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from openba_jax.checkpoints.formats.huggingface import open_huggingface
-from openba_jax.checkpoints.mapping import HUGGING_FACE, Parameters, expand, flatten
-from openba_jax.checkpoints.streaming import load_params
+from openba_jax.checkpoints.checkpoint import load_tree
+from openba_jax.checkpoints.formats.huggingface import HuggingFace
+from openba_jax.checkpoints.mapping import expand
 from openba_jax.inference.beam_search import generate_beams
-from openba_jax.inference.decoding import decode_step, generate, init_cache
-from openba_jax.models.openba import network
+from openba_jax.inference.decoding import generate
+from openba_jax.models.axes import flatten
+from openba_jax.models.base import DecodingState
+from openba_jax.models.openba.huggingface import OpenBAHuggingFace
 from openba_jax.models.openba.network import DecoderLayer, EncoderLayer, OpenBA
+from openba_jax.nn.losses import token_cross_entropy
 
 TOLERANCE = 2e-5
 
@@ -33,10 +36,11 @@ class Golden:
 
     def __init__(self, folder, scan_layers):
         self.folder = folder
-        source = open_huggingface(folder)
-        source.config = source.config.replace(scan_layers=scan_layers)
-        self.config = source.config
-        self.params = load_params(source)
+        source = HuggingFace().open(folder)
+        source.model = source.model.replace(scan_layers=scan_layers)
+        self.model = source.model
+        self.config = source.model.config
+        self.params = load_tree(source)
         self.io = read_arrays(folder / "io.npz")
         self.encoder_real = self.io["attention_mask"] == 1
         self.decoder_real = self.io["decoder_attention_mask"] == 1
@@ -130,28 +134,29 @@ def batch_of(golden):
     }
 
 
-def mean_loss(config, params, batch):
-    total, metrics = network.loss(config, params, batch)
+def mean_loss(model, params, batch):
+    hidden, head = model.hidden(params, batch), model.head(params)
+    total, metrics = token_cross_entropy(hidden, head, batch)
     return total / metrics["weight_sum"]
 
 
 def test_loss_and_gradients(golden):
     value, gradients = jax.jit(
-        jax.value_and_grad(lambda params: mean_loss(golden.config, params, batch_of(golden)))
+        jax.value_and_grad(lambda params: mean_loss(golden.model, params, batch_of(golden)))
     )(golden.params)
     assert_close(value, golden.io["loss"])
     # Unrolled trees are stacked first: the table speaks of layers by number.
-    parameters, flat = Parameters(golden.config), flatten(gradients)
+    flat = flatten(gradients)
 
     def of_leaf(leaf):
         if golden.config.scan_layers:
             array = flat[leaf.path]
             return np.asarray(array if leaf.layer is None else array[leaf.layer])
-        return np.asarray(flat[leaf.path.replace("/layers/", f"/layers_{leaf.layer}/")])
+        return np.asarray(flat[leaf.unrolled])
 
     norms = json.loads((golden.folder / "info.json").read_text())["gradient_norms"]
     stored = read_arrays(golden.folder / "grads.npz")
-    entries = expand(HUGGING_FACE, parameters)
+    entries = expand(OpenBAHuggingFace.rows, golden.model.axes)
     assert {entry.theirs for entry in entries} == set(norms)
     for entry in entries:
         theirs = entry.layout.pack([of_leaf(leaf) for leaf in entry.leaves], entry.axes)
@@ -173,7 +178,7 @@ def test_labels_only(scanned):
     np.testing.assert_array_equal(shifted, io["labels_only_decoder_input_ids"])
     batch = {**batch_of(scanned), "decoder_input_tokens": shifted}
     del batch["decoder_segment_ids"]
-    value = jax.jit(lambda params: mean_loss(scanned.config, params, batch))(scanned.params)
+    value = jax.jit(lambda params: mean_loss(scanned.model, params, batch))(scanned.params)
     assert_close(value, io["labels_only_loss"])
 
 
@@ -182,10 +187,11 @@ def test_cached_decoding(golden):
     # Decoding masks by ids: padding is where the id is 0.
     np.testing.assert_array_equal(io["input_ids"] != 0, golden.encoder_real)
     tokens, inputs = io["labels_only_decoder_input_ids"], io["input_ids"]
-    config, params = golden.config, golden.params
-    encoded = golden.apply(inputs, method=OpenBA.encode)
-    cache = jax.jit(lambda: init_cache(config, params, inputs, encoded, tokens.shape[1]))()
-    step = jax.jit(lambda cache, last: decode_step(config, params, cache, inputs, last))
+    model, params = golden.model, golden.params
+    cache, fixed = jax.jit(lambda: model.start_decoding(params, inputs, tokens.shape[1]))()
+    step = jax.jit(
+        lambda cache, last: model.decode_step(params, DecodingState(cache, fixed), inputs, last)
+    )
     logits = []
     for position in range(tokens.shape[1]):
         out, cache = step(cache, tokens[:, position : position + 1])
@@ -222,14 +228,14 @@ def generation_case(golden, key):
 
 def test_greedy(golden):
     inputs, expected, new = generation_case(golden, "greedy")
-    found = generate(golden.config, golden.params, inputs, jax.random.key(0), max_new_tokens=new)
+    found = generate(golden.model, golden.params, inputs, jax.random.key(0), max_new_tokens=new)
     np.testing.assert_array_equal(found, expected[:, 1:])
 
 
 def test_beams(golden):
     inputs, expected, new = generation_case(golden, "beam_sequences")
     search = functools.partial(
-        generate_beams, golden.config, golden.params, inputs, beams=4, max_new_tokens=new
+        generate_beams, golden.model, golden.params, inputs, beams=4, max_new_tokens=new
     )
     found = search()
     np.testing.assert_array_equal(found.sequences.reshape(expected.shape), expected)
@@ -240,7 +246,7 @@ def test_beams(golden):
 def test_beams_that_stop_early(scanned):
     inputs, expected, new = generation_case(scanned, "beam_lp0_early")
     found = generate_beams(
-        scanned.config,
+        scanned.model,
         scanned.params,
         inputs,
         beams=4,

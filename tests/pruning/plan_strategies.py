@@ -8,9 +8,10 @@ import jax
 import numpy as np
 from hypothesis import strategies as st
 
+from openba_jax.models.base import Model
 from openba_jax.models.openba.config import OpenBAConfig
-from openba_jax.models.openba.network import abstract_params
-from openba_jax.pruning.plan import Plan, pruned_config
+from openba_jax.models.registry import model_of
+from openba_jax.pruning.plan import Plan, pruned_model
 
 CONFIG = OpenBAConfig(
     vocab_size=12,
@@ -23,12 +24,15 @@ CONFIG = OpenBAConfig(
 )
 
 
-def random_params(config: OpenBAConfig, seed: int = 0) -> dict[str, Any]:
+MODEL = model_of(CONFIG)
+
+
+def random_params(model: Model, seed: int = 0) -> dict[str, Any]:
     """Parameters that are all different from zero, biases and scales too, as numpy arrays."""
     rng = np.random.default_rng(seed)
     return jax.tree.map(
         lambda shape: rng.normal(size=shape.shape, scale=0.3).astype(shape.dtype),
-        abstract_params(config),
+        model.abstract_params(),
     )
 
 
@@ -68,9 +72,18 @@ def keeps(draw, config: OpenBAConfig) -> dict:
 
 @st.composite
 def chains(draw, length: int) -> list[Plan]:
-    """Plans that follow each other: the next one's root is the model that the last one makes."""
-    config, plans = CONFIG, []
+    """Plans that follow each other: one's ancestor is the model that the last one makes."""
+    model, plans = MODEL, []
     for number in range(length):
-        plans.append(Plan(config.to_dict(), "ancestor", draw(keeps(config)), ({"n": number},)))
-        config = pruned_config(plans[-1])
+        plans.append(
+            Plan(model.config.to_dict(), "ancestor", draw(keeps(model.config)), ({"n": number},))
+        )
+        model = pruned_model(plans[-1])
     return plans
+
+
+def compose(first: Plan, second: Plan) -> Plan:
+    """The plan that does `first`, then `second`, whose ancestor is the model that `first` makes."""
+    assert pruned_model(first).axes.sizes == second.axes.sizes
+    keep = {**first.keep, **first.to_ancestor(second.keep)}
+    return Plan(first.ancestor, first.source, keep, (*first.steps, *second.steps))

@@ -12,9 +12,9 @@ import pytest
 from flax import traverse_util
 
 from openba_jax.models.openba.config import OpenBAConfig
-from openba_jax.models.openba.network import OpenBA, logical_axes
-from openba_jax.pruning.plan import Plan, pruned_config, relative
-from openba_jax.pruning.selection import Widths, select_width
+from openba_jax.models.openba.model import OpenBAModel
+from openba_jax.pruning.plan import Plan, pruned_model, relative
+from openba_jax.pruning.stages import Stage, apply_stage
 from openba_jax.pruning.transform import take
 
 CONFIG = OpenBAConfig(
@@ -26,6 +26,7 @@ CONFIG = OpenBAConfig(
     encoder_layers=3,
     decoder_layers=4,
 )
+MODEL = OpenBAModel(CONFIG)
 NORMS = {
     "input_layernorm": "pre_self_attention_layer_norm",
     "encoder/post_attention_layernorm": "pre_mlp_layer_norm",
@@ -100,19 +101,22 @@ def plan(golden: Path) -> Plan:
     heads = [np.flatnonzero(row).tolist() for row in masks["head_masks"]]
     mlp = [np.flatnonzero(row).tolist() for row in masks["intermediate_masks"]]
     depth = facts["enc"]
-    width = Plan.identity(CONFIG, "golden").keep_width(
-        embed=masks["hidden_index"],
-        heads={"encoder": heads[:depth], "decoder": heads[depth:]},
-        mlp={"encoder": mlp[:depth], "decoder": mlp[depth:]},
+    width = Plan.identity(MODEL, "golden").narrow(
+        {
+            "embed": masks["hidden_index"],
+            "encoder/heads": heads[:depth],
+            "decoder/heads": heads[depth:],
+            "encoder/mlp": mlp[:depth],
+            "decoder/mlp": mlp[depth:],
+        }
     )
-    encoder, decoder = ([int(i) for i in facts[key].split(",")] for key in ("drop_enc", "drop_dec"))
-    return width.drop_layers(encoder, decoder)
+    return width.drop_layers(dict(zip(("encoder", "decoder"), dropped(facts), strict=True)))
 
 
 def test_parameters_are_exactly_those_of_the_original(golden: Path, plan: Plan) -> None:
     before = from_megatron(dict(np.load(golden / "tp1_before.npz")), CONFIG)
-    after = from_megatron(dict(np.load(golden / "tp1_after.npz")), pruned_config(plan))
-    small = take(before, logical_axes(CONFIG), relative(plan, Plan.identity(CONFIG, "golden")))
+    after = from_megatron(dict(np.load(golden / "tp1_after.npz")), pruned_model(plan).config)
+    small = take(before, MODEL.logical_axes(), relative(plan, Plan.identity(MODEL, "golden")))
     small, after = (traverse_util.flatten_dict(tree, sep="/") for tree in (small, after))
     assert small.keys() == after.keys()
     for path in after:
@@ -121,20 +125,26 @@ def test_parameters_are_exactly_those_of_the_original(golden: Path, plan: Plan) 
 
 def test_the_seed_draws_the_masks_of_the_original(golden: Path, plan: Plan) -> None:
     facts = json.loads((golden / "info.json").read_text())["config"]
-    widths = Widths(facts["hidden_remain"], facts["heads_remain"], facts["ffn_remain"])
-    root = Plan.identity(CONFIG, "golden")
-    drawn = root.narrow(select_width("random", root, widths, seed=facts["seed"]).keep)
-    encoder, decoder = ([int(i) for i in facts[key].split(",")] for key in ("drop_enc", "drop_dec"))
-    assert drawn.drop_layers(encoder, decoder).keep == plan.keep
+    encoder, decoder = dropped(facts)
+    stage = Stage(
+        "golden",
+        drop_encoder=encoder,
+        drop_decoder=decoder,
+        embed=facts["hidden_remain"],
+        heads=facts["heads_remain"],
+        mlp=facts["ffn_remain"],
+        seed=facts["seed"],
+    )
+    assert apply_stage(stage, Plan.identity(MODEL, "golden")).keep == plan.keep
 
 
 def test_the_small_model_computes_what_the_original_does(golden: Path, plan: Plan) -> None:
     batch = np.load(golden / "io.npz")
-    config = pruned_config(plan)
+    pruned = pruned_model(plan)
     before = from_megatron(dict(np.load(golden / "tp1_before.npz")), CONFIG)
-    small = take(before, logical_axes(CONFIG), relative(plan, Plan.identity(CONFIG, "golden")))
-    for name, model, params in (("before", CONFIG, before), ("after", config, small)):
-        apply = jax.jit(functools.partial(OpenBA(model).apply, enable_dropout=False))
+    small = take(before, MODEL.logical_axes(), relative(plan, Plan.identity(MODEL, "golden")))
+    for name, model, params in (("before", MODEL, before), ("after", pruned, small)):
+        apply = jax.jit(functools.partial(model.module.apply, enable_dropout=False))
         encoder_tokens = batch["input_ids"] * batch["attention_mask"]
         logits = apply({"params": params}, encoder_tokens, batch["decoder_input_ids"])
         real = batch["decoder_attention_mask"] == 1

@@ -4,15 +4,15 @@ import json
 from pathlib import Path
 
 import pytest
-from plan_strategies import CONFIG
+from plan_strategies import MODEL
 
 from openba_jax.errors import UserError
-from openba_jax.models.openba.config import named_config
-from openba_jax.pruning.plan import Plan, pruned_config
+from openba_jax.models.registry import model_of, named_config
+from openba_jax.pruning.plan import Plan, pruned_model
 from openba_jax.pruning.stages import OPENBA_V2_STAGES, Stage, apply_stage, merge_stages
 
 DATA = Path(__file__).parent / "data"
-ROOT = Plan.identity(named_config("openba_15b"), "openba")
+ROOT = Plan.identity(model_of(named_config("openba_15b")), "openba")
 # 120,000 pieces, the special tokens, and padding.
 ROWS = (*range(120_000), *range(250_100, 250_203), *[250_100] * 89)
 
@@ -31,7 +31,7 @@ def test_the_published_schedule_gives_the_published_sizes() -> None:
     assert len(plans) == len(rows)
     names = ["openba_15b", *(stage.name for stage in OPENBA_V2_STAGES)]
     for plan, row, name in zip(plans, rows, names, strict=True):
-        config = pruned_config(plan)
+        config = pruned_model(plan).config
         assert config.encoder_layers == row["encoder_layers"]
         assert config.decoder_layers == row["decoder_layers"]
         assert config.embed_dim == row["hidden_size"]
@@ -61,7 +61,7 @@ def test_all_at_once_reaches_the_same_shape() -> None:
     assert merged.recover_tokens == 800_000_000_000
     assert merged.recover_objective == "o_ul2"
     plan, last = apply_stage(merged, ROOT, vocabulary_rows=ROWS), staged()[-1]
-    assert pruned_config(plan) == pruned_config(last)
+    assert pruned_model(plan) == pruned_model(last)
     for key in ("encoder/layers", "decoder/layers", "vocab"):
         assert plan.indices(key) == last.indices(key)
 
@@ -90,18 +90,37 @@ def test_merging_keeps_the_last_word() -> None:
 
 
 def test_width_is_drawn_before_layers_go() -> None:
-    root = Plan.identity(CONFIG, "root")
+    root = Plan.identity(MODEL, "root")
     both = apply_stage(Stage("s", drop_encoder=(0,), mlp=3, seed=9), root)
     width = apply_stage(Stage("s", mlp=3, seed=9), root)
-    assert both.keep == width.drop_layers(encoder=[0]).keep
+    assert both.keep == width.drop_layers({"encoder": [0]}).keep
     assert [step["method"] for step in both.steps] == ["random", "drop_layers"]
 
 
 def test_refuses_what_cannot_be_done() -> None:
-    root = Plan.identity(CONFIG, "root")
+    root = Plan.identity(MODEL, "root")
     with pytest.raises(UserError, match="stage v cuts the vocabulary to 200"):
         apply_stage(Stage("v", vocabulary=200), root)
-    with pytest.raises(UserError, match="mlp from 6 to 7"):
+    with pytest.raises(UserError, match="encoder/mlp from 6 to 7"):
         apply_stage(Stage("w", mlp=7), root)
     with pytest.raises(UserError, match="encoder layer 1 is to be dropped twice"):
         apply_stage(merge_stages([Stage("a", drop_encoder=[1])] * 2), root)
+    with pytest.raises(UserError, match="'taylor'; known are random, magnitude"):
+        apply_stage(Stage("m", mlp=3, method="taylor"), root)
+    with pytest.raises(UserError, match="magnitude needs the parameters"):
+        apply_stage(Stage("m", mlp=3, method="magnitude"), root)
+    with pytest.raises(UserError, match=r"no axis 'mpl' .* did you mean mlp"):
+        apply_stage(Stage("m", sizes={"mpl": 3}), root)
+    with pytest.raises(UserError, match="no axis 'vocab'"):
+        apply_stage(Stage("m", sizes={"vocab": 3}), root)
+    with pytest.raises(UserError, match=r"keeps 3 in encoder/mlp and 6 in decoder/mlp"):
+        apply_stage(Stage("m", sizes={"encoder/mlp": 3}), root)
+
+
+def test_any_axis_can_be_named() -> None:
+    root = Plan.identity(MODEL, "root")
+    named = apply_stage(Stage("s", sizes={"mlp": 3, "heads": 2}, seed=9), root)
+    assert named.keep == apply_stage(Stage("s", mlp=3, heads=2, seed=9), root).keep
+    drawn = apply_stage(Stage("s", sizes={"decoder/layers": 2}), root)
+    assert len(drawn.indices("decoder/layers")) == 2
+    assert drawn.indices("encoder/layers") == (0, 1, 2)

@@ -7,18 +7,16 @@ import sys
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from hypothesis import given, settings
-from plan_strategies import CONFIG, chains, random_params
+from plan_strategies import MODEL, chains, random_params
 
 from openba_jax.errors import UserError
-from openba_jax.models.openba.network import abstract_params, logical_axes
-from openba_jax.pruning.plan import Plan, pruned_config, relative
-from openba_jax.pruning.transform import mask, prune_opt_state, take
+from openba_jax.pruning.plan import Plan, pruned_model, relative
+from openba_jax.pruning.transform import mask, take
 
-AXES = logical_axes(CONFIG)
-PARAMS = random_params(CONFIG)
+AXES = MODEL.logical_axes()
+PARAMS = random_params(MODEL)
 KEEP = {
     "encoder/layers": (0, 2),
     "decoder/layers": (1, 2, 3),
@@ -66,13 +64,13 @@ def test_any_plan_gives_the_shapes_of_its_config(plans: list[Plan]) -> None:
     small = take(PARAMS, AXES, first.keep)
     smaller = take(small, AXES, second.keep)
     for params, plan in ((small, first), (smaller, second)):
-        shapes = jax.tree.map(lambda s: s.shape, abstract_params(pruned_config(plan)))
+        shapes = jax.tree.map(lambda s: s.shape, pruned_model(plan).abstract_params())
         assert jax.tree.map(np.shape, params) == shapes
 
 
 def test_steps_give_what_their_sum_gives() -> None:
-    root = Plan.identity(CONFIG, "ancestor")
-    parent = root.drop_layers(encoder=[1], decoder=[0]).narrow({"embed": KEEP["embed"]})
+    root = Plan.identity(MODEL, "ancestor")
+    parent = root.drop_layers({"encoder": [1], "decoder": [0]}).narrow({"embed": KEEP["embed"]})
     child = parent.narrow(KEEP)
     stepwise = take(take(PARAMS, AXES, relative(parent, root)), AXES, relative(child, parent))
     equal(stepwise, take(PARAMS, AXES, relative(child, root)))
@@ -94,12 +92,12 @@ def test_dtype_stays() -> None:
 
 
 def test_unrolled_layers_are_cut_like_scanned_ones() -> None:
-    unrolled_config = CONFIG.replace(scan_layers=False)
+    axes = MODEL.replace(scan_layers=False).logical_axes()
     unrolled = unroll(PARAMS)
-    small = take(unrolled, logical_axes(unrolled_config), KEEP)
+    small = take(unrolled, axes, KEEP)
     assert set(small["encoder"]) == {"layers_0", "layers_1", "final_layer_norm"}
     equal(small, unroll(take(PARAMS, AXES, KEEP)))
-    masked = mask(unrolled, logical_axes(unrolled_config), KEEP)
+    masked = mask(unrolled, axes, KEEP)
     equal(masked, unroll(mask(PARAMS, AXES, KEEP)))
 
 
@@ -124,34 +122,6 @@ def test_masks_exactly_what_take_drops() -> None:
     assert np.count_nonzero(dropped) == 3 * 4 * 3
     assert masked["decoder"]["layers"]["mlp"]["wi_0"]["kernel"].dtype == np.float32
     equal(mask(jax.tree.map(jnp.asarray, PARAMS), AXES, KEEP), masked)
-
-
-def test_optimizer_moments_follow() -> None:
-    optimizer = optax.chain(
-        optax.clip_by_global_norm(1.0),
-        optax.adamw(optax.cosine_decay_schedule(1e-3, 10), mu_dtype=jnp.bfloat16),
-    )
-    params, axes = ({"decoder": {"layers": tree["decoder"]["layers"]}} for tree in (PARAMS, AXES))
-    keep = {key: KEEP[key] for key in ("decoder/layers", "decoder/mlp", "decoder/heads")}
-    update = jax.jit(optimizer.update)
-    _, state = update(params, jax.jit(optimizer.init)(params), params)
-    small_params = take(params, axes, keep)
-    small = jax.jit(lambda state: prune_opt_state(state, axes, keep))(state)
-    fresh = jax.eval_shape(optimizer.init, small_params)
-    assert jax.tree.structure(small) == jax.tree.structure(fresh)
-    equal(jax.tree.map(jnp.shape, small), jax.tree.map(jnp.shape, fresh))
-    adam = jax.tree.map(np.asarray, state[1][0])
-    equal(small[1][0].mu, take(adam.mu, axes, keep))
-    equal(small[1][0].nu, take(adam.nu, axes, keep))
-    assert small[1][0].count == 1
-
-
-def test_states_of_other_shapes_are_refused() -> None:
-    with pytest.raises(UserError, match="belongs to no parameter"):
-        prune_opt_state({"momentum": np.zeros((3, 4))}, AXES, KEEP)
-    factored = optax.scale_by_factored_rms(min_dim_size_to_factor=2).init(PARAMS)
-    with pytest.raises(UserError, match="optimizer state: "):
-        prune_opt_state(factored, AXES, KEEP)
 
 
 def test_decoder_only_networks_need_nothing_of_their_own() -> None:
@@ -218,18 +188,26 @@ def test_refuses_parameters_without_names() -> None:
 SHARDED = """
 import jax, numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
-from openba_jax.models.openba.config import named_config
-from openba_jax.models.openba.network import abstract_params, logical_axes
+from openba_jax.models.axes import flatten
+from openba_jax.models.registry import model_of, named_config
 from openba_jax.pruning.plan import Plan, relative
-from openba_jax.pruning.selection import Widths, select_width
+from openba_jax.pruning.scores import score
+from openba_jax.pruning.stages import Stage, apply_stage
 from openba_jax.pruning.transform import take
 
-config = named_config("tiny").replace(embed_dim=16, mlp_dim=32, num_heads=4)
-axes = logical_axes(config)
+model = model_of(named_config("tiny", embed_dim=16, mlp_dim=32, num_heads=4))
+axes = model.logical_axes()
 rng = np.random.default_rng(0)
 params = jax.tree.map(
-    lambda shape: rng.normal(size=shape.shape).astype(shape.dtype), abstract_params(config)
+    lambda shape: rng.normal(size=shape.shape).astype(shape.dtype), model.abstract_params()
 )
+
+def scorer(method, params):
+    flat = flatten(params)
+    def read(leaf):
+        return flat[leaf.path] if leaf.layer is None else flat[leaf.path][leaf.layer]
+    return lambda keys: score(method, model, read, keys)
+
 mesh = jax.make_mesh((2, 4), ("fsdp", "model"), axis_types=(AxisType.Auto,) * 2)
 rules = {"embed": "fsdp", "mlp": "model", "heads": "model", "vocab": "model"}
 
@@ -242,15 +220,14 @@ def spread(tree):
         axes,
     )
 
-root = Plan.identity(config, "root")
+root = Plan.identity(model, "root")
 assert jax.device_count() == 8
 for method in ("random", "magnitude"):
-    widths = Widths(embed=8, heads=4, mlp=16)
-    arguments = {"seed": 1, "axes": axes}
-    selection = select_width(method, root, widths, params=params, **arguments)
+    stage = Stage("s", drop_decoder=(1,), embed=8, heads=4, mlp=16, seed=1, method=method)
     sharded = spread(params)
-    assert select_width(method, root, widths, params=sharded, **arguments) == selection
-    plan = root.narrow(selection.keep).drop_layers(decoder=[1])
+    plans = [apply_stage(stage, root, scorer=scorer(method, tree)) for tree in (params, sharded)]
+    assert plans[0] == plans[1]
+    plan = plans[0]
     keep = relative(plan, root)
     expected = take(jax.tree.map(np.asarray, params), axes, keep)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, spread(take(params, axes, keep)))

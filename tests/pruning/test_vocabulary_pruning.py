@@ -11,7 +11,8 @@ from sentencepiece import SentencePieceProcessor, sentencepiece_model_pb2
 
 from openba_jax.errors import UserError
 from openba_jax.models.openba.config import OpenBAConfig
-from openba_jax.pruning.plan import Plan, pruned_config
+from openba_jax.models.openba.model import OpenBAModel
+from openba_jax.pruning.plan import Plan, pruned_model
 from openba_jax.pruning.transform import take
 from openba_jax.pruning.vocabulary import (
     coverage,
@@ -22,6 +23,20 @@ from openba_jax.pruning.vocabulary import (
 )
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, BYTE = 1, 2, 3, 4, 6
+
+
+def small_model(vocab_size: int, embed_dim: int) -> OpenBAModel:
+    return OpenBAModel(
+        OpenBAConfig(
+            vocab_size=vocab_size,
+            embed_dim=embed_dim,
+            num_heads=1,
+            head_dim=embed_dim,
+            mlp_dim=1,
+            encoder_layers=1,
+            decoder_layers=1,
+        )
+    )
 
 
 @pytest.fixture(scope="module")
@@ -53,9 +68,8 @@ def test_golden(shared_dir: Path, tmp_path: Path) -> None:
     assert list(pruned.rows) == facts["full_id_map"]
 
     before = np.load(golden / "embedding_before.npz")
-    config = OpenBAConfig(896, 16, 1, 1, 1, 1, head_dim=16)
-    plan = Plan.identity(config, "golden").keep_vocab(pruned.rows)
-    assert pruned_config(plan).vocab_size == facts["padded_size"]
+    plan = Plan.identity(small_model(896, 16), "golden").narrow({"vocab": pruned.rows})
+    assert pruned_model(plan).config.vocab_size == facts["padded_size"]
     axes = {
         "shared_embedding.weight": ("vocab", "embed"),
         "lm_head.weight": ("vocab", "embed"),
@@ -93,9 +107,9 @@ def test_pruning_again_follows_the_plan(model: Path, tmp_path: Path) -> None:
     first.save(tmp_path / "first.model")
     kept = counts[list(first.rows[: first.pieces])]
     second = prune_vocabulary(tmp_path / "first.model", kept, 103)
-    root = Plan.identity(OpenBAConfig(512, 2, 1, 2, 1, 1, head_dim=2), "root")
-    parent = root.keep_vocab(first.rows)
-    child = parent.narrow(parent.to_root({"vocab": second.rows}))
+    root = Plan.identity(small_model(512, 2), "root")
+    parent = root.narrow({"vocab": first.rows})
+    child = parent.narrow(parent.to_ancestor({"vocab": second.rows}))
     assert child.indices("vocab") == prune_vocabulary(model, counts, 103).rows
 
 

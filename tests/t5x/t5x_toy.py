@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from openba_jax.checkpoints.formats import native
+from openba_jax.checkpoints import model_folder, training_state
 from openba_jax.checkpoints.training_state import read_whole, write_whole
 from openba_jax.models.openba import network
 from openba_jax.models.openba.config import OpenBAConfig
@@ -87,7 +87,7 @@ def first_models(folder: Path) -> tuple[Path, Path]:
     """The same random model as a model folder and as a T5X folder."""
     ours, theirs = folder / "first", folder / "first_t5x"
     params = network.init_params(config(), jax.random.key(0))
-    native.create(ours, config(), params)
+    training_state.create(ours, config(), params)
     write_whole(read_whole(ours), theirs, "t5x")
     return ours, theirs
 
@@ -110,7 +110,7 @@ def train_natively(folder: Path, steps: int, initial: Path | None = None) -> lis
 
 def write_config(folder: Path) -> None:
     if jax.process_index() == 0:
-        native.write_metadata(folder, config())
+        model_folder.write_metadata(folder, config())
 
 
 def train_in_t5x(

@@ -14,7 +14,7 @@ import seqio
 import t5x_toy
 from t5x import optimizers, utils
 
-from openba_jax.checkpoints.formats import native
+from openba_jax.checkpoints import training_state
 from openba_jax.checkpoints.training_state import read_whole, write_whole
 from openba_jax.errors import UserError
 from openba_jax.models.openba import network
@@ -149,7 +149,7 @@ def test_axes_that_the_mesh_does_not_divide_stay_whole():
 def test_folders_keep_what_lies_beside(tmp_path):
     config = t5x_toy.config(dropout_rate=0.25)
     params = network.init_params(config, jax.random.key(0))
-    native.create(tmp_path / "ours", config, params, plan={"a": 1})
+    training_state.create(tmp_path / "ours", config, params, plan={"a": 1})
     write_whole(read_whole(tmp_path / "ours"), tmp_path / "theirs", "t5x")
     found = read_whole(tmp_path / "theirs")
     assert found.config == config

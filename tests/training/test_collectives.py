@@ -21,7 +21,7 @@ import functools, json, sys
 import jax, jax.numpy as jnp
 from openba_jax.nn import losses
 from openba_jax.models.openba import network
-from openba_jax.models.openba.config import named_config
+from openba_jax.models.registry import named_config
 from openba_jax.training import optimizer, train_step
 from openba_jax.parallel import sharding
 

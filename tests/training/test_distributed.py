@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from toy_run import toy_train
 
-from openba_jax.checkpoints.formats import native
+from openba_jax.checkpoints import training_state
 from openba_jax.training import metrics
 
 MESHES = [[8, 1, 1], [2, 2, 2], [1, 2, 4]]
@@ -40,8 +40,8 @@ def test_meshes_of_eight_devices_give_the_losses_of_one(
         # What was saved sharded is read back whole.
         jax.tree.map(
             lambda a, b: np.testing.assert_allclose(a, b, atol=2e-3),
-            native.restore_params(folder),
-            native.restore_params(expected),
+            training_state.restore_params(folder),
+            training_state.restore_params(expected),
         )
     table = (tmp_path / "1x2x4" / "sharding.txt").read_text()
     (kernel,) = (line for line in table.splitlines() if line.startswith("decoder/layers/mlp/wo"))

@@ -10,7 +10,7 @@ from toy_run import ToyBatches, toy_config
 
 from openba_jax.errors import UserError
 from openba_jax.models.openba import network
-from openba_jax.models.openba.config import named_config
+from openba_jax.models.registry import named_config
 from openba_jax.parallel import sharding
 
 MESH = AbstractMesh((2, 2, 2), sharding.MESH_AXES)

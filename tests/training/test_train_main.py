@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import gin
-from openba_jax.checkpoints.formats import native
+from openba_jax.checkpoints import model_folder, training_state
 from openba_jax.data.chunks import Source
 from openba_jax.data.preparation import prepare
 from openba_jax.data.rules import Spans
@@ -101,7 +101,7 @@ def test_run_files_know_every_name_that_they_bind(name: str) -> None:
 
 
 def test_config_of_a_folder_takes_changes(tmp_path: Path) -> None:
-    native.write_metadata(tmp_path, named_config("tiny"))
+    model_folder.write_metadata(tmp_path, named_config("tiny"))
     changed = gin_bindings.config_of(str(tmp_path / "checkpoints" / "5"), dropout_rate=0.1)
     assert changed == named_config("tiny", dropout_rate=0.1)
 
@@ -151,7 +151,7 @@ def test_trains_and_tunes_from_text(text: Path, tmp_path: Path, run_main: Any) -
     )
     assert done.returncode == 0, done.stderr
     assert "tensorflow" not in done.stderr.lower()
-    model = native.load_model(tmp_path / "model")
+    model = training_state.load_model(tmp_path / "model")
     assert model.config == named_config("tiny")
     assert model.tokenizer is not None
     assert "BATCH_SIZE = 4" in (tmp_path / "model" / "config.gin").read_text()

@@ -13,7 +13,7 @@ import pytest
 from toy_run import ToyBatches, toy_config, toy_train
 
 from openba_jax import files
-from openba_jax.checkpoints.formats import native
+from openba_jax.checkpoints import model_folder, training_state
 from openba_jax.errors import UserError
 from openba_jax.models.openba.network import abstract_params
 from openba_jax.training import metrics, train_step
@@ -55,7 +55,7 @@ def test_finished_run_reports_and_records(finished_run: Any) -> None:
         for name in ("encoder_input_tokens", "decoder_target_tokens")
     )
     assert finished_run.tokens == train[-1]["tokens"] == tokens
-    assert native.steps(folder) == [8, 12]
+    assert model_folder.steps(folder) == [8, 12]
     speeds = metrics.read(folder / "speed.jsonl")
     assert speeds[0]["split"] == "machine"
     assert all(record["mfu"] > 0 for record in speeds[1:])
@@ -64,7 +64,7 @@ def test_finished_run_reports_and_records(finished_run: Any) -> None:
 def test_resumes_after_an_exception(tmp_path: Path, finished_run: Any) -> None:
     with pytest.raises(RuntimeError, match="the disk fell out"):
         toy_train(tmp_path / "run", batches=FailingBatches())
-    assert native.latest_step(tmp_path / "run") == 8
+    assert model_folder.latest_step(tmp_path / "run") == 8
     # What the interrupted run wrote after its checkpoint must go again.
     with (tmp_path / "run" / "metrics.jsonl").open("a") as file:
         file.write('{"step": 9, "split": "train", "loss": 1.0}\n{"step": 9, "spl')
@@ -107,14 +107,14 @@ def test_starts_from_a_model_with_its_plan_and_tokenizer(tmp_path: Path, finishe
     initial = tmp_path / "initial"
     plan = {"keep": {"decoder/layers": [0, 2]}}
     (tmp_path / "any.model").write_bytes(b"pieces")
-    config, params, _, _ = native.load_model(finished_run.model_dir)
-    native.create(initial, config, params, plan=plan, tokenizer=tmp_path / "any.model")
+    config, params, _, _ = training_state.load_model(finished_run.model_dir)
+    training_state.create(initial, config, params, plan=plan, tokenizer=tmp_path / "any.model")
     result = toy_train(tmp_path / "run", initial_model=str(initial), train_steps=4)
     first = metrics.read(result.history)[0]
     assert (first["step"], first["split"]) == (0, "eval")
     assert first["loss"] == finished_run.eval_loss
-    assert native.load_plan(result.model_dir) == plan
-    tokenizer = native.tokenizer_path(result.model_dir)
+    assert model_folder.load_plan(result.model_dir) == plan
+    tokenizer = model_folder.tokenizer_path(result.model_dir)
     assert tokenizer is not None
     assert tokenizer.read_bytes() == b"pieces"
     (tmp_path / "other.model").write_bytes(b"others")
@@ -192,18 +192,18 @@ def test_refuses_a_folder_that_another_process_writes(tmp_path: Path) -> None:
 def test_a_full_disk_ends_in_one_sentence_and_loses_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, finished_run: Any
 ) -> None:
-    save = native.Checkpoints.save
+    save = training_state.Checkpoints.save
 
-    def save_or_fail(self: native.Checkpoints, step: int, *items: Any) -> None:
+    def save_or_fail(self: training_state.Checkpoints, step: int, *items: Any) -> None:
         if step > 4:  # As tensorstore says it, from a thread of orbax.
             raise ValueError("RESOURCE_EXHAUSTED: Failed to write: No space left on device [28]")
         save(self, step, *items)
 
     with monkeypatch.context() as patch:
-        patch.setattr(native.Checkpoints, "save", save_or_fail)
+        patch.setattr(training_state.Checkpoints, "save", save_or_fail)
         with pytest.raises(UserError, match=r"the disk is full while .*run is written; make room"):
             toy_train(tmp_path / "run")
-    assert native.steps(tmp_path / "run") == [4]
+    assert model_folder.steps(tmp_path / "run") == [4]
     toy_train(tmp_path / "run")
     assert_same_run(tmp_path / "run", finished_run.model_dir)
 
@@ -222,10 +222,10 @@ def test_too_little_memory_ends_in_one_sentence(
 def test_stops_at_a_loss_that_is_not_finite(tmp_path: Path) -> None:
     config = toy_config()
     params = jax.tree.map(lambda p: np.full(p.shape, np.nan, p.dtype), abstract_params(config))
-    native.create(tmp_path / "broken", config, params)
+    training_state.create(tmp_path / "broken", config, params)
     with pytest.raises(UserError, match=r"not finite .* lower the learning rate"):
         toy_train(tmp_path / "run", initial_model=str(tmp_path / "broken"))
-    assert native.latest_step(tmp_path / "run") is None
+    assert model_folder.latest_step(tmp_path / "run") is None
 
 
 def test_extra_files_and_the_sharding_table_are_written(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ SLICE_BYTES = 64 * 2**20
 READERS = 2
 """Tensors that are read while another one is written."""
 
-Rows = slice | None
+RowSlice = slice | None
 Read = Callable[[], np.ndarray]
 """Reads a tensor, or some of its rows, when it is called."""
 
@@ -39,7 +39,7 @@ class Tensor(Protocol):
     def dtype(self) -> np.dtype:
         """Its type."""
 
-    def read(self, rows: Rows = None) -> np.ndarray:
+    def read(self, rows: RowSlice = None) -> np.ndarray:
         """The tensor, or some of its rows; where possible a view of the mapped file."""
 
 
@@ -61,7 +61,7 @@ class FileTensor:
     dtype: np.dtype
     strides: tuple[int, ...] | None = None
 
-    def read(self, rows: Rows = None) -> np.ndarray:
+    def read(self, rows: RowSlice = None) -> np.ndarray:
         """The tensor, or some of its rows, as a view of the mapped file."""
         strides, shape, offset = self.strides or _c_strides(self.shape), self.shape, self.offset
         itemsize = self.dtype.itemsize
@@ -108,7 +108,7 @@ class JoinedTensor:
         """Type of the parts."""
         return self.parts[0].dtype
 
-    def read(self, rows: Rows = None) -> np.ndarray:
+    def read(self, rows: RowSlice = None) -> np.ndarray:
         """The whole, or some of its rows."""
         if rows is None or self.axis != 0:
             return np.concatenate([part.read(rows) for part in self.parts], self.axis)

@@ -1,4 +1,4 @@
-"""Parameters in tensorstore arrays, as orbax and T5X keep them: read, and written by layers.
+"""Tensorstore arrays, as orbax and T5X keep parameters: opened, and written by layers.
 
 Orbax writes whole arrays from memory. To write models larger than memory it is given stand-ins,
 `LazyParameter`, whose values are read slice by slice when it comes to writing them; chunks on disk
@@ -11,8 +11,6 @@ import dataclasses
 import functools
 import json
 import math
-import tempfile
-import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,12 +20,11 @@ import numpy as np
 import orbax.checkpoint as ocp
 import tensorstore as ts
 
-from openba_jax.checkpoints.files.tensors import SLICE_BYTES, Read, Rows, ahead
+from openba_jax.checkpoints.checkpoint import Checkpoint, Slot, map_state, stacked_dtype
+from openba_jax.checkpoints.files.tensors import SLICE_BYTES, Read, ahead
 from openba_jax.checkpoints.layout import contiguous
-from openba_jax.checkpoints.mapping import Leaf, Parameters, unflatten
-from openba_jax.checkpoints.streaming import Source, stacked_dtype, unrolled_path
 from openba_jax.errors import UserError
-from openba_jax.models.openba.config import OpenBAConfig
+from openba_jax.models.axes import VOCAB, Leaf, unflatten
 
 MIN_CHUNK_BYTES = 2**20
 """Layers smaller than this share a chunk."""
@@ -35,32 +32,34 @@ MIN_CHUNK_BYTES = 2**20
 
 @dataclasses.dataclass(frozen=True)
 class LazyParameter:
-    """A parameter of the tree, read from a source while it is written.
+    """An array of the tree, read from a checkpoint while it is written.
 
     Attributes:
       source: where its values come from.
       path: its path, `layers` standing for all layers or, unrolled, for one.
+      slot: of the optimizer's state; empty for the parameter itself.
       layers: the numbers of its layers, stacked in the first axis; None where there is none.
       layer: the number of its layer in an unrolled tree.
     """
 
-    source: Source
+    source: Checkpoint
     path: str
+    slot: str = ""
     layers: tuple[int, ...] | None = None
     layer: int | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Its shape."""
-        shape = self.source.parameters.shape(self.path)
+        shape = self.source.model.axes.shape(self.path)
         return shape if self.layers is None else (len(self.layers), *shape)
 
     @property
     def dtype(self) -> np.dtype:
         """Its type."""
         if self.layers is None:
-            return self.source.dtype(Leaf(self.path, self.layer))
-        return stacked_dtype(self.source, self.path)
+            return self.source.dtype(Leaf(self.path, self.layer, self.slot))
+        return stacked_dtype(self.source, self.path, self.slot)
 
     @property
     def ndim(self) -> int:
@@ -82,8 +81,8 @@ class LazyParameter:
         """The axis along which it is read: layers, or the vocabulary."""
         if self.layers is not None:
             return 0
-        axes = self.source.parameters.axes[self.path]
-        return axes.index("vocab") if "vocab" in axes else None
+        axes = self.source.model.axes.paths[self.path]
+        return axes.index(VOCAB) if VOCAB in axes else None
 
     @property
     def chunk_bytes(self) -> int | None:
@@ -113,32 +112,41 @@ class LazyParameter:
         """Some layers, or some rows of the vocabulary, in C order."""
         if self.layers is None:
             rows = None if self.sliced_axis is None else part
-            return contiguous(self.source.read(Leaf(self.path, self.layer), rows))
-        layers = [self.source.read(Leaf(self.path, n)) for n in self.layers[part]]
+            return contiguous(self.source.read(Leaf(self.path, self.layer, self.slot), rows))
+        layers = [self.source.read(Leaf(self.path, n, self.slot)) for n in self.layers[part]]
         return contiguous(layers[0])[None] if len(layers) == 1 else np.stack(layers)
 
 
-def lazy_tree(source: Source) -> dict[str, Any]:
-    """The parameter tree of a source, scanned or not as its configuration says."""
+def lazy_tree(source: Checkpoint, slot: str = "") -> dict[str, Any]:
+    """The parameters, or a slot of the optimizer, scanned or not as the configuration says."""
     flat = {}
-    for path in source.parameters.axes:
-        layers = source.parameters.layers(path)
+    axes = source.model.axes
+    for path in axes.paths:
+        layers = axes.layers(path)
         if layers == [None]:
-            flat[path] = LazyParameter(source, path)
-        elif source.config.scan_layers:
-            flat[path] = LazyParameter(
-                source, path, layers=tuple(n for n in layers if n is not None)
-            )
+            flat[path] = LazyParameter(source, path, slot)
+        elif source.model.config.scan_layers:
+            stacked = tuple(n for n in layers if n is not None)
+            flat[path] = LazyParameter(source, path, slot, layers=stacked)
         else:
             for layer in layers:
-                flat[unrolled_path(Leaf(path, layer))] = LazyParameter(source, path, layer=layer)
+                unrolled = Leaf(path, layer).unrolled
+                flat[unrolled] = LazyParameter(source, path, slot, layer=layer)
     return unflatten(flat)
+
+
+def lazy_optimizer(source: Checkpoint) -> Any:
+    """The state of the optimizer, its slots as trees of `LazyParameter`; None without one."""
+    return map_state(
+        lambda leaf: lazy_tree(source, leaf.name) if isinstance(leaf, Slot) else leaf,
+        source.optimizer,
+    )
 
 
 def write_lazily(leaf: LazyParameter, store: ts.TensorStore) -> None:
     """Writes a parameter into an array, slice by slice; the next ones are read meanwhile."""
     axis = leaf.sliced_axis
-    chunk = 1 if axis is None else _chunk_size(store, axis)
+    chunk = 1 if axis is None else chunk_size(store, axis)
     places, reads = zip(*leaf.reads(chunk), strict=True)
     written = None
     for place, array in zip(places, ahead(reads), strict=True):
@@ -149,7 +157,7 @@ def write_lazily(leaf: LazyParameter, store: ts.TensorStore) -> None:
         written.result()
 
 
-def _chunk_size(store: ts.TensorStore, axis: int) -> int:
+def chunk_size(store: ts.TensorStore, axis: int) -> int:
     """How far a chunk reaches along an axis; 1 where there are no chunks."""
     shape = store.chunk_layout.write_chunk.shape
     return (shape[axis] if shape else None) or 1
@@ -208,8 +216,11 @@ def save_arguments(tree: Any) -> ocp.args.PyTreeSave:
     return ocp.args.PyTreeSave(tree, save_args=jax.tree.map(arguments, tree))
 
 
-def open_orbax(folder: Path) -> dict[str, ts.TensorStore]:
+def open_orbax(folder: Path) -> dict[str, ts.TensorStore | None]:
     """Opens the arrays of an orbax tree by path; no value is read.
+
+    Returns:
+      The arrays; None where the tree has an empty node.
 
     Raises:
       UserError: the folder is no complete orbax tree.
@@ -217,27 +228,30 @@ def open_orbax(folder: Path) -> dict[str, ts.TensorStore]:
     metadata = folder / "_METADATA"
     try:
         fields = json.loads(metadata.read_text())
-        keys = [
-            [str(key["key"]) for key in entry["key_metadata"]]
+        entries = {
+            tuple(str(key["key"]) for key in entry["key_metadata"]): bool(
+                entry["value_metadata"].get("skip_deserialize", False)
+            )
             for entry in fields["tree_metadata"].values()
-            if not entry["value_metadata"].get("skip_deserialize", False)
-        ]
+        }
     except FileNotFoundError as error:
         raise UserError(f"{metadata} does not exist; {folder} is no orbax checkpoint.") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{metadata} is damaged.") from error
     driver = "zarr3" if fields.get("use_zarr3") else "zarr"
     base = {"driver": "file", "path": f"{folder.absolute()}/"}
     ocdbt = (folder / "manifest.ocdbt").exists()
-    arrays = {}
-    for key in keys:
+    arrays: dict[str, ts.TensorStore | None] = {}
+    for key, empty in entries.items():
         name = ".".join(key)
         kvstore = (
             {"driver": "ocdbt", "base": base, "path": f"{name}/"}
             if ocdbt
             else {**base, "path": f"{base['path']}{name}/"}
         )
-        arrays["/".join(key)] = open_array({"driver": driver, "kvstore": kvstore}, folder, name)
+        arrays["/".join(key)] = (
+            None if empty else open_array({"driver": driver, "kvstore": kvstore}, folder, name)
+        )
     return arrays
 
 
@@ -267,98 +281,3 @@ def read_array(store: ts.TensorStore, folder: Path, name: str) -> np.ndarray:
         raise UserError(
             f"{folder}: array {name} is damaged, or a file of it is missing."
         ) from error
-
-
-class StoredSource:
-    """A source whose parameters are tensorstore arrays."""
-
-    def __init__(
-        self,
-        config: OpenBAConfig,
-        arrays: Mapping[str, ts.TensorStore],
-        folder: Path,
-        tokenizer: Path | None = None,
-        plan: str | None = None,
-        step: int = 0,
-    ) -> None:
-        """Checks that the arrays are those of the model.
-
-        Args:
-          config: the model's configuration; it says whether layers are stacked.
-          arrays: the arrays by path.
-          folder: where they are, for messages.
-          tokenizer: the sentencepiece model.
-          plan: the text of the pruning plan.
-          step: training steps taken.
-
-        Raises:
-          UserError: an array is missing, superfluous or of another shape.
-        """
-        self.config, self.tokenizer, self.plan, self.step = config, tokenizer, plan, step
-        self.parameters = Parameters(config)
-        self._arrays, self._folder = arrays, folder
-        self._lock = threading.Lock()
-        self._check()
-
-    def dtype(self, leaf: Leaf) -> np.dtype:
-        """The type of a leaf."""
-        return self._arrays[self._path(leaf)].dtype.numpy_dtype
-
-    def read(self, leaf: Leaf, rows: Rows = None) -> np.ndarray:
-        """A leaf, or a slice of its axis `vocab`."""
-        path = self._path(leaf)
-        store = self._arrays[path]
-        place: list[Any] = [slice(None)] * len(self.parameters.axes[leaf.path])
-        if rows is not None:
-            place[self.parameters.axes[leaf.path].index("vocab")] = rows
-        if self._stacked(leaf):
-            place.insert(0, leaf.layer)
-            if _chunk_size(store, 0) > 1:
-                return self._whole(path)[tuple(place)]
-        return read_array(store[tuple(place)], self._folder, path)
-
-    def place(self, leaf: Leaf) -> str:
-        """The folder that holds a leaf, and the leaf."""
-        return f"{self._folder}: parameter {leaf}"
-
-    def _whole(self, path: str) -> np.ndarray:
-        """An array whose chunks span layers, unpacked once into a scratch file."""
-        store = self._arrays[path]
-        with self._lock:  # leaves are read by several threads
-            file = self._scratch / path.replace("/", ".")
-            if not file.exists():
-                read_array(store, self._folder, path).tofile(file)
-        return np.memmap(file, store.dtype.numpy_dtype, "r", shape=store.shape).view(np.ndarray)
-
-    @functools.cached_property
-    def _scratch(self) -> Path:
-        self._scratch_folder = tempfile.TemporaryDirectory(prefix="openba_convert_")
-        return Path(self._scratch_folder.name)
-
-    def _stacked(self, leaf: Leaf) -> bool:
-        return self.config.scan_layers and leaf.layer is not None
-
-    def _path(self, leaf: Leaf) -> str:
-        return leaf.path if self._stacked(leaf) else unrolled_path(leaf)
-
-    def _check(self) -> None:
-        expected = {}
-        for leaf in self.parameters.leaves():
-            shape = self.parameters.shape(leaf.path)
-            if self._stacked(leaf):
-                shape = (len(self.parameters.layers(leaf.path)), *shape)
-            expected[self._path(leaf)] = shape
-        for path, shape in expected.items():
-            if path not in self._arrays:
-                raise UserError(f"{self._folder}: parameter {path} is missing.")
-            if self._arrays[path].shape != shape:
-                raise UserError(
-                    f"{self._folder}: parameter {path} has shape "
-                    f"{list(self._arrays[path].shape)}, the configuration asks for {list(shape)}."
-                )
-        for path in self._arrays:
-            if path not in expected:
-                raise UserError(
-                    f"{self._folder}: parameter {path} is not part of the model that the "
-                    "configuration describes."
-                )

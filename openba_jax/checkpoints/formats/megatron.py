@@ -1,4 +1,4 @@
-"""Megatron folders of any tensor-parallel size: read, and written (reference §5.7, §6.6).
+"""Megatron folders of any tensor-parallel size.
 
 A folder holds `mp_rank_XX/model_optim_rng.pt`, one file per rank. Reading one size and writing
 another is the counterpart of the original's split tool. Which axis a tensor is cut along follows
@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import functools
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from openba_jax.checkpoints.checkpoint import Checkpoint, vocabulary_leaf
 from openba_jax.checkpoints.files.tensors import (
     FileTensor,
     JoinedTensor,
@@ -27,48 +30,144 @@ from openba_jax.checkpoints.files.tensors import (
 )
 from openba_jax.checkpoints.files.torch_reader import TorchDtype, read_torch
 from openba_jax.checkpoints.files.torch_writer import TensorSpec, TorchWriter
-from openba_jax.checkpoints.formats.huggingface import (
-    check_constants,
-    ffn_hidden_size,
-    rule_of_width,
-)
-from openba_jax.checkpoints.layout import contiguous
-from openba_jax.checkpoints.mapping import (
-    MEGATRON,
-    Entry,
-    Leaf,
-    Parameters,
-    expand,
-    flatten,
-    unflatten,
-)
-from openba_jax.checkpoints.streaming import (
-    MappedSource,
-    Source,
-    check_tensors,
-    entry_dtype,
-    model_config,
-    read_entry,
-    weight_type,
-)
+from openba_jax.checkpoints.layout import SHARDED_AXES, Layout, contiguous
+from openba_jax.checkpoints.mapped import MappedCheckpoint, check_tensors, described
+from openba_jax.checkpoints.mapping import Entry, entry_dtype, expand, read_entry
 from openba_jax.errors import UserError
-from openba_jax.models.openba.config import VOCABULARY_MULTIPLE, OpenBAConfig
+from openba_jax.models import mapping, registry
+from openba_jax.models.axes import VOCAB, flatten, unflatten
+from openba_jax.models.base import Model
+from openba_jax.models.config import VOCABULARY_MULTIPLE
 
 _FILE = "model_optim_rng.pt"
 _TRACKER = "latest_checkpointed_iteration.txt"
-_EMBEDDING = "language_model/embedding/word_embeddings/weight"
-_FREQUENCIES = "self_attention.rotary_embed.inv_freq"
+_FAMILY = "openba"
+"""Megatron's folders do not say of which family they are."""
 
 
-class MegatronSource(MappedSource):
-    """A Megatron checkpoint; `arguments` are those with which it was trained."""
+@dataclasses.dataclass(frozen=True)
+class Megatron:
+    """The format of Megatron-LM.
 
-    arguments: argparse.Namespace = argparse.Namespace()
+    Attributes:
+      tensor_parallel: number of ranks to write.
+    """
+
+    tensor_parallel: int = 1
+
+    name = "megatron"
+    description = "Megatron folder (mp_rank_00)"
+
+    def recognises(self, path: Path) -> bool:
+        """Whether a folder is one of Megatron's, whole or not."""
+        return (path / _TRACKER).is_file() or any(map(Path.is_dir, path.glob("mp_rank_[0-9]*")))
+
+    def open(self, path: Path) -> MappedCheckpoint:
+        """Opens a folder; ranks may hold unequal parts, as pruning by the original leaves them.
+
+        Raises:
+          UserError: anything is missing, damaged or contradictory; the message names file and
+            tensor.
+        """
+        family = _mapping(_FAMILY)
+        folder = find_iteration(path)
+        first = read_torch(_rank_file(folder, 0))
+        arguments = first.get("args") if isinstance(first, dict) else None
+        if not isinstance(arguments, argparse.Namespace):
+            raise UserError(f"{_rank_file(folder, 0)} holds no training arguments (key 'args').")
+        ranks = _argument(folder, arguments, "tensor_model_parallel_size", int, 1)
+        if _argument(folder, arguments, "pipeline_model_parallel_size", int, 1) != 1:
+            raise UserError(f"{folder}: pipeline parallelism is not supported; merge to one stage.")
+        trees = [first]
+        for rank in range(1, ranks):
+            trees.append(read_torch(_rank_file(folder, rank)))
+        _check_ranks(folder, trees)
+        if (folder / f"mp_rank_{ranks:02}").is_dir():
+            raise UserError(
+                f"{folder} holds mp_rank_{ranks:02}, but its arguments say "
+                f"tensor_model_parallel_size {ranks}."
+            )
+        parts = [
+            _model_tensors(_rank_file(folder, rank), tree, family.buffer)
+            for rank, tree in enumerate(trees)
+        ]
+        model = _model(folder, family, arguments, parts)
+        entries = expand(family.rows, model.axes)
+        tensors = _join(entries, parts, folder)
+        check_tensors(entries, model, tensors, (), folder)
+        iteration = first.get("iteration", 0)
+        step = iteration if isinstance(iteration, int) and iteration > 0 else 0
+        return MappedCheckpoint(model, entries, tensors, step=step, carried=vars(arguments))
+
+    def write(self, checkpoint: Checkpoint, folder: Path) -> None:
+        """Writes all ranks at once.
+
+        The vocabulary is enlarged to a multiple of 128 times the ranks by repeating its last row.
+
+        Args:
+          checkpoint: the model.
+          folder: an empty folder.
+
+        Raises:
+          UserError: Megatron cannot express the model, or the ranks do not divide it.
+        """
+        ranks, model = self.tensor_parallel, checkpoint.model
+        family = _mapping(model.config.family)
+        entries = expand(family.rows, model.axes)
+        carried = _plain(checkpoint.carried)
+        arguments = family.arguments(model.config, carried)
+        _check_divides(entries, model, ranks)
+        multiple = VOCABULARY_MULTIPLE * ranks
+        vocab_size = -(-model.axes.sizes[VOCAB] // multiple) * multiple
+        iteration = max(checkpoint.step, 1)
+        namespace = argparse.Namespace(
+            **{
+                **carried,
+                **arguments,
+                "padded_vocab_size": vocab_size,
+                "tensor_model_parallel_size": ranks,
+                "iteration": iteration,
+            }
+        )
+        (folder / _TRACKER).write_text(str(iteration))
+        specs = [_spec(entry, vocab_size, ranks, checkpoint) for entry in entries]
+        weight_type = checkpoint.dtype(vocabulary_leaf(model))
+        buffers = {
+            TensorSpec(name, values.shape, weight_type): values.astype(weight_type)
+            for name, values in family.buffers(model.config).items()
+        }
+        content = {
+            "model": unflatten({spec.name: spec for spec in [*specs, *buffers]}),
+            "args": namespace,
+            "checkpoint_version": 3.0,
+            "iteration": iteration,
+        }
+        with contextlib.ExitStack() as stack:
+            writers = []
+            for rank in range(ranks):
+                file = _rank_file(folder / f"iter_{iteration:07}", rank)
+                file.parent.mkdir(parents=True)
+                writers.append(stack.enter_context(TorchWriter(file, content)))
+            for entry, spec in zip(entries, specs, strict=True):
+                axis = entry.layout.sharded_dim
+                if VOCAB in entry.axes:
+                    for rank, writer in enumerate(writers):
+                        writer.write(spec, _vocabulary_rows(checkpoint, entry, spec, rank))
+                    continue
+                tensor = read_entry(checkpoint, entry)
+                pieces = [tensor] * ranks if axis is None else np.split(tensor, ranks, axis)
+                for writer, piece in zip(writers, pieces, strict=True):
+                    writer.write(spec, [functools.partial(contiguous, piece)])
+            for spec, values in buffers.items():
+                for writer in writers:
+                    writer.write(spec, [functools.partial(contiguous, values)])
 
 
-def is_megatron(folder: Path) -> bool:
-    """Whether a folder is one of Megatron's, whole or not."""
-    return (folder / _TRACKER).is_file() or any(map(Path.is_dir, folder.glob("mp_rank_[0-9]*")))
+def _mapping(family: str) -> mapping.Megatron:
+    found = registry.family(family).megatron
+    if found is None:
+        raise UserError(f"the family {family} has no Megatron format; write another one.")
+    return found
 
 
 def find_iteration(folder: Path) -> Path:
@@ -86,112 +185,6 @@ def find_iteration(folder: Path) -> Path:
     if not any((folder / name).is_dir() for name in ("mp_rank_00", "mp_rank_00_000")):
         raise UserError(f"{folder} holds no mp_rank_00; it is no Megatron checkpoint.")
     return folder
-
-
-def open_megatron(folder: Path) -> MegatronSource:
-    """Opens a Megatron checkpoint; ranks may hold unequal parts, as pruning leaves them (§6.3).
-
-    Raises:
-      UserError: anything is missing, damaged or contradictory; the message names file and tensor.
-    """
-    folder = find_iteration(folder)
-    first = read_torch(_rank_file(folder, 0))
-    arguments = first.get("args") if isinstance(first, dict) else None
-    if not isinstance(arguments, argparse.Namespace):
-        raise UserError(f"{_rank_file(folder, 0)} holds no training arguments (key 'args').")
-    ranks = _argument(folder, arguments, "tensor_model_parallel_size", int, 1)
-    if _argument(folder, arguments, "pipeline_model_parallel_size", int, 1) != 1:
-        raise UserError(f"{folder}: pipeline parallelism is not supported; merge to one stage.")
-    trees = [first]
-    for rank in range(1, ranks):
-        trees.append(read_torch(_rank_file(folder, rank)))
-    _check_ranks(folder, trees)
-    if (folder / f"mp_rank_{ranks:02}").is_dir():
-        raise UserError(
-            f"{folder} holds mp_rank_{ranks:02}, but its arguments say "
-            f"tensor_model_parallel_size {ranks}."
-        )
-    parts = [_model_tensors(_rank_file(folder, rank), tree) for rank, tree in enumerate(trees)]
-    config = _config(folder, arguments, parts)
-    parameters = Parameters(config)
-    entries = expand(MEGATRON, parameters)
-    tensors = _join(entries, parts, folder)
-    check_tensors(entries, parameters, tensors, (), folder)
-    source = MegatronSource(config, entries, tensors)
-    source.arguments = arguments
-    iteration = first.get("iteration", 0)
-    source.step = iteration if isinstance(iteration, int) and iteration > 0 else 0
-    return source
-
-
-def write_megatron(
-    source: Source,
-    folder: Path,
-    *,
-    tensor_parallel: int = 1,
-    arguments: argparse.Namespace | None = None,
-) -> None:
-    """Writes a Megatron checkpoint, all ranks at once.
-
-    The vocabulary is enlarged to a multiple of 128 times the ranks by repeating its last row.
-
-    Args:
-      source: the model.
-      folder: an empty folder.
-      tensor_parallel: number of ranks.
-      arguments: arguments to carry over; sizes are corrected.
-
-    Raises:
-      UserError: Megatron cannot express the model, or the ranks do not divide it.
-    """
-    config = source.config
-    _check_expressible(config, tensor_parallel)
-    entries = expand(MEGATRON, source.parameters)
-    multiple = VOCABULARY_MULTIPLE * tensor_parallel
-    vocab_size = -(-config.vocab_size // multiple) * multiple
-    iteration = max(source.step, 1)
-    carried = {} if arguments is None else _plain(vars(arguments))
-    namespace = argparse.Namespace(
-        **{
-            **carried,
-            **_arguments(config, carried.get("ffn_hidden_size")),
-            "padded_vocab_size": vocab_size,
-            "tensor_model_parallel_size": tensor_parallel,
-            "iteration": iteration,
-        }
-    )
-    (folder / _TRACKER).write_text(str(iteration))
-    sizes = {**source.parameters.sizes, "vocab": vocab_size}
-    specs = [_spec(entry, sizes, tensor_parallel, source) for entry in entries]
-    buffers = _frequencies(source)
-    everything = [*specs, *(spec for spec, _ in buffers)]
-    content = {
-        "model": unflatten({spec.name: spec for spec in everything}),
-        "args": namespace,
-        "checkpoint_version": 3.0,
-        "iteration": iteration,
-    }
-    with contextlib.ExitStack() as stack:
-        writers = []
-        for rank in range(tensor_parallel):
-            file = _rank_file(folder / f"iter_{iteration:07}", rank)
-            file.parent.mkdir(parents=True)
-            writers.append(stack.enter_context(TorchWriter(file, content)))
-        for entry, spec in zip(entries, specs, strict=True):
-            axis = entry.layout.sharded_dim
-            if "vocab" in entry.axes:
-                for rank, writer in enumerate(writers):
-                    writer.write(spec, _vocabulary_rows(source, entry, spec, rank))
-                continue
-            tensor = read_entry(source, entry)
-            pieces = [tensor] * tensor_parallel
-            if axis is not None:
-                pieces = np.split(tensor, tensor_parallel, axis)
-            for writer, piece in zip(writers, pieces, strict=True):
-                writer.write(spec, [functools.partial(contiguous, piece)])
-        for spec, values in buffers:
-            for writer in writers:
-                writer.write(spec, [functools.partial(contiguous, values)])
 
 
 def _check_ranks(folder: Path, trees: Sequence[Any]) -> None:
@@ -215,10 +208,6 @@ def _check_ranks(folder: Path, trees: Sequence[Any]) -> None:
             f"{_rank_file(folder, 0)}: checkpoint_version is {version}, whose order of queries, "
             "keys and values is another; 2.0 and 3.0 are known."
         )
-    for name, known in (("mlp_type", "SwiGLU"), ("pos_emb_type", "rotary")):
-        value = getattr(first["args"], name, known)
-        if value != known:
-            raise UserError(f"{folder}: the training argument {name} is {value!r}, not {known!r}.")
 
 
 def _rank_file(folder: Path, rank: int) -> Path:
@@ -239,7 +228,7 @@ def _argument(
     return value
 
 
-def _model_tensors(file: Path, tree: Any) -> dict[str, FileTensor]:
+def _model_tensors(file: Path, tree: Any, buffers: str) -> dict[str, FileTensor]:
     """The weights of one rank by name; buffers left out."""
     if not isinstance(tree, dict) or not isinstance(tree.get("model"), dict):
         raise UserError(f"{file} holds no weights (key 'model').")
@@ -249,7 +238,7 @@ def _model_tensors(file: Path, tree: Any) -> dict[str, FileTensor]:
         raise UserError(f"{file} is damaged: a dictionary in it holds itself.") from error
     tensors = {}
     for name, value in flat.items():
-        if name.endswith(_FREQUENCIES):
+        if name.endswith(buffers):
             continue
         if not isinstance(value, FileTensor):
             raise UserError(f"{file}: {name} is no tensor.")
@@ -257,44 +246,27 @@ def _model_tensors(file: Path, tree: Any) -> dict[str, FileTensor]:
     return tensors
 
 
-def _config(
-    folder: Path, arguments: argparse.Namespace, parts: Sequence[Mapping[str, Tensor]]
-) -> OpenBAConfig:
-    def number(name: str) -> int:
-        return _argument(folder, arguments, name, int)
-
-    wide = "language_model/encoder/layers.0.mlp.w1.weight"
-    for name in (_EMBEDDING, wide):
-        for rank, tensors in enumerate(parts):
-            if name not in tensors:
-                raise UserError(f"{_rank_file(folder, rank)}: tensor {name} is missing.")
-    width = sum(sum(tensors[wide].shape[:1]) for tensors in parts)
-    rule = rule_of_width(width, number("ffn_hidden_size"), folder)
-    dtype = weight_type(_EMBEDDING, parts[0][_EMBEDDING])
-    names = parts[0]
-    decoder_layers = getattr(arguments, "decoder_num_layers", None) or number("num_layers")
-    return model_config(
-        _rank_file(folder, 0),
-        vocab_size=number("padded_vocab_size"),
-        embed_dim=number("hidden_size"),
-        num_heads=number("num_attention_heads"),
-        head_dim=number("kv_channels"),
-        mlp_dim=width,
-        encoder_layers=getattr(arguments, "encoder_num_layers", None) or number("num_layers"),
-        decoder_layers=decoder_layers,
-        qkv_bias="language_model/encoder/layers.0.self_attention.dense.bias" in names,
-        mlp_bias="language_model/encoder/layers.0.mlp.w1.bias" in names,
-        logits_bias="lm_head/bias" in names,
-        dropout_rate=_argument(folder, arguments, "hidden_dropout", float, 0.1),
-        attention_dropout_rate=_argument(folder, arguments, "attention_dropout", float, 0.1),
-        layer_norm_epsilon=_argument(folder, arguments, "layernorm_epsilon", float, 1e-5),
-        initializer_std=_argument(folder, arguments, "init_method_std", float, 0.02),
-        max_encoder_length=_argument(folder, arguments, "encoder_seq_length", int, 1024),
-        max_decoder_length=_argument(folder, arguments, "decoder_seq_length", int, 1024),
-        dtype=dtype,
-        param_dtype=dtype,
-        ffn_rule=rule,
-    )
+def _model(
+    folder: Path,
+    family: mapping.Megatron,
+    arguments: argparse.Namespace,
+    parts: Sequence[Mapping[str, FileTensor]],
+) -> Model:
+    """The model that arguments and tensors describe."""
+    entries_axes = {row.theirs: Layout.parse(row.layout).sharded_dim for row in family.rows}
+    described_first = described(parts[0])
+    shapes = dict(described_first.shapes)
+    for name, shape in shapes.items():
+        axis = entries_axes.get(re.sub(r"layers\.\d+\.", "layers.{n}.", name))
+        held = [tensors[name].shape for tensors in parts if name in tensors]
+        if axis is not None and all(len(other) > axis for other in held):
+            whole = sum(other[axis] for other in held)
+            shapes[name] = (*shape[:axis], whole, *shape[axis + 1 :])
+    try:
+        config = family.read_config(vars(arguments), described_first._replace(shapes=shapes))
+    except UserError as error:
+        raise UserError(f"{_rank_file(folder, 0)}: {error}") from error
+    return registry.model_of(config)
 
 
 def _join(
@@ -339,52 +311,20 @@ def _rest(tensor: Tensor, axis: int) -> tuple[object, ...]:
     return (tensor.dtype, *tensor.shape[:axis], *tensor.shape[axis + 1 :])
 
 
-def _check_expressible(config: OpenBAConfig, tensor_parallel: int) -> None:
-    check_constants(config, ("rope_theta",), "Megatron's OpenBA")
-    if not config.tie_embeddings:
-        raise UserError(
-            "logits_dense/kernel differs from the embedding, and Megatron has no place for it: its "
-            "logits always use the embedding."
-        )
-    if config.scale_tied_logits:
-        raise UserError(
-            "The model scales its logits by embed_dim ** -0.5 (tie_word_embeddings of Hugging "
-            "Face), which Megatron does not do."
-        )
-    if not config.logits_bias or not config.qkv_bias:
-        raise UserError("Megatron's model has biases on attention and logits; this one has none.")
-    for name, size, tensor in (
-        ("num_heads", config.num_heads, "self_attention.query_key_value.weight"),
-        ("mlp_dim", config.mlp_dim, "mlp.w1.weight"),
-    ):
-        if tensor_parallel < 1 or size % tensor_parallel:
-            raise UserError(
-                f"tensor_parallel {tensor_parallel} does not divide {name} {size}, along which "
-                f"tensors such as {tensor} are cut."
-            )
+def _check_divides(entries: Sequence[Entry], model: Model, ranks: int) -> None:
+    """Checks that every tensor that is cut can be cut into equal parts.
 
-
-def _arguments(config: OpenBAConfig, known: int | None) -> dict[str, Any]:
-    return {
-        "hidden_size": config.embed_dim,
-        "kv_channels": config.head_dim,
-        "ffn_hidden_size": ffn_hidden_size(config, known),
-        "num_layers": config.encoder_layers,
-        "encoder_num_layers": config.encoder_layers,
-        "decoder_num_layers": config.decoder_layers,
-        "hidden_dropout": config.dropout_rate,
-        "attention_dropout": config.attention_dropout_rate,
-        "num_attention_heads": config.num_heads,
-        "encoder_seq_length": config.max_encoder_length,
-        "decoder_seq_length": config.max_decoder_length,
-        "pipeline_model_parallel_size": 1,
-        "layernorm_epsilon": config.layer_norm_epsilon,
-        "init_method_std": config.initializer_std,
-        "mlp_type": "SwiGLU",
-        "pos_emb_type": "rotary",
-        "make_vocab_size_divisible_by": VOCABULARY_MULTIPLE,
-        "vocab_extra_ids": 100,
-    }
+    Raises:
+      UserError: one cannot.
+    """
+    for entry in entries:
+        for axis in sorted((SHARDED_AXES - {VOCAB}) & set(entry.axes)):
+            size = model.axes.sizes_at(entry.leaves[0].path)[axis]
+            if ranks < 1 or size % ranks:
+                raise UserError(
+                    f"tensor_parallel {ranks} does not divide {axis} {size}, along which tensors "
+                    f"such as {entry.theirs} are cut."
+                )
 
 
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -399,48 +339,33 @@ def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if is_plain(value)}
 
 
-def _spec(entry: Entry, sizes: Mapping[str, int], ranks: int, source: Source) -> TensorSpec:
+def _spec(entry: Entry, vocab_size: int, ranks: int, checkpoint: Checkpoint) -> TensorSpec:
     """The part of a tensor that one rank holds."""
+    sizes = {**checkpoint.model.axes.sizes_at(entry.leaves[0].path), VOCAB: vocab_size}
     shape = list(entry.layout.shape(sizes, len(entry.leaves)))
     axis = entry.layout.sharded_dim
     if axis is not None:
         shape[axis] //= ranks
-    return TensorSpec(entry.theirs, tuple(shape), entry_dtype(source, entry))
+    return TensorSpec(entry.theirs, tuple(shape), entry_dtype(checkpoint, entry))
 
 
-def _vocabulary_rows(source: Source, entry: Entry, spec: TensorSpec, rank: int) -> Iterator[Read]:
+def _vocabulary_rows(
+    checkpoint: Checkpoint, entry: Entry, spec: TensorSpec, rank: int
+) -> Iterator[Read]:
     """Reads of the rows of one rank; beyond the end the last row is repeated."""
-    count = source.config.vocab_size
+    count = checkpoint.model.axes.sizes[VOCAB]
     start = rank * spec.shape[0]
     row_bytes = spec.dtype.itemsize * math.prod(spec.shape[1:])
     for rows in row_slices(spec.shape[0], row_bytes):
         first, stop = start + rows.start, start + rows.stop
         real = slice(min(first, count), min(stop, count))
         if real.start < real.stop:
-            yield functools.partial(read_entry, source, entry, real)
+            yield functools.partial(read_entry, checkpoint, entry, real)
         missing = (stop - first) - (real.stop - real.start)
         if missing:
-            yield functools.partial(_last_row, source, entry, missing)
+            yield functools.partial(_last_row, checkpoint, entry, missing)
 
 
-def _last_row(source: Source, entry: Entry, times: int) -> np.ndarray:
-    count = source.config.vocab_size
-    return np.repeat(read_entry(source, entry, slice(count - 1, count)), times, axis=0)
-
-
-def _frequencies(source: Source) -> list[tuple[TensorSpec, np.ndarray]]:
-    """The rotary buffer of every layer, which Megatron keeps beside the weights (§1.5)."""
-    config = source.config
-    dtype = source.dtype(Leaf("encoder/layers/mlp/wo/kernel", 0))
-    exponents = np.arange(0, config.head_dim, 2, dtype=np.float32) / np.float32(config.head_dim)
-    values = (np.float32(1) / np.float32(config.rope_theta) ** exponents).astype(dtype)
-    return [
-        (
-            TensorSpec(
-                f"language_model/{stack}/layers.{n}.{_FREQUENCIES}", values.shape, values.dtype
-            ),
-            values,
-        )
-        for stack, depth in source.parameters.depth.items()
-        for n in range(depth)
-    ]
+def _last_row(checkpoint: Checkpoint, entry: Entry, times: int) -> np.ndarray:
+    count = checkpoint.model.axes.sizes[VOCAB]
+    return np.repeat(read_entry(checkpoint, entry, slice(count - 1, count)), times, axis=0)

@@ -1,28 +1,36 @@
-"""T5X checkpoints of this network, in T5X's orbax and legacy formats: read, and written.
+"""T5X checkpoints of this package's networks, in T5X's orbax and legacy formats.
 
-T5X keeps the parameters of this network under their own names, below `target`; there is nothing to
-map but the container (T5X at commit cc342d4, `t5x/checkpoints.py`):
+T5X keeps the parameters under their own names, below `target`; there is nothing to map but the
+container (T5X at commit cc342d4, `t5x/checkpoints.py`):
 
     checkpoint_<step>/state/       orbax tree `{target, state: {step, param_states}}`
     checkpoint_<step>/checkpoint   legacy: msgpack `{version, optimizer: {target, state}}`, whose
                                    leaves are zarr arrays beside it or, where small, values
+
+Beside it go `config.json`, `plan.json` and `tokenizer.model`, as in a model folder.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import tensorstore as ts
+from absl import logging
 from flax import serialization
 
+from openba_jax.checkpoints import model_folder
+from openba_jax.checkpoints.arrays import ArrayCheckpoint
+from openba_jax.checkpoints.checkpoint import Checkpoint
 from openba_jax.checkpoints.files.tensorstore_arrays import (
     LazyParameter,
-    StoredSource,
+    lazy_optimizer,
     lazy_tree,
     open_array,
     open_orbax,
@@ -31,13 +39,14 @@ from openba_jax.checkpoints.files.tensorstore_arrays import (
     state_handler,
     write_lazily,
 )
-from openba_jax.checkpoints.formats import native
-from openba_jax.checkpoints.mapping import flatten, unflatten
-from openba_jax.checkpoints.streaming import Source
+from openba_jax.checkpoints.formats.native import split_state
 from openba_jax.errors import UserError
-from openba_jax.models.openba.config import OpenBAConfig
+from openba_jax.models import registry
+from openba_jax.models.axes import axis_table, flatten, split_layer, unflatten
+from openba_jax.models.base import Model
+from openba_jax.models.config import ModelConfig
 
-T5XFormat = Literal["orbax", "legacy"]
+T5XLayout = Literal["orbax", "legacy"]
 
 STEP_PREFIX = "checkpoint"
 _PREFIX = f"{STEP_PREFIX}_"
@@ -45,6 +54,110 @@ _LEGACY_FILE = "checkpoint"
 _LEGACY_VERSION = 3
 _TARGET = "target/"
 _STEP = "state/step"
+_OPTIMIZER = "state/param_states/"
+
+LINKS: tuple[tuple[str, ...], ...] = ((), ("count", "mu", "nu"), ("inner_state",), ("count",))
+"""The links of the chain `training.optimizer.adamw`; T5X leaves out those without arrays."""
+
+
+@dataclasses.dataclass(frozen=True)
+class T5X:
+    """The format of T5X.
+
+    Attributes:
+      layout: what is written: the format of T5X's orbax or of its legacy checkpointer.
+      config: the configuration of what is read. By default that of a `config.json` beside the
+        checkpoint. T5X writes none by itself; without it sizes are taken from the shapes, and what
+        shapes do not say is at its default, with a warning.
+    """
+
+    layout: T5XLayout = "orbax"
+    config: ModelConfig | None = None
+
+    name = "t5x"
+    description = "T5X folder (checkpoint_<step>)"
+
+    def recognises(self, path: Path) -> bool:
+        """Whether `path` is a T5X model folder or one checkpoint."""
+        return is_checkpoint(path) or bool(steps(path))
+
+    def open(self, path: Path) -> ArrayCheckpoint:
+        """Opens a T5X model folder (its newest checkpoint) or one checkpoint.
+
+        Raises:
+          UserError: anything is missing, damaged or does not fit the configuration.
+        """
+        folder = find_checkpoint(path)
+        arrays = open_arrays(folder)
+        target = _below(arrays, _TARGET)
+        step = arrays.get(_STEP)
+        scanned = any("/layers/" in name for name in target)
+        model = registry.model_of(self._config(target, folder).replace(scan_layers=scanned))
+        links = {
+            name.removeprefix(_OPTIMIZER): array
+            for name, array in arrays.items()
+            if name.startswith(_OPTIMIZER)
+        }
+        optimizer: Any = None
+        slot_arrays: dict[str, dict[str, ts.TensorStore]] = {}
+        if any(array is not None for array in links.values()):
+            optimizer, slot_arrays = _open_optimizer(links, set(target), folder)
+        return ArrayCheckpoint(
+            model,
+            {"": target, **slot_arrays},
+            folder,
+            tokenizer=model_folder.tokenizer_path(folder.parent),
+            plan=model_folder.plan_text(folder.parent),
+            step=0 if step is None else int(read_array(step, folder, _STEP)),
+            optimizer=optimizer,
+        )
+
+    def write(self, checkpoint: Checkpoint, folder: Path) -> None:
+        """Writes `checkpoint_<step>`, and beside it what a model folder has beside checkpoints.
+
+        Args:
+          checkpoint: the model.
+          folder: an empty folder, to become a T5X model folder.
+
+        Raises:
+          UserError: the legacy format is asked for, and the checkpoint has optimizer state.
+        """
+        state: dict[str, Any] = {"step": np.asarray(checkpoint.step, np.int32)}
+        if checkpoint.optimizer is not None:
+            if self.layout == "legacy":
+                raise UserError("T5X's legacy format is written without optimizer state only.")
+            links = enumerate(lazy_optimizer(checkpoint))
+            state["param_states"] = {str(n): link for n, link in links if _has_arrays(link)}
+        model_folder.write_metadata_of(checkpoint, folder)
+        tree = {"target": lazy_tree(checkpoint), "state": state}
+        if self.layout == "legacy":
+            _write_legacy(tree, folder / f"{_PREFIX}{checkpoint.step}")
+            return
+        options = ocp.CheckpointManagerOptions(
+            step_prefix=STEP_PREFIX, enable_async_checkpointing=False
+        )
+        handlers = {"state": state_handler()}
+        with ocp.CheckpointManager(
+            folder.absolute(), options=options, item_handlers=handlers
+        ) as manager:
+            manager.save(checkpoint.step, args=ocp.args.Composite(state=save_arguments(tree)))
+
+    def _config(self, target: Mapping[str, ts.TensorStore], folder: Path) -> ModelConfig:
+        beside = folder.parent / model_folder.CONFIG
+        if self.config is not None:
+            return self.config
+        if beside.is_file():
+            return registry.load_config(beside)
+        config = infer_config(target, folder)
+        defaults = {field.name: field.default for field in dataclasses.fields(config)}
+        guessed = [name for name, value in defaults.items() if getattr(config, name) == value]
+        logging.warning(
+            "%s has no config.json: sizes are taken from the shapes, and at their defaults are %s; "
+            "name the right ones with --model_config.",
+            folder.parent,
+            ", ".join(guessed),
+        )
+        return config
 
 
 def find_checkpoint(path: Path) -> Path:
@@ -75,44 +188,7 @@ def is_checkpoint(path: Path) -> bool:
     return (path / _LEGACY_FILE).is_file() or (path / "state" / "_METADATA").is_file()
 
 
-def open_t5x(path: Path, config: OpenBAConfig | None = None) -> StoredSource:
-    """Opens a T5X checkpoint of this network; nothing but its index is read.
-
-    Args:
-      path: a T5X model folder (its newest checkpoint) or one checkpoint.
-      config: the model's configuration. By default that of a `config.json` beside the checkpoint.
-        T5X writes none by itself; without it sizes are taken from the shapes, and what shapes do
-        not say (dropout, lengths, scaled logits) is at its default.
-
-    Raises:
-      UserError: anything is missing, damaged or does not fit the configuration.
-    """
-    folder = find_checkpoint(path)
-    arrays = open_arrays(folder)
-    target = {
-        name.removeprefix(_TARGET): array
-        for name, array in arrays.items()
-        if name.startswith(_TARGET)
-    }
-    step = int(read_array(arrays[_STEP], folder, _STEP)) if _STEP in arrays else 0
-    shapes = {name: tuple(array.shape) for name, array in target.items()}
-    dtypes = {name: array.dtype.name for name, array in target.items()}
-    beside = folder.parent / native.CONFIG
-    if config is None and beside.is_file():
-        config = OpenBAConfig.load(beside)
-    config = config or infer_config(shapes, dtypes, folder)
-    scanned = any("/layers/" in name for name in shapes)
-    return StoredSource(
-        config.replace(scan_layers=scanned),
-        target,
-        folder,
-        native.tokenizer_path(folder.parent),
-        native.plan_text(folder.parent),
-        step,
-    )
-
-
-def open_arrays(folder: Path) -> dict[str, ts.TensorStore]:
+def open_arrays(folder: Path) -> dict[str, ts.TensorStore | None]:
     """Opens all arrays of one checkpoint by path: `target/...`, `state/step`, maybe more.
 
     Raises:
@@ -134,102 +210,91 @@ def target_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     return {
         name.removeprefix(_TARGET): tuple(array.shape)
         for name, array in open_arrays(folder).items()
-        if name.startswith(_TARGET)
+        if array is not None and name.startswith(_TARGET)
     }
 
 
-def write_t5x(source: Source, folder: Path, *, t5x_format: T5XFormat = "orbax") -> None:
-    """Writes `checkpoint_<step>`, with parameters and step and without optimizer state.
-
-    Beside it go `config.json` and what there is of `plan.json` and `tokenizer.model`.
+def infer_config(target: Mapping[str, Any], where: Path) -> ModelConfig:
+    """The configuration that the shapes of parameters imply.
 
     Args:
-      source: the model.
-      folder: an empty folder, to become a T5X model folder.
-      t5x_format: the format of T5X's orbax or of its legacy checkpointer.
-    """
-    plan = None if source.plan is None else native.parse_plan(source.plan, "plan.json")
-    native.write_metadata(folder, source.config, plan, source.tokenizer)
-    tree = {"target": lazy_tree(source), "state": {"step": np.asarray(source.step, np.int32)}}
-    if t5x_format == "legacy":
-        _write_legacy(tree, folder / f"{_PREFIX}{source.step}")
-        return
-    write_checkpoint(folder, source.step, tree)
-
-
-def write_checkpoint(folder: Path, step: int, tree: Mapping[str, Any]) -> None:
-    """Writes `checkpoint_<step>` in T5X's orbax format, one array after the other.
-
-    Args:
-      folder: the T5X model folder.
-      step: number of steps taken.
-      tree: `target` and `state`, of numpy arrays and `stored.LazyParameter`.
-    """
-    options = ocp.CheckpointManagerOptions(
-        step_prefix=STEP_PREFIX, enable_async_checkpointing=False
-    )
-    handlers = {"state": state_handler()}
-    with ocp.CheckpointManager(folder.absolute(), options=options, item_handlers=handlers) as m:
-        m.save(step, args=ocp.args.Composite(state=save_arguments(dict(tree))))
-
-
-def infer_config(
-    shapes: Mapping[str, tuple[int, ...]], dtypes: Mapping[str, str], where: Path
-) -> OpenBAConfig:
-    """The configuration that the shapes of the parameters imply.
-
-    Args:
-      shapes: shapes by path, layers stacked or not.
-      dtypes: names of types by path.
+      target: anything with `shape` and `dtype`, by path, layers stacked or not.
       where: the checkpoint, for messages.
 
     Raises:
-      UserError: it is not this network.
+      UserError: the parameters are those of no family.
     """
-
-    def depth(stack: str) -> int:
-        numbers = {
-            int(found[1]) for name in shapes if (found := re.match(rf"{stack}/layers_(\d+)/", name))
+    paths = {split_layer(name)[0] for name in target}
+    for family in registry.families():
+        names = flatten(family.model(family.largest).logical_axes())
+        if not paths <= names.keys():
+            continue
+        axes = {
+            name: names[normal] if normal == name else names[normal][1:]
+            for name in target
+            for normal in (split_layer(name)[0],)
         }
-        if numbers:
-            return max(numbers) + 1
-        return shapes[f"{stack}/layers/pre_mlp_layer_norm/scale"][0]
-
-    def has(suffix: str) -> bool:
-        return any(name.endswith(suffix) for name in shapes)
-
-    def layer(suffix: str) -> tuple[int, ...]:
-        """The shape of an encoder parameter in one layer."""
-        if f"encoder/layers/{suffix}" in shapes:
-            return shapes[f"encoder/layers/{suffix}"][1:]
-        return shapes[f"encoder/layers_0/{suffix}"]
-
-    try:
-        vocab_size, embed_dim = shapes["token_embedder/embedding"]
-        _, heads, kv = layer("self_attention/query/kernel")
-        dtype = dtypes["token_embedder/embedding"]
-        return OpenBAConfig(
-            vocab_size=vocab_size,
-            embed_dim=embed_dim,
-            num_heads=heads,
-            head_dim=kv,
-            mlp_dim=layer("mlp/wi_0/kernel")[-1],
-            encoder_layers=depth("encoder"),
-            decoder_layers=depth("decoder"),
-            qkv_bias=has("self_attention/query/bias"),
-            mlp_bias=has("mlp/wi_0/bias"),
-            logits_bias="logits_dense/bias" in shapes,
-            tie_embeddings="logits_dense/kernel" not in shapes,
-            dtype=dtype,
-            param_dtype=dtype,
-        )
-    except (KeyError, IndexError, ValueError) as error:
-        raise UserError(
-            f"{where} does not hold the parameters of this network ({error})."
-        ) from error
+        shapes = {name: jax.ShapeDtypeStruct(a.shape, np.float32) for name, a in target.items()}
+        dtype = next(iter(target.values())).dtype.name
+        try:
+            table = axis_table(unflatten(shapes), unflatten(axes))
+            fields = family.infer(table.sizes, table.paths)
+        except KeyError as error:
+            raise UserError(f"{where} lacks the parameters that tell {error}.") from error
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from error
+        return family.config(dtype=dtype, param_dtype=dtype, **fields)
+    odd = sorted(target)[0] if target else "nothing"
+    raise UserError(f"{where} does not hold the parameters of a known family (it has {odd}).")
 
 
-def _open_legacy(folder: Path) -> dict[str, ts.TensorStore]:
+def check_fits(place: Path, model: Model) -> None:
+    """Checks that a checkpoint has the parameters of a model.
+
+    Raises:
+      UserError: it has others; the message names the first.
+    """
+    found = target_shapes(place)
+    wanted = {name: tuple(leaf.shape) for name, leaf in flatten(model.abstract_params()).items()}
+    for name in sorted(found.keys() | wanted.keys()):
+        if found.get(name) != wanted.get(name):
+            raise UserError(
+                f"{place} has {name} of shape {found.get(name)} and the model asks for "
+                f"{wanted.get(name)}; give the gin file of the size that the checkpoint has, or "
+                "--gin.MODEL_CONFIG=@openba_checkpoints.config_of() to take its config.json."
+            )
+
+
+def _open_optimizer(
+    links: Mapping[str, ts.TensorStore | None], parameters: set[str], where: Path
+) -> tuple[list[Any], dict[str, dict[str, ts.TensorStore]]]:
+    """The state of the chain, with the links that T5X left out, and the arrays of its slots."""
+    found, arrays = split_state(links, parameters, where)
+    for number, link in enumerate(found):
+        known = LINKS[number] if number < len(LINKS) else ()
+        if link is not None and (not isinstance(link, dict) or set(link) != set(known)):
+            raise UserError(
+                f"{where}: the optimizer state has a part {number} that openba_jax's adamw does "
+                "not have; only that can move between runners."
+            )
+    whole = [dict.fromkeys(names) or None for names in LINKS]  # As orbax gives back what is empty.
+    filled = [*found, *whole[len(found) :]]
+    return [link or empty for link, empty in zip(filled, whole, strict=True)], arrays
+
+
+def _has_arrays(link: Any) -> bool:
+    return link is not None and any(leaf is not None for leaf in flatten(link).values())
+
+
+def _below(arrays: Mapping[str, ts.TensorStore | None], prefix: str) -> dict[str, ts.TensorStore]:
+    return {
+        name.removeprefix(prefix): array
+        for name, array in arrays.items()
+        if array is not None and name.startswith(prefix)
+    }
+
+
+def _open_legacy(folder: Path) -> dict[str, ts.TensorStore | None]:
     file = folder / _LEGACY_FILE
     try:
         content = serialization.msgpack_restore(file.read_bytes())
@@ -237,7 +302,7 @@ def _open_legacy(folder: Path) -> dict[str, ts.TensorStore]:
         leaves = _leaves(state)
     except Exception as error:  # a damaged file can fail in any way
         raise UserError(f"{file} is damaged: {error}.") from error
-    arrays = {}
+    arrays: dict[str, ts.TensorStore | None] = {}
     for name, leaf in leaves.items():
         if not isinstance(leaf, dict):
             arrays[name] = ts.array(np.asarray(leaf))

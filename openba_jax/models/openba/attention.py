@@ -10,50 +10,13 @@ read, and which has one row for all beams of an example.
 
 from __future__ import annotations
 
-import math
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from openba_jax.models.openba.config import OpenBAConfig
-from openba_jax.nn.layers import Projection, output_initializer_std, rotary
-
-MASKED_SCORE = -10_000.0
-"""Masked scores are replaced by this, so that a row without any key is uniform (reference §1.4)."""
-
-
-def dot_product_attention(
-    query: jax.Array,
-    key: jax.Array,
-    value: jax.Array,
-    mask: jax.Array | None,
-    dropout: nn.Dropout,
-    deterministic: bool,
-    heads_first: bool = False,
-) -> jax.Array:
-    """Softmax attention with float32 scores (reference §1.4).
-
-    Args:
-      query: `[batch, queries, heads, kv]`.
-      key: `[batch, keys, heads, kv]`, or `[batch, heads, keys, kv]` if `heads_first`.
-      value: like `key`.
-      mask: bool, broadcastable to `[batch, heads, queries, keys]`, true where attention is allowed.
-      dropout: applied to the probabilities.
-      deterministic: no dropout.
-      heads_first: how keys and values lie.
-
-    Returns:
-      `[batch, queries, heads, kv]` in the dtype of `value`.
-    """
-    keys = "bhkd" if heads_first else "bkhd"
-    scores = jnp.einsum(f"bqhd,{keys}->bhqk", query, key, preferred_element_type=jnp.float32)
-    scores = scores / math.sqrt(query.shape[-1])
-    if mask is not None:
-        scores = jnp.where(mask, scores, MASKED_SCORE)
-    probabilities = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
-    probabilities = dropout(probabilities, deterministic=deterministic)
-    return jnp.einsum(f"bhqk,{keys}->bqhd", probabilities, value)
+from openba_jax.nn.attention import dot_product_attention, write_cache
+from openba_jax.nn.layers import Projection, rotary
 
 
 class Attention(nn.Module):
@@ -67,22 +30,22 @@ class Attention(nn.Module):
 
         def to_heads() -> Projection:
             return Projection(
-                config,
                 in_axes=("embed",),
                 out_axes=("heads", "kv"),
                 out_shape=(config.num_heads, config.head_dim),
                 use_bias=config.qkv_bias,
                 std=config.initializer_std,
+                **config.types,
             )
 
         self.query, self.key, self.value = to_heads(), to_heads(), to_heads()
         self.out = Projection(
-            config,
             in_axes=("heads", "kv"),
             out_axes=("embed",),
             out_shape=(config.embed_dim,),
             use_bias=config.qkv_bias,
-            std=output_initializer_std(config),
+            std=config.output_initializer_std,
+            **config.types,
         )
         self.dropout = nn.Dropout(config.attention_dropout_rate)
 
@@ -147,15 +110,15 @@ class SelfAttention(Attention):
         positions = jnp.atleast_1d(start)[:, None] + jnp.arange(length)
         query, key = rotary(query, positions, theta), rotary(key, positions, theta)
         if exists:
-            cached_key.value = _write(cached_key.value, key, start)
-            cached_value.value = _write(cached_value.value, value, start)
+            cached_key.value = write_cache(cached_key.value, key, start)
+            cached_value.value = write_cache(cached_value.value, value, start)
             index.value = start + length if prefill_lengths is None else prefill_lengths
         mask = jnp.arange(cached_key.value.shape[1]) <= positions[:, None, :, None]
         return self._attend(query, cached_key.value, cached_value.value, mask, deterministic)
 
 
 class CrossAttention(Attention):
-    """Attention of the decoder to the encoder output; no positions (reference §1.5)."""
+    """Attention of the decoder to the encoder output; no positions."""
 
     @nn.compact
     def __call__(
@@ -198,12 +161,3 @@ class CrossAttention(Attention):
             queries, key, value, mask, self.dropout, deterministic, heads_first=True
         )
         return self.out(context.reshape(query.shape))
-
-
-def _write(cache: jax.Array, update: jax.Array, start: jax.Array) -> jax.Array:
-    """Writes `[batch, n, heads, kv]` into the cache from position `start`, scalar or `[batch]`."""
-    update = update.astype(cache.dtype)
-    if start.ndim == 0:
-        return jax.lax.dynamic_update_slice_in_dim(cache, update, start, axis=1)
-    write_row = jax.vmap(lambda c, u, s: jax.lax.dynamic_update_slice_in_dim(c, u, s, axis=0))
-    return write_row(cache, update, start)

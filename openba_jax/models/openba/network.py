@@ -1,9 +1,8 @@
-"""The OpenBA encoder-decoder (reference §1), under the T5X module contract (DESIGN §5)."""
+"""The OpenBA encoder-decoder, a linen module under T5X's contract (docs/architecture.md)."""
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -13,16 +12,28 @@ import jax.numpy as jnp
 from openba_jax.models.openba.attention import CrossAttention, SelfAttention
 from openba_jax.models.openba.config import OpenBAConfig
 from openba_jax.nn.layers import Embedding, GatedMlp, LayerNorm, parameter
-from openba_jax.nn.losses import chunked_cross_entropy
-
-Params = Mapping[str, Any]
-Batch = Mapping[str, jax.Array]
+from openba_jax.nn.losses import Head
 
 _ACTIVATION = ("activation_batch", "activation_length", "activation_embed")
 
 
+def _layer_norm(config: OpenBAConfig, name: str) -> LayerNorm:
+    return LayerNorm(config.layer_norm_epsilon, **config.types, name=name)
+
+
+def _mlp(config: OpenBAConfig) -> GatedMlp:
+    return GatedMlp(
+        config.mlp_dim,
+        config.mlp_bias,
+        config.initializer_std,
+        config.output_initializer_std,
+        **config.types,
+        name="mlp",
+    )
+
+
 class EncoderLayer(nn.Module):
-    """Pre-norm self-attention and SwiGLU (reference §1.3)."""
+    """Pre-norm self-attention and SwiGLU."""
 
     config: OpenBAConfig
 
@@ -37,18 +48,18 @@ class EncoderLayer(nn.Module):
         """Maps `[batch, length, embed]` to the same shape; the second result is for `nn.scan`."""
         config = self.config
         dropout = nn.Dropout(config.dropout_rate, deterministic=deterministic)
-        y = LayerNorm(config, name="pre_self_attention_layer_norm")(x)
+        y = _layer_norm(config, "pre_self_attention_layer_norm")(x)
         y = SelfAttention(config, name="self_attention")(
             y, positions, mask, deterministic=deterministic
         )
         x = x + dropout(y)
-        y = LayerNorm(config, name="pre_mlp_layer_norm")(x)
-        x = x + dropout(GatedMlp(config, name="mlp")(y))
+        y = _layer_norm(config, "pre_mlp_layer_norm")(x)
+        x = x + dropout(_mlp(config)(y))
         return nn.with_logical_constraint(x, _ACTIVATION), None
 
 
 class DecoderLayer(nn.Module):
-    """Pre-norm causal self-attention, cross-attention and SwiGLU (reference §1.3)."""
+    """Pre-norm causal self-attention, cross-attention and SwiGLU."""
 
     config: OpenBAConfig
 
@@ -68,7 +79,7 @@ class DecoderLayer(nn.Module):
         """Maps `[batch, length, embed]` to the same shape; the second result is for `nn.scan`."""
         config = self.config
         dropout = nn.Dropout(config.dropout_rate, deterministic=deterministic)
-        y = LayerNorm(config, name="pre_self_attention_layer_norm")(x)
+        y = _layer_norm(config, "pre_self_attention_layer_norm")(x)
         y = SelfAttention(config, name="self_attention")(
             y,
             positions,
@@ -79,13 +90,13 @@ class DecoderLayer(nn.Module):
             prefill_lengths=prefill_lengths,
         )
         x = x + dropout(y)
-        y = LayerNorm(config, name="pre_cross_attention_layer_norm")(x)
+        y = _layer_norm(config, "pre_cross_attention_layer_norm")(x)
         y = CrossAttention(config, name="cross_attention")(
             y, encoded, cross_mask, deterministic=deterministic, decode=decode
         )
         x = x + dropout(y)
-        y = LayerNorm(config, name="pre_mlp_layer_norm")(x)
-        x = x + dropout(GatedMlp(config, name="mlp")(y))
+        y = _layer_norm(config, "pre_mlp_layer_norm")(x)
+        x = x + dropout(_mlp(config)(y))
         return nn.with_logical_constraint(x, _ACTIVATION), None
 
 
@@ -129,7 +140,7 @@ class Stack(nn.Module):
         else:
             for number in range(self.depth):
                 x, _ = layer(config, name=f"layers_{number}")(x, *arguments)
-        return LayerNorm(config, name="final_layer_norm")(x)
+        return _layer_norm(config, "final_layer_norm")(x)
 
 
 _REMAT_POLICIES: dict[str, Callable[..., bool]] = {
@@ -146,17 +157,19 @@ class LogitsDense(nn.Module):
     def setup(self) -> None:
         """Creates `kernel` `[embed, vocab]` and `bias` `[vocab]`, as configured."""
         config = self.config
+        self.kernel = self.bias = None
         if not config.tie_embeddings:
-            self.kernel = parameter(
-                self,
-                "kernel",
-                nn.initializers.normal(config.initializer_std),
-                (config.embed_dim, config.vocab_size),
-                ("embed", "vocab"),
-            )
+            shape, axes = (config.embed_dim, config.vocab_size), ("embed", "vocab")
+            normal = nn.initializers.normal(config.initializer_std)
+            self.kernel = parameter(self, "kernel", normal, shape, axes)
         if config.logits_bias:
             zeros = nn.initializers.zeros
             self.bias = parameter(self, "bias", zeros, (config.vocab_size,), ("vocab",))
+
+    @property
+    def param_dtype(self) -> str:
+        """Name of the type of the parameters."""
+        return self.config.param_dtype
 
     def __call__(self, hidden: jax.Array, embedding: jax.Array) -> jax.Array:
         """Maps `[batch, length, embed]` to float32 logits `[batch, length, vocab]`.
@@ -165,30 +178,14 @@ class LogitsDense(nn.Module):
           hidden: the decoder output.
           embedding: `[vocab, embed]`, used when embeddings are tied.
         """
-        tied = self.config.tie_embeddings
-        return logits_from_hidden(
-            self.config,
-            hidden,
-            embedding.T if tied else self.kernel,
-            self.bias if self.config.logits_bias else None,
-        )
+        kernel = embedding.T if self.kernel is None else self.kernel
+        return output_head(self.config, kernel, self.bias).logits(hidden)
 
 
-def logits_from_hidden(
-    config: OpenBAConfig, hidden: jax.Array, kernel: jax.Array, bias: jax.Array | None
-) -> jax.Array:
-    """Float32 logits `[..., vocab]` of outputs `[..., embed]`; `kernel` is `[embed, vocab]`."""
-    if config.tie_embeddings and config.scale_tied_logits:
-        hidden = hidden * config.embed_dim**-0.5
-    logits = jnp.matmul(hidden, kernel.astype(hidden.dtype), preferred_element_type=jnp.float32)
-    return logits if bias is None else logits + bias.astype(jnp.float32)
-
-
-def output_head(config: OpenBAConfig, params: Params) -> tuple[jax.Array, jax.Array | None]:
-    """What `logits_from_hidden` needs: the kernel `[embed, vocab]`, and the bias if any."""
-    head = params.get("logits_dense", {})
-    kernel = params["token_embedder"]["embedding"].T if config.tie_embeddings else head["kernel"]
-    return kernel, head.get("bias")
+def output_head(config: OpenBAConfig, kernel: jax.Array, bias: jax.Array | None) -> Head:
+    """What makes logits of decoder outputs; `kernel` is `[embed, vocab]`, `bias` `[vocab]`."""
+    scaled = config.tie_embeddings and config.scale_tied_logits
+    return Head(kernel, bias, config.embed_dim**-0.5 if scaled else 1.0)
 
 
 class OpenBA(nn.Module):
@@ -204,7 +201,9 @@ class OpenBA(nn.Module):
     def setup(self) -> None:
         """Names the parts of the parameter tree."""
         config = self.config
-        self.token_embedder = Embedding(config)
+        self.token_embedder = Embedding(
+            config.vocab_size, config.embed_dim, config.initializer_std, **config.types
+        )
         self.embedding_dropout = nn.Dropout(
             config.dropout_rate if config.embedding_dropout else 0.0
         )
@@ -276,7 +275,7 @@ class OpenBA(nn.Module):
         embedding = self.token_embedder.embedding
         if self.config.logits_bias or not self.config.tie_embeddings:
             return self.logits_dense(hidden, embedding)
-        return logits_from_hidden(self.config, hidden, embedding.T, None)
+        return output_head(self.config, embedding.T, None).logits(hidden)
 
     def decode(
         self,
@@ -367,7 +366,7 @@ class OpenBA(nn.Module):
 
 
 def _positions(tokens: jax.Array, positions: jax.Array | None) -> jax.Array:
-    """Given positions, or 0, 1, 2, ... whatever the padding (reference §1.5)."""
+    """Given positions, or 0, 1, 2, ... whatever the padding."""
     return jnp.arange(tokens.shape[1])[None] if positions is None else positions
 
 
@@ -399,82 +398,3 @@ def _cross_mask(
     if decoder_segment_ids is None:
         return real
     return real & (decoder_segment_ids[:, None, :, None] == encoder_segment_ids[:, None, None, :])
-
-
-def _init_boxed(config: OpenBAConfig, rng: jax.Array) -> Any:
-    tokens = jnp.ones((1, 2), jnp.int32)
-    return OpenBA(config).init(rng, tokens, tokens, tokens, enable_dropout=False)["params"]
-
-
-@functools.lru_cache(maxsize=64)
-def _abstract_boxed(config: OpenBAConfig) -> Any:
-    return jax.eval_shape(functools.partial(_init_boxed, config), jax.random.key(0))
-
-
-def init_params(config: OpenBAConfig, rng: jax.Array) -> dict[str, Any]:
-    """Fresh parameters (reference §1.7), in `config.param_dtype`; to be called under `jit`."""
-    return nn.meta.unbox(_init_boxed(config, rng))
-
-
-def abstract_params(config: OpenBAConfig) -> dict[str, Any]:
-    """Shapes and dtypes of all parameters; nothing is allocated."""
-    # Not `nn.meta.unbox`: under a mesh that would constrain what is no array yet.
-    return jax.tree.map(lambda box: box.value, _abstract_boxed(config), is_leaf=_is_box)
-
-
-def logical_axes(config: OpenBAConfig) -> dict[str, Any]:
-    """For every parameter the names of its axes, e.g. `('layers', 'embed', 'heads', 'kv')`."""
-    return jax.tree.map(lambda box: tuple(box.names), _abstract_boxed(config), is_leaf=_is_box)
-
-
-def _is_box(leaf: Any) -> bool:
-    return isinstance(leaf, nn.LogicallyPartitioned)
-
-
-def loss(
-    config: OpenBAConfig,
-    params: Params,
-    batch: Batch,
-    dropout_rng: jax.Array | None = None,
-) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Summed cross entropy of a batch, without ever holding its logits.
-
-    Sums, not means: what is accumulated over micro-batches is then divided once (DESIGN §5).
-
-    Args:
-      config: the model's configuration.
-      params: its parameters.
-      batch: `encoder_input_tokens`, `decoder_input_tokens`, `decoder_target_tokens` int32
-        `[batch, length]`, `decoder_loss_weights` float32; segment ids and positions when packed.
-      dropout_rng: a key; without one there is no dropout.
-
-    Returns:
-      The loss in nats, summed over weighted tokens, float32; and the sums `weight_sum`,
-      `correct_sum` over the same tokens.
-    """
-    packing: dict[str, Any] = {
-        name: batch[name]
-        for name in (
-            "encoder_segment_ids",
-            "decoder_segment_ids",
-            "encoder_positions",
-            "decoder_positions",
-        )
-        if name in batch
-    }
-    hidden: Any = OpenBA(config).apply(
-        {"params": params},
-        batch["encoder_input_tokens"],
-        batch["decoder_input_tokens"],
-        enable_dropout=dropout_rng is not None,
-        rngs=None if dropout_rng is None else {"dropout": dropout_rng},
-        method=OpenBA.hidden_states,
-        **packing,
-    )
-    return chunked_cross_entropy(
-        functools.partial(logits_from_hidden, config),
-        hidden,
-        *output_head(config, params),
-        batch["decoder_target_tokens"],
-        batch["decoder_loss_weights"],
-    )

@@ -5,20 +5,18 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from openba_jax.checkpoints.checkpoint import Checkpoint, load_tree
 from openba_jax.checkpoints.files.tensors import SLICE_BYTES, count_not_finite, row_slices
-from openba_jax.checkpoints.mapping import Leaf
-from openba_jax.checkpoints.streaming import Source, load_params
 from openba_jax.data.vocabulary import Vocabulary
 from openba_jax.errors import UserError
 from openba_jax.inference.decoding import generate
-from openba_jax.models.openba.config import OpenBAConfig
-from openba_jax.models.openba.network import OpenBA, Params
+from openba_jax.models.axes import VOCAB, Leaf
+from openba_jax.models.base import Model, Params
 
 CONTINUATION = 8
 """Tokens that are generated after a prompt and then scored by both models."""
@@ -43,27 +41,26 @@ class Difference:
     note: str = ""
 
 
-def compare(first: Source, second: Source) -> list[Difference]:
+def compare(first: Checkpoint, second: Checkpoint) -> list[Difference]:
     """Largest absolute difference of every parameter; vocabularies may be padded differently.
 
     Raises:
       UserError: the models differ in more than that.
     """
-    a, b = first.parameters, second.parameters
-    for name in a.sizes:
-        if name != "vocab" and a.sizes[name] != b.sizes[name]:
-            raise UserError(f"The models differ: {name} is {a.sizes[name]} and {b.sizes[name]}.")
-    for stack, depth in a.depth.items():
-        if depth != b.depth[stack]:
-            raise UserError(f"The models differ: {stack} has {depth} and {b.depth[stack]} layers.")
-    rows = min(a.sizes["vocab"], b.sizes["vocab"])
+    a, b = first.model.axes, second.model.axes
+    for key in dict.fromkeys([*a.sizes, *b.sizes]):
+        if key != VOCAB and a.sizes.get(key) != b.sizes.get(key):
+            raise UserError(
+                f"the models differ: {key} is {a.sizes.get(key)} and {b.sizes.get(key)}."
+            )
+    rows = min(a.sizes[VOCAB], b.sizes[VOCAB])
     note = ""
-    if a.sizes["vocab"] != b.sizes["vocab"]:
-        note = f"the first {rows} of {a.sizes['vocab']} and {b.sizes['vocab']} rows"
+    if a.sizes[VOCAB] != b.sizes[VOCAB]:
+        note = f"the first {rows} of {a.sizes[VOCAB]} and {b.sizes[VOCAB]} rows"
     differences = []
-    for path in dict.fromkeys([*a.axes, *b.axes]):
-        if path not in a.axes or path not in b.axes:
-            side = "first" if path in a.axes else "second"
+    for path in dict.fromkeys([*a.paths, *b.paths]):
+        if path not in a.paths or path not in b.paths:
+            side = "first" if path in a.paths else "second"
             lone = Difference(path, np.inf, path, ("", ""), f"only in the {side}")
             differences.append(lone)
             continue
@@ -75,19 +72,21 @@ def compare(first: Source, second: Source) -> list[Difference]:
             if value > largest:
                 largest, where = value, leaf
         dtypes = (first.dtype(where).name, second.dtype(where).name)
-        notes = [note] if note and "vocab" in a.axes[path] else []
+        notes = [note] if note and VOCAB in a.paths[path] else []
         if not_finite:
             notes.append(f"{not_finite} NaN or infinite values on both sides together")
         differences.append(Difference(path, largest, str(where), dtypes, ", ".join(notes)))
     return differences
 
 
-def _leaf_difference(first: Source, second: Source, leaf: Leaf, rows: int) -> tuple[float, int]:
+def _leaf_difference(
+    first: Checkpoint, second: Checkpoint, leaf: Leaf, rows: int
+) -> tuple[float, int]:
     """Largest absolute difference, and how many values of both sides are not finite."""
-    axes = first.parameters.axes[leaf.path]
-    if "vocab" not in axes:
+    sizes = first.model.axes.sizes_at(leaf.path)
+    if VOCAB not in sizes:
         return _slice_difference(first.read(leaf), second.read(leaf))
-    widths = [first.parameters.sizes[name] for name in axes if name != "vocab"]
+    widths = [size for name, size in sizes.items() if name != VOCAB]
     row_bytes = max(4 * int(np.prod(widths)), SLICE_BYTES // rows)
     found = [
         _slice_difference(first.read(leaf, part), second.read(leaf, part))
@@ -113,7 +112,9 @@ def _difference(a: np.ndarray, b: np.ndarray) -> float:
     return float(distance.max(initial=0.0))
 
 
-def compare_logits(first: Source, second: Source, prompts: Sequence[Sequence[int]]) -> list[float]:
+def compare_logits(
+    first: Checkpoint, second: Checkpoint, prompts: Sequence[Sequence[int]]
+) -> list[float]:
     """Largest absolute difference of the logits for every prompt, both models in float32.
 
     The first model continues each prompt greedily; both score this continuation.
@@ -126,28 +127,26 @@ def compare_logits(first: Source, second: Source, prompts: Sequence[Sequence[int
     longest = max(map(len, prompts))
     tokens = np.array([[*prompt, *[0] * (longest - len(prompt))] for prompt in prompts], np.int32)
     inputs, logits = None, []
-    for source in (first, second):
-        config = source.config.replace(dtype="float32")
-        params = jax.tree.map(jnp.asarray, load_params(source))
+    for checkpoint in (first, second):
+        model = checkpoint.model.replace(dtype="float32")
+        params = jax.tree.map(jnp.asarray, load_tree(checkpoint))
         if inputs is None:
             rng = jax.random.key(0)
-            answers = generate(config, params, tokens, rng, max_new_tokens=CONTINUATION)
+            answers = generate(model, params, tokens, rng, max_new_tokens=CONTINUATION)
             inputs = np.pad(np.asarray(answers)[:, :-1], [(0, 0), (1, 0)])
-        logits.append(np.asarray(_logits(config, params, tokens, inputs)))
+        logits.append(np.asarray(_logits(model, params, tokens, inputs)))
         del params
     vocab = min(array.shape[-1] for array in logits)
     return [_difference(a, b) for a, b in zip(*(x[..., :vocab] for x in logits), strict=True)]
 
 
-@functools.partial(jax.jit, static_argnames="config")
-def _logits(
-    config: OpenBAConfig, params: Params, tokens: jax.Array, inputs: jax.Array
-) -> jax.Array:
-    logits: Any = OpenBA(config).apply({"params": params}, tokens, inputs, enable_dropout=False)
-    return logits
+@functools.partial(jax.jit, static_argnames="model")
+def _logits(model: Model, params: Params, tokens: jax.Array, inputs: jax.Array) -> jax.Array:
+    hidden = model.decode_hidden(params, model.encode(params, tokens), tokens, inputs)
+    return model.head(params).logits(hidden)
 
 
-def encode_prompt(prompt: str, source: Source) -> list[int]:
+def encode_prompt(prompt: str, checkpoint: Checkpoint) -> list[int]:
     """Encoder ids of a prompt: text, or ids like `12,5,7`.
 
     Raises:
@@ -156,11 +155,12 @@ def encode_prompt(prompt: str, source: Source) -> list[int]:
     pieces = prompt.split(",")
     if all(piece.strip().isdecimal() for piece in pieces):
         ids = [int(piece) for piece in pieces]
-    elif source.tokenizer is None:
-        raise UserError("The checkpoints have no tokenizer; give prompts as ids, like 12,5,7.")
+    elif checkpoint.tokenizer is None:
+        raise UserError("the checkpoints have no tokenizer; give prompts as ids, like 12,5,7.")
     else:
-        vocabulary = Vocabulary(source.tokenizer)
+        vocabulary = Vocabulary(checkpoint.tokenizer)
         ids = [*vocabulary.encode(prompt), vocabulary.eos_id]
-    if max(ids) >= source.config.vocab_size:
-        raise UserError(f"The prompt has id {max(ids)}, the model {source.config.vocab_size} ids.")
+    rows = checkpoint.model.config.vocab_size
+    if max(ids) >= rows:
+        raise UserError(f"the prompt has id {max(ids)}, and the model has {rows} ids.")
     return ids

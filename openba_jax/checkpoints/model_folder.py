@@ -1,0 +1,257 @@
+"""The model folder: configuration, pruning plan, tokenizer, and where its checkpoints are.
+
+    DIR/config.json              `ModelConfig.to_dict()`
+    DIR/plan.json                pruning plan relative to the root model; absent: nothing pruned
+    DIR/tokenizer.model          sentencepiece model; absent: the model has no text
+    DIR/checkpoints/<step>/      items `state` (`params`, `opt_state`, `step`) and `data` (JSON)
+
+Everything that appears in it appears whole: files and folders are written beside and renamed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.experimental import multihost_utils
+
+from openba_jax.checkpoints.checkpoint import Checkpoint
+from openba_jax.errors import UserError
+from openba_jax.files import write_atomically
+from openba_jax.models import registry
+from openba_jax.models.base import Model
+
+CONFIG = "config.json"
+PLAN = "plan.json"
+TOKENIZER = "tokenizer.model"
+CHECKPOINTS = "checkpoints"
+
+PathLike = str | os.PathLike[str]
+
+
+def check_params(model: Model, params: Any) -> None:
+    """Checks that parameters have the shapes that the model has.
+
+    Raises:
+      UserError: one is missing, too much or different.
+    """
+    check_shapes(tree_shapes(params), tree_shapes(model.abstract_params()), "the given parameters")
+
+
+def prepare(
+    folder: PathLike,
+    model: Model,
+    plan: Mapping[str, Any] | None = None,
+    tokenizer: PathLike | None = None,
+) -> None:
+    """Makes `folder` ready for the checkpoints of a run, or checks that it already is.
+
+    Raises:
+      UserError: the folder holds something else, or a model of another shape.
+    """
+    folder = Path(folder)
+    if folder.is_dir() and not _is_empty(folder):
+        _check_is_model_folder(folder)
+        if any(folder.glob("checkpoint_*")):
+            raise UserError(
+                f"{folder} is a T5X folder; name another, which openba-convert to_native makes "
+                "from it."
+            )
+        found = load_model(folder)
+        check_shapes(
+            tree_shapes(found.abstract_params()), tree_shapes(model.abstract_params()), folder
+        )
+    elif folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file; name a folder for the model.")
+    _barrier("openba_jax.prepare.checked")
+    if _is_first_process():
+        write_metadata(folder, model, plan, tokenizer)
+    _barrier("openba_jax.prepare.written")
+
+
+def write_metadata(
+    folder: PathLike,
+    model: Model,
+    plan: Mapping[str, Any] | None = None,
+    tokenizer: PathLike | None = None,
+) -> None:
+    """Writes `config.json`, `plan.json` and `tokenizer.model`; what is None is left as it is.
+
+    Raises:
+      UserError: the tokenizer cannot be read.
+    """
+    folder = Path(folder)
+    write_atomically(folder / CONFIG, json.dumps(model.config.to_dict(), indent=2) + "\n")
+    if plan is not None:
+        write_atomically(folder / PLAN, json.dumps(plan) + "\n")
+    if tokenizer is not None:
+        try:
+            content = Path(tokenizer).read_bytes()
+        except OSError as error:
+            raise UserError(f"tokenizer {tokenizer} cannot be read: {error.strerror}.") from error
+        write_atomically(folder / TOKENIZER, content)
+
+
+def write_metadata_of(checkpoint: Checkpoint, folder: PathLike) -> None:
+    """Writes what a model folder holds besides checkpoints, for a model from elsewhere.
+
+    Raises:
+      UserError: the tokenizer or the plan cannot be read.
+    """
+    plan = None if checkpoint.plan is None else parse_plan(checkpoint.plan, PLAN)
+    write_metadata(folder, checkpoint.model, plan, checkpoint.tokenizer)
+
+
+def split_path(path: PathLike) -> tuple[Path, int | None]:
+    """A model folder and, where the path is `DIR/checkpoints/<step>`, the step."""
+    path = Path(path)
+    if path.parent.name == CHECKPOINTS and path.name.isdigit():
+        return path.parent.parent, int(path.name)
+    return path, None
+
+
+def steps(folder: PathLike) -> list[int]:
+    """Steps of the checkpoints in a model folder, ascending; unfinished ones do not count."""
+    checkpoints = Path(folder) / CHECKPOINTS
+    if not checkpoints.is_dir():
+        return []
+    # Orbax gives a checkpoint its plain number only when it is complete.
+    return sorted(int(path.name) for path in checkpoints.iterdir() if path.name.isdigit())
+
+
+def latest_step(folder: PathLike) -> int | None:
+    """Step of the newest checkpoint in a model folder, None if there is none."""
+    return max(steps(folder), default=None)
+
+
+def existing_step(folder: PathLike, step: int | None) -> int:
+    """The step of a checkpoint that is there; by default the newest.
+
+    Raises:
+      UserError: the folder has no checkpoint, or none of that step.
+    """
+    found = steps(folder)
+    if not found:
+        raise UserError(f"{folder} holds no checkpoint; a model folder has checkpoints/<step>/.")
+    if step is not None and step not in found:
+        raise UserError(
+            f"{folder} has no checkpoint of step {step}; it has {', '.join(map(str, found))}."
+        )
+    return found[-1] if step is None else step
+
+
+def load_model(folder: PathLike) -> Model:
+    """The model in a model folder; its parameters are not read.
+
+    Raises:
+      UserError: there is no `config.json`, or it is not readable.
+    """
+    return registry.model_of(registry.load_config(Path(folder) / CONFIG))
+
+
+def load_plan(folder: PathLike) -> dict[str, Any] | None:
+    """`plan.json` of a model folder as it stands, None if nothing was pruned.
+
+    Raises:
+      UserError: it is not JSON.
+    """
+    text = plan_text(folder)
+    return None if text is None else parse_plan(text, Path(folder) / PLAN)
+
+
+def plan_text(folder: PathLike) -> str | None:
+    """The text of `plan.json` of a model folder, None if nothing was pruned.
+
+    Raises:
+      UserError: it is not JSON.
+    """
+    path = Path(folder) / PLAN
+    if not path.exists():
+        return None
+    text = path.read_text(encoding="utf-8", errors="replace")
+    parse_plan(text, path)
+    return text
+
+
+def check_tokenizer(folder: PathLike, tokenizer: PathLike) -> None:
+    """Checks that `tokenizer` is the one of a model folder, if that has any.
+
+    Raises:
+      UserError: it is another one.
+    """
+    own = tokenizer_path(folder)
+    if own is None or not Path(tokenizer).is_file():
+        return
+    if own.read_bytes() != Path(tokenizer).read_bytes():
+        raise UserError(
+            f"{tokenizer} is not the tokenizer of the model in {folder}; give {own}, and stores "
+            "made with it."
+        )
+
+
+def parse_plan(text: str, where: PathLike) -> dict[str, Any]:
+    """The JSON object of a pruning plan.
+
+    Raises:
+      UserError: it is none.
+    """
+    try:
+        return dict(json.loads(text))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise UserError(f"{where} is no JSON object: {error}.") from error
+
+
+def tokenizer_path(folder: PathLike) -> Path | None:
+    """The sentencepiece model of a model folder, None if it has none."""
+    path = Path(folder) / TOKENIZER
+    return path if path.exists() else None
+
+
+def tree_shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    """Shape of every leaf, by its path."""
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape)
+        for path, leaf in jax.tree.leaves_with_path(tree)
+    }
+
+
+def check_shapes(
+    found: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int, ...]], where: object
+) -> None:
+    """Raises a `UserError` that names the first tensor that is missing, too much or different."""
+    for name, shape in wanted.items():
+        if name not in found:
+            raise UserError(f"{where} lacks {name}, which should have the shape {shape}.")
+        if found[name] != shape:
+            raise UserError(
+                f"{where} has {name} of shape {found[name]}; it should have the shape {shape}."
+            )
+    for name in found:
+        if name not in wanted:
+            raise UserError(f"{where} has {name}, which the model does not know.")
+
+
+def _check_is_model_folder(folder: Path) -> None:
+    if not (folder / CONFIG).exists():
+        raise UserError(
+            f"{folder} holds something that is no model (no {CONFIG}); name a folder that is new, "
+            "empty or holds this model."
+        )
+
+
+def _is_empty(folder: Path) -> bool:
+    """Nothing is there, or the first file was being written when the writer was killed."""
+    return all(path.name == f"{CONFIG}.tmp" for path in folder.iterdir())
+
+
+def _is_first_process() -> bool:
+    return jax.process_index() == 0
+
+
+def _barrier(name: str) -> None:
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)

@@ -1,0 +1,190 @@
+"""`Model`: what trainer, evaluation, pruning, conversion and T5X ask of a family.
+
+A model is a configuration with functions: it holds no parameters, so that it can be a static
+argument of `jax.jit` and the key of a cache.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import Any, ClassVar, NamedTuple, Self
+
+import flax.linen as nn
+import jax
+
+from openba_jax.models.axes import AxisTable, Coupling, axis_table
+from openba_jax.models.config import ModelConfig
+from openba_jax.nn.losses import Head
+
+Params = Mapping[str, Any]
+Batch = Mapping[str, jax.Array]
+Cache = dict[str, Any]
+
+
+class DecodingState(NamedTuple):
+    """What decoding keeps between tokens.
+
+    Attributes:
+      cache: what every step changes; its leaves have an axis of rows.
+      fixed: what no step changes, one row for all beams of an input; kept apart, it is not copied
+        with every token.
+    """
+
+    cache: Cache
+    fixed: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Model(abc.ABC):
+    """A network of one family.
+
+    Attributes:
+      config: its configuration.
+    """
+
+    stacks: ClassVar[tuple[str, ...]]
+    """Names of its stacks of layers, in order."""
+
+    config: ModelConfig
+
+    @property
+    @abc.abstractmethod
+    def module(self) -> nn.Module:
+        """The linen module."""
+
+    @property
+    @abc.abstractmethod
+    def couplings(self) -> tuple[Coupling, ...]:
+        """What holds between its axes."""
+
+    @abc.abstractmethod
+    def resized(self, sizes: Mapping[str, int]) -> Self:
+        """The model with other sizes of axes, by key; the keys are those of `axes.sizes`."""
+
+    @abc.abstractmethod
+    def init_boxed(self, rng: jax.Array) -> Any:
+        """Fresh parameters, each in an `nn.LogicallyPartitioned` with the names of its axes."""
+
+    @abc.abstractmethod
+    def hidden(
+        self, params: Params, batch: Batch, dropout_rng: jax.Array | None = None
+    ) -> jax.Array:
+        """The output before the logits, at the positions of the targets.
+
+        Args:
+          params: the parameters.
+          batch: `encoder_input_tokens`, `decoder_input_tokens`, `decoder_target_tokens` int32
+            `[batch, length]`, `decoder_loss_weights` float32; when packed, segment ids and
+            positions.
+          dropout_rng: a key; without one there is no dropout.
+
+        Returns:
+          `[batch, length, embed]` in `config.dtype`.
+        """
+
+    @abc.abstractmethod
+    def head(self, params: Params) -> Head:
+        """What makes logits of that output."""
+
+    @abc.abstractmethod
+    def encode(self, params: Params, inputs: jax.Array) -> jax.Array:
+        """Reads int32 `[batch, length]`, 0 is padding; `[batch, length, embed]`."""
+
+    @abc.abstractmethod
+    def decode_hidden(
+        self, params: Params, encoded: jax.Array, inputs: jax.Array, tokens: jax.Array
+    ) -> jax.Array:
+        """The output before the logits for given decoder inputs.
+
+        Args:
+          params: the parameters.
+          encoded: what `encode` made of `inputs`.
+          inputs: int32 `[batch, input_length]`.
+          tokens: int32 `[batch, length]`, start id 0 first.
+
+        Returns:
+          `[batch, length, embed]`.
+        """
+
+    @abc.abstractmethod
+    def start_decoding(self, params: Params, inputs: jax.Array, length: int) -> DecodingState:
+        """Reads int32 `[batch, input_length]` and makes room for `length` tokens."""
+
+    @abc.abstractmethod
+    def split_cache(self, cache: Cache) -> DecodingState:
+        """What a step changes of a cache that the module made, and what none does."""
+
+    @abc.abstractmethod
+    def decode_step(
+        self, params: Params, state: DecodingState, inputs: jax.Array, tokens: jax.Array
+    ) -> tuple[jax.Array, Cache]:
+        """One step with the cache.
+
+        Args:
+          params: the parameters.
+          state: as `start_decoding` made it, the cache as the step before left it.
+          inputs: int32 `[batch, input_length]`.
+          tokens: int32 `[batch * beams, n]`, the next decoder inputs; usually n is 1. The beams of
+            an input stand together.
+
+        Returns:
+          Float32 logits `[batch * beams, n, vocab]`, and the cache after the step.
+        """
+
+    @abc.abstractmethod
+    def forward_flops(self, encoder_length: int, decoder_length: int) -> float:
+        """Model FLOPs of one forward pass over one example, causal attention counted half."""
+
+    @abc.abstractmethod
+    def decode_flops(self, encoder_length: int, position: int) -> float:
+        """FLOPs of one cached decoding step after `position` tokens."""
+
+    def replace(self, **changes: Any) -> Self:
+        """The model with some fields of its configuration changed.
+
+        Raises:
+          UserError: a field is unknown, or has a value that no network can have.
+        """
+        return type(self)(self.config.replace(**changes))
+
+    def init(self, rng: jax.Array) -> dict[str, Any]:
+        """Fresh parameters in `config.param_dtype`; to be called under `jit`."""
+        return nn.meta.unbox(self.init_boxed(rng))
+
+    def abstract_params(self) -> dict[str, Any]:
+        """Shapes and dtypes of all parameters; nothing is allocated."""
+        # Not `nn.meta.unbox`: under a mesh that would constrain what is no array yet.
+        return jax.tree.map(lambda box: box.value, _abstract_boxed(self), is_leaf=_is_box)
+
+    def logical_axes(self) -> dict[str, Any]:
+        """For every parameter the names of its axes, e.g. `('layers', 'embed', 'heads', 'kv')`."""
+        return jax.tree.map(lambda box: tuple(box.names), _abstract_boxed(self), is_leaf=_is_box)
+
+    @property
+    def axes(self) -> AxisTable:
+        """The sizes of its axes."""
+        return _axis_table(self)
+
+
+@functools.lru_cache(maxsize=64)
+def _abstract_boxed(model: Model) -> Any:
+    return jax.eval_shape(model.init_boxed, jax.random.key(0))
+
+
+@functools.lru_cache(maxsize=64)
+def _axis_table(model: Model) -> AxisTable:
+    # A scanned layer is traced once, and says the same as many.
+    scanned = model if model.config.scan_layers else model.replace(scan_layers=True)
+    return axis_table(
+        scanned.abstract_params(),
+        scanned.logical_axes(),
+        stacks=model.stacks,
+        couplings=model.couplings,
+    )
+
+
+def _is_box(leaf: Any) -> bool:
+    return isinstance(leaf, nn.LogicallyPartitioned)

@@ -1,0 +1,154 @@
+"""`ModelConfig`: what the configurations of all families share, and how they are read and written.
+
+`config.json` of a model folder is `ModelConfig.to_dict()`: the fields, and `family`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, Self, get_args
+
+from openba_jax.errors import UserError
+
+RematPolicy = Literal["none", "minimal", "full"]
+
+VOCABULARY_MULTIPLE = 128
+"""The rows of the embedding are padded to a multiple of this."""
+
+MAX_LAYERS = 10_000
+"""No stack is as deep; a configuration that says so would keep its reader busy for hours."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Fields that every family has.
+
+    Attributes:
+      vocab_size: rows of the embedding, padding rows included.
+      dropout_rate: rate on residual branches.
+      attention_dropout_rate: rate on attention probabilities.
+      max_encoder_length: longest encoder input that the model was made for, in tokens.
+      max_decoder_length: the same for the decoder.
+      dtype: name of the compute type.
+      param_dtype: name of the type in which parameters are kept.
+      scan_layers: one scanned layer (`layers` axis first) instead of unrolled ones.
+      remat_policy: what the backward pass recomputes: nothing, all but matrix products, everything.
+    """
+
+    family: ClassVar[str]
+    sizes: ClassVar[tuple[str, ...]] = ("vocab_size", "max_encoder_length", "max_decoder_length")
+    """Fields that must be at least 1; families add theirs."""
+    depths: ClassVar[tuple[str, ...]] = ()
+    """Fields that are numbers of layers."""
+
+    vocab_size: int
+    dropout_rate: float = 0.0
+    attention_dropout_rate: float = 0.0
+    max_encoder_length: int = 1024
+    max_decoder_length: int = 1024
+    dtype: str = "float32"
+    param_dtype: str = "float32"
+    scan_layers: bool = True
+    remat_policy: RematPolicy = "none"
+
+    def __post_init__(self) -> None:
+        """Checks types, that sizes are positive and switches known.
+
+        Raises:
+          UserError: a field has a value that no network can have.
+        """
+        for field in dataclasses.fields(self):
+            _check_type(field.name, str(field.type), getattr(self, field.name))
+        for name in (*self.sizes, *self.depths):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} is {getattr(self, name)}; it must be at least 1.")
+        for name in ("dropout_rate", "attention_dropout_rate"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UserError(
+                    f"{name} is {getattr(self, name)}; it must be at least 0 and below 1."
+                )
+        for name in ("dtype", "param_dtype"):
+            if getattr(self, name) not in ("float32", "bfloat16", "float16"):
+                raise UserError(
+                    f"{name} is {getattr(self, name)!r}; known are 'float32', 'bfloat16' and "
+                    "'float16'."
+                )
+        for name in self.depths:
+            if getattr(self, name) > MAX_LAYERS:
+                raise UserError(
+                    f"{name} is {getattr(self, name)}; a stack has at most {MAX_LAYERS} layers."
+                )
+        self.check_choice("remat_policy", get_args(RematPolicy))
+
+    def check_choice(self, name: str, known: tuple[str, ...]) -> None:
+        """Checks a field that has a few known values.
+
+        Raises:
+          UserError: the field has another value.
+        """
+        if getattr(self, name) not in known:
+            names = ", ".join(map(repr, known[:-1])) + f" and {known[-1]!r}"
+            raise UserError(f"{name} is {getattr(self, name)!r}; known are {names}.")
+
+    @property
+    def types(self) -> dict[str, Any]:
+        """`dtype` and `param_dtype`, which every module takes."""
+        return {"dtype": self.dtype, "param_dtype": self.param_dtype}
+
+    @property
+    def uses_dropout(self) -> bool:
+        """Whether training draws random numbers."""
+        return self.dropout_rate > 0 or self.attention_dropout_rate > 0
+
+    def replace(self, **changes: Any) -> Self:
+        """A copy with some fields changed.
+
+        Raises:
+          UserError: a field is unknown, or has a value that no network can have.
+        """
+        return self.from_dict({**self.to_dict(), **changes})
+
+    def to_dict(self) -> dict[str, Any]:
+        """The name of the family and all fields, ready for JSON."""
+        return {"family": self.family, **dataclasses.asdict(self)}
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> Self:
+        """The inverse of `to_dict`; `family` may be left out.
+
+        Raises:
+          UserError: a field is unknown or missing, has a value that no network can have, or the
+            family is another.
+        """
+        fields = dict(fields)
+        family = fields.pop("family", cls.family)
+        if family != cls.family:
+            raise UserError(f"the model config is of the family {family!r}, not {cls.family!r}.")
+        known = {field.name for field in dataclasses.fields(cls)}
+        unknown = sorted(set(fields) - known)
+        if unknown:
+            close = difflib.get_close_matches(unknown[0], known, 1)
+            hint = f"; did you mean {close[0]}?" if close else "."
+            raise UserError(f"a config of the family {cls.family} has no field {unknown[0]}{hint}")
+        try:
+            return cls(**fields)
+        except TypeError as error:
+            reason = str(error).partition("() ")[2] or str(error)
+            raise UserError(f"the model config is incomplete: {reason}.") from error
+
+
+def _check_type(name: str, kind: str, value: Any) -> None:
+    """Raises where a value, of a gin file or a JSON file, is not of the type of its field."""
+    types = {"int": int, "float": int | float, "bool": bool}
+    words = {"int": "a whole number", "float": "a number", "bool": "True or False"}
+    # A bool is an int to Python, not to a user.
+    fits = isinstance(value, types.get(kind, str)) and (kind == "bool") == isinstance(value, bool)
+    if not fits:
+        raise UserError(f"{name} is {value!r}; it must be {words.get(kind, 'a text')}.")
+
+
+def padded_vocab_size(tokens: int) -> int:
+    """`tokens` rounded up to a multiple of `VOCABULARY_MULTIPLE`."""
+    return -(-tokens // VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE
