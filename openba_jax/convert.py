@@ -13,16 +13,16 @@ are moved layer by layer, so a model of any size needs little memory. See docs/c
 
 from __future__ import annotations
 
-import contextlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from absl import flags, logging
+from absl import flags
 
 from openba_jax import cli
 from openba_jax.errors import UserError
+from openba_jax.paths import local, reject_overlap
 
 if TYPE_CHECKING:
     from openba_jax.checkpoints.checkpoint import Checkpoint
@@ -38,7 +38,7 @@ _FLAGS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("weight_format", "max_shard_size"), ("to_huggingface",)),
     "tensor_parallel": ("to_megatron",),
     "t5x_format": ("to_t5x",),
-    **dict.fromkeys(("other", "prompt", "tolerance"), ("verify",)),
+    **dict.fromkeys(("other", "prompt", "tolerance", "quiet"), ("verify",)),
 }
 """The commands that read a flag; all read the others."""
 
@@ -54,20 +54,21 @@ def main(argv: Sequence[str]) -> None:
     if not values.input:
         raise UserError("Name the checkpoint with --input.")
     from openba_jax.checkpoints.folders import require_free
+    from openba_jax.checkpoints.model_folder import split_path
     from openba_jax.checkpoints.registry import detect, open_checkpoint
 
-    path = Path(values.input)
+    path = local(values.input)
     if argv[1] == "verify":
         _verify(path)
         return
     if not values.output:
         raise UserError("Name the folder to write with --output.")
-    output = Path(values.output)
+    output, kind = local(values.output), detect(path)
+    reject_overlap(split_path(path)[0], output, "checkpoint of --input")
     require_free(output)
     source = open_checkpoint(path, _model_config(values.model_config))
-    sys.stdout.write(f"{path}: {detect(path).name}, {_describe(source)}\n")
-    with _without_log():
-        convert(source, _writer(argv[1]), output)
+    sys.stdout.write(f"{path}: {kind.name}, {_describe(source)}\n")
+    convert(source, _writer(argv[1]), output)
 
 
 def convert(source: Checkpoint, writer: Format, output: Path) -> None:
@@ -91,7 +92,7 @@ def convert(source: Checkpoint, writer: Format, output: Path) -> None:
     if not values.keep_optimizer:
         source.optimizer, source.data = None, {}
     if values.tokenizer:
-        source.tokenizer = Path(values.tokenizer)
+        source.tokenizer = local(values.tokenizer)
     if values.ffn_rule:
         source.model = source.model.replace(ffn_rule=values.ffn_rule)
     if compute := values.compute_dtype or values.dtype:
@@ -134,17 +135,6 @@ def _writer(command: str) -> Format:
     return T5X(values.t5x_format)
 
 
-@contextlib.contextmanager
-def _without_log() -> Iterator[None]:
-    """What orbax's threads log about a failure, the main thread raises."""
-    before = logging.get_verbosity()
-    logging.set_verbosity(logging.FATAL)
-    try:
-        yield
-    finally:
-        logging.set_verbosity(before)
-
-
 def _verify(path: Path) -> None:
     from openba_jax.checkpoints.registry import detect, open_checkpoint
     from openba_jax.evaluation.verify import compare, compare_logits, encode_prompt
@@ -153,19 +143,21 @@ def _verify(path: Path) -> None:
     if not values.other:
         raise UserError("Name the checkpoint to compare with by --other.")
     opened = []
-    for each in (path, Path(values.other)):
+    for each in (path, local(values.other)):
         kind = detect(each).name
         config = _model_config(values.model_config) if kind == "t5x" else None
         opened.append(open_checkpoint(each, config))
         sys.stdout.write(f"{each}: {kind}, {_describe(opened[-1])}\n")
     if values.model_config and all(
-        detect(each).name != "t5x" for each in (path, Path(values.other))
+        detect(each).name != "t5x" for each in (path, local(values.other))
     ):
         raise UserError("--model_config is for T5X checkpoints; neither of the two is one.")
     source, other = opened
     worst = 0.0
     for difference in compare(source, other):
         worst = max(worst, difference.largest)
+        if values.quiet and difference.largest <= values.tolerance:
+            continue
         types = " and ".join(dict.fromkeys(difference.dtypes))
         sys.stdout.write(
             f"{difference.largest:10.3g}  {difference.where}  {types}  {difference.note}\n"
@@ -198,7 +190,7 @@ def _model_config(value: str | None) -> ModelConfig | None:
 
     if not value:
         return None
-    return named_configs().get(value) or load_config(value)
+    return named_configs().get(value) or load_config(local(value))
 
 
 def _bytes(text: str) -> int:
@@ -261,6 +253,7 @@ def define_flags() -> None:
     flags.DEFINE_multi_string(
         "prompt", [], "verify: text, or ids like 12,5,7, whose logits are compared; may repeat."
     )
+    flags.DEFINE_bool("quiet", False, "verify: no line for weights that do not differ.")
     flags.DEFINE_float("tolerance", 0.0, "verify: largest difference that is accepted.")
 
 

@@ -65,7 +65,7 @@ HEADER = [
 
 def main(argv: Sequence[str]) -> None:
     """Prints the table."""
-    cli.refuse_words(argv)
+    cli.reject_positional(argv)
     from openba_jax.models.registry import named_configs
 
     values = flags.FLAGS

@@ -30,6 +30,10 @@ def run(command, **values):
         convert.main(["openba-convert", command])
 
 
+def contents(folder):
+    return {path: path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
+
+
 @pytest.fixture
 def golden(shared_dir):
     return shared_dir / "golden" / "megatron_ckpt" / "v1_style"
@@ -131,7 +135,11 @@ def test_verify_fails_beyond_the_tolerance(shared_dir, golden, tmp_path):
         ("to_native", {"input": "."}, "is no checkpoint that is known"),
         ("to_native", {"input": "nowhere"}, "nowhere is no folder"),
         ("to_native", {"input": "GOLDEN"}, "--output"),
-        ("to_native", {"input": "GOLDEN", "output": "/"}, "exists already"),
+        ("to_native", {"input": "GOLDEN", "output": "/"}, "the output / holds"),
+        ("to_native", {"input": "GOLDEN", "output": "gs://b/x"}, "gs://b/x is an address"),
+        ("to_native", {"input": "s3://b/x"}, "s3://b/x is an address"),
+        ("to_native", {"input": "~nobody_at_all/x"}, "home that is not known"),
+        ("to_native", {"input": "GOLDEN", "output": "/dev/null"}, "/dev/null is a device"),
         ("to_native", {"input": "GOLDEN", "model_config": "tiny"}, "configuration of its own"),
         ("to_megatron", {"input": "GOLDEN", "tensor_parallel": 3}, "does not divide num_heads"),
         ("to_huggingface", {"input": "GOLDEN", "max_shard_size": "big"}, "max_shard_size is 'big'"),
@@ -147,6 +155,49 @@ def test_user_errors_leave_nothing_behind(golden, tmp_path, monkeypatch, command
     with pytest.raises(UserError, match=message.replace("'", "['\"]")):
         run(command, **values)
     assert not list(tmp_path.rglob("*model*"))
+
+
+@pytest.mark.parametrize("output", ["source", "link", "source/new", ".", "x/../source"])
+def test_the_source_is_never_the_target(golden, tmp_path, monkeypatch, output):
+    monkeypatch.chdir(tmp_path)
+    run("to_native", input=golden, output="source")
+    (tmp_path / "link").symlink_to("source")
+    (checkpoint,) = (tmp_path / "source" / "checkpoints").iterdir()
+    before = contents(tmp_path)
+    for source in ("source", checkpoint):
+        with pytest.raises(UserError, match=r"the checkpoint of --input, which is only read"):
+            run("to_t5x", input=source, output=output)
+    assert contents(tmp_path) == before
+
+
+def test_an_empty_folder_is_written_into(golden, tmp_path, monkeypatch):
+    place = tmp_path / "empty"
+    place.mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path))
+    inode = place.stat().st_ino
+    with pytest.raises(UserError, match="--keep_optimizer is for"):
+        run("to_native", input=golden, output="~/empty", keep_optimizer=True, dtype="float16")
+    assert not list(place.iterdir())
+    monkeypatch.chdir(place)
+    run("to_native", input=golden, output=".")
+    assert place.stat().st_ino == inode
+    assert detect(place).name == "native"
+    assert [path.name for path in tmp_path.iterdir()] == ["empty"]
+
+
+def test_verify_can_be_quiet(golden, tmp_path, capsys):
+    run("to_native", input=golden, output=tmp_path / "same")
+    run("to_native", input=golden, output=tmp_path / "brain", dtype="bfloat16")
+    capsys.readouterr()
+    run("verify", input=golden, other=tmp_path / "same", quiet=True)
+    said = capsys.readouterr().out.splitlines()
+    assert len(said) == 3
+    assert said[-1] == "largest difference of a weight: 0"
+    with pytest.raises(UserError, match="The checkpoints differ"):
+        run("verify", input=golden, other=tmp_path / "brain", quiet=True)
+    differing = capsys.readouterr().out.splitlines()[2:-1]
+    assert differing
+    assert not any(line.split()[0] == "0" for line in differing)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ import numpy as np
 import sentencepiece
 
 from openba_jax.errors import UserError
-from openba_jax.files import write_atomically
+from openba_jax.files import reject_lfs_pointer, write_atomically
 from openba_jax.objectives.special_ids import SpecialIds
 
 TRAINING_THREADS = 8
@@ -43,9 +43,10 @@ class Vocabulary(SpecialIds):
           newline: `"\n"` is a token of its own, as in V2's training data; else it becomes a space.
 
         Raises:
-          UserError: there is no such file, or it is no such model.
+          UserError: there is no such file, it is a pointer of Git LFS, or it is no such model.
         """
         self.path = Path(path)
+        reject_lfs_pointer(self.path)
         try:
             model = self.path.read_bytes()
         except OSError as error:

@@ -26,6 +26,7 @@ from openba_jax.checkpoints.inspection import InspectedCheckpoint
 from openba_jax.checkpoints.registry import FORMATS, detect
 from openba_jax.errors import UserError
 from openba_jax.models.axes import LAYERS, VOCAB, Leaf
+from openba_jax.paths import local, reject_overlap
 from openba_jax.pruning.plan import Plan, pruned_model, relative
 from openba_jax.pruning.scores import score
 from openba_jax.pruning.stages import Stage, apply_stage
@@ -130,11 +131,16 @@ def prune_checkpoint(
 
     Raises:
       UserError: the stage asks for what the model cannot give, `source` is no checkpoint or lacks
-        what is to be kept, `output` holds something or is being written, or the disk is full.
+        what is to be kept, `output` holds something, cannot be written, overlaps with `source` or
+        `counts` or is being written, or the disk is full.
     """
-    source, output = Path(source), Path(output)
-    require_free(output)  # Before what takes long.
+    source, output = local(source), local(output)
+    counts = [local(file) for file in counts]
     found = detect(source)
+    reject_overlap(model_folder.split_path(source)[0], output, "checkpoint to prune")
+    for file in counts:
+        reject_overlap(file, output, "file of counts")
+    require_free(output)  # Before what takes long.
     default = found.name if found.name in OWN_FORMATS else OWN_FORMATS[0]
     writer = FORMATS[output_format or default]
     opened = found.open(source)

@@ -12,6 +12,7 @@ from openba_jax.checkpoints.formats.huggingface import (
     v1_width,
     write_huggingface,
 )
+from openba_jax.data.vocabulary import Vocabulary
 from openba_jax.errors import UserError
 
 
@@ -211,6 +212,32 @@ def test_alias_that_is_no_copy(single):
         lambda arrays: arrays.update({alias: arrays["shared_embedding.weight"] + 1}),
     )
     refused(single, alias, "should be a copy of shared_embedding.weight")
+
+
+@pytest.mark.parametrize(
+    ("prefix", "wrapper"), [("_orig_mod.", "torch.compile"), ("module.", "DataParallel")]
+)
+def test_names_of_a_wrapped_model(single, prefix, wrapper):
+    def wrap(arrays):
+        for name in list(arrays):
+            arrays[f"{prefix}{name}"] = arrays.pop(name)
+
+    rewrite(single / "model.safetensors", wrap)
+    refused(single, f"begins with {prefix}, as {wrapper} names it; save the model inside")
+
+
+@pytest.mark.parametrize(
+    "name", ["model.safetensors", "pytorch_model.bin", "config.json", "tokenizer.model"]
+)
+def test_pointers_of_git_lfs(single, name):
+    if name == "pytorch_model.bin":
+        (single / "model.safetensors").unlink()
+    (single / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9")
+    if name == "tokenizer.model":
+        with pytest.raises(UserError, match=r"tokenizer\.model is a pointer of Git LFS"):
+            Vocabulary(single / name)
+        return
+    refused(single, f"{name} is a pointer of Git LFS and not the file itself; run `git lfs pull`")
 
 
 def test_truncated_weights(single):

@@ -145,7 +145,14 @@ def test_temperature_sharpens() -> None:
     assert float(jnp.mean(drawn == 0)) == pytest.approx(0.36 / 0.52, abs=0.03)
 
 
-@pytest.mark.parametrize("bad", [{"temperature": -1.0}, {"top_k": -1}, {"top_p": 0.0}])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        *({"temperature": value} for value in (-1.0, 1e-38, float("nan"), float("inf"))),
+        {"top_k": -1},
+        *({"top_p": value} for value in (0.0, 1.5, float("nan"))),
+    ],
+)
 def test_ranges_are_checked(bad: dict[str, float]) -> None:
     with pytest.raises(UserError, match=next(iter(bad))):
         Sampling(**bad)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,31 @@ from openba_jax.errors import UserError
 
 
 def test_words_that_are_no_flags_are_refused() -> None:
-    cli.refuse_words(["openba-train"])
+    cli.reject_positional(["openba-train"])
     with pytest.raises(UserError, match="'runs/small' is no flag"):
-        cli.refuse_words(["openba-train", "runs/small"])
+        cli.reject_positional(["openba-train", "runs/small"])
+
+
+def test_log_lines_have_no_prefix_and_errors_of_orbax_are_said_once() -> None:
+    def line(level: int, file: str) -> str | None:
+        record = logging.LogRecord("absl", level, file, 3, "%s is slow", ("it",), None)
+        return cli._LogLine().format(record) if cli._is_for_users(record) else None
+
+    assert line(logging.WARNING, "/x/openba_jax/files.py") == "warning: it is slow"
+    assert line(logging.ERROR, "/x/openba_jax/files.py") == "error: it is slow"
+    assert line(logging.WARNING, "/x/orbax/checkpoint/future.py") == "warning: it is slow"
+    assert line(logging.ERROR, "/x/orbax/checkpoint/future.py") is None
+
+
+@pytest.mark.parametrize(
+    "binding", ["a/Stage.mlp = 3", "a/b/Stage.mlp = 3", "SEED = 1", "Stage.mlp = 3"]
+)
+def test_scopes_that_something_is_made_with(binding: str) -> None:
+    settings = "Pipeline.stages = [@a/b/Stage(), @c/Stage]"
+    cli.check_scopes([binding], settings)
+    for misspelt in ("b/Stage.mlp = 3", "A/SEED = 1"):
+        with pytest.raises(UserError, match=r"there is no scope [bA]; known are a, a/b, c"):
+            cli.check_scopes([binding, misspelt], settings)
 
 
 def test_an_error_of_the_system_in_a_gin_function_is_one_line(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -82,3 +83,118 @@ def test_mistakes_get_one_sentence(arguments: list[str], message: str) -> None:
     errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1
     assert message in errors[0]
+
+
+@pytest.mark.parametrize("main", ["train", "eval", "infer", "pipeline", "sweep"])
+def test_without_a_gin_file_there_is_a_list_of_them(main: str, tmp_path: Path) -> None:
+    code = (
+        f"import sys, openba_jax.{main} as main; sys.argv = ['main', *sys.argv[1:]]\n"
+        "try:\n"
+        "    main.run()\n"
+        "except SystemExit as end:\n"
+        "    heavy = {'jax', 'flax', 'tensorflow', 'matplotlib'} & set(sys.modules)\n"
+        "    sys.exit(f'imported {heavy}' if heavy else end.code)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-c", code, *arguments],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    result = run()
+    assert result.returncode == 2, result.stderr
+    assert not result.stdout
+    first, *files = result.stderr.splitlines()
+    assert first.startswith(f"error: name a gin file with --gin_file; openba-{main} has these")
+    assert files
+    for line in files:
+        name, what = line.split(maxsplit=1)
+        assert what.endswith((".", "?"))
+        # Each of them can be given, and tells its macros.
+        listed = run(f"--gin_file={name}", "--macros")
+        assert listed.returncode == 0, listed.stderr
+        assert "(to be given)" in listed.stdout
+    assert not list(tmp_path.iterdir())
+
+
+def test_macros_are_listed_with_values_and_comments(tmp_path: Path) -> None:
+    (tmp_path / "mine.gin").write_text(
+        "# A file of mine.\ninclude 'gin/runs/native/infer.gin'\n\n"
+        "# How hot\n# it is.\nHEAT = %TEMPERATURE\nTOP_K = 5\n"
+    )
+    arguments = (f"--gin_file={tmp_path}/mine.gin", "--macros", "--gin.SEED=7")
+    result = _run("openba_jax.infer", *arguments)
+    assert result.returncode == 0, result.stderr
+    rows = {line.split()[0]: line.split(maxsplit=2)[1:] for line in result.stdout.splitlines()}
+    assert rows["SEED"] == ["7", "Of sampling."]
+    assert rows["TOP_K"] == ["5", "Sample from so many tokens; 0 takes all."]
+    assert rows["HEAT"] == ["%TEMPERATURE", "How hot it is."]
+    assert "MODEL_DIR" in rows
+
+
+@pytest.mark.parametrize("arguments", ["--help", "--models=tiny"])
+def test_a_reader_that_stops_reading_is_no_error(arguments: str) -> None:
+    # A pipe that nobody reads from.
+    read, write = os.pipe()
+    os.close(read)
+    result = subprocess.run(
+        [sys.executable, "-m", "openba_jax.sizes", arguments],
+        cwd=REPOSITORY,
+        stdout=write,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    os.close(write)
+    assert result.stderr == ""
+    assert result.returncode == 141
+
+
+def test_what_latin_1_cannot_say_is_escaped_and_a_full_disk_is_one_sentence(
+    folder: Path, tmp_path: Path
+) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=400k", "none", disk]
+    mounted = not subprocess.run(command, capture_output=True, check=False).returncode
+    try:
+        result = subprocess.run(
+            [
+                *(sys.executable, "-m", "openba_jax.infer"),
+                *("--gin_file=gin/runs/native/infer.gin", f"--gin.MODEL_DIR='{folder}/model'"),
+                *("--gin.PROMPTS='日本'", "--gin.MAX_NEW_TOKENS=2"),
+            ],
+            cwd=REPOSITORY,
+            env={**os.environ, "PYTHONIOENCODING": "latin-1"},
+            capture_output=True,
+            check=False,
+        )
+        assert result.returncode == 0, result.stderr
+        assert rb"\u65e5\u672c" in result.stdout
+        if not mounted:
+            pytest.skip("mounting a small disk needs the rights of root")
+        done = _run(
+            "openba_jax.train",
+            "--gin_file=gin/runs/native/recover.gin",
+            f"--gin.INITIAL_CHECKPOINT_PATH='{folder}/model'",
+            f"--gin.MODEL_DIR='{disk}/model'",
+            f"--gin.TOKEN_STORES='{folder}/spans'",
+            f"--gin.VOCABULARY='{folder}/tokenizer.model'",
+            "--gin.TASK_FEATURE_LENGTHS={'inputs': 32, 'targets': 32}",
+            *("--gin.BATCH_SIZE=2", "--gin.TRAIN_STEPS=1"),
+        )
+        assert done.returncode == 2, done.stderr
+        lines = [line for line in done.stderr.splitlines() if not line.startswith("model: step")]
+        assert lines == [
+            f"error: the disk is full while {disk}/model is written; make room and start again, "
+            "what was complete before is intact."
+        ]
+    finally:
+        if mounted:
+            subprocess.run(["umount", disk], check=True)

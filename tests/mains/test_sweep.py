@@ -122,8 +122,9 @@ def test_sweep_files_bind_names_that_their_runs_know(name: str) -> None:
     from openba_jax.staged.settings import Data, Phase
     from openba_jax.training import gin_bindings  # noqa: F401 - registers the other names
 
-    for configurable in (sweep.Sweep, Pipeline, Data, Phase, Stage):
-        gin.external_configurable(configurable, configurable.__name__)
+    with gin.config.interactive_mode():  # Other tests have registered some of them, too.
+        for configurable in (sweep.Sweep, Pipeline, Data, Phase, Stage):
+            gin.external_configurable(configurable, configurable.__name__)
     try:
         gin.add_config_file_search_path(str(REPOSITORY))
         gin.parse_config_file(f"gin/sweeps/{name}.gin")

@@ -92,7 +92,7 @@ def test_optimizer_files_hold_the_numbers_of_the_original(
         assert float(made.learning_rate(step)) == pytest.approx(rate, rel=1e-4, abs=1e-12)
 
 
-@pytest.mark.parametrize("name", ["pretrain", "finetune"])
+@pytest.mark.parametrize("name", ["pretrain", "finetune", "recover"])
 def test_run_files_know_every_name_that_they_bind(name: str) -> None:
     gin.parse_config_file(f"gin/runs/native/{name}.gin")
     gin.parse_config("MODEL_DIR = 'x'\nTOKEN_STORES = ['y']\nVOCABULARY = 'z'")

@@ -17,6 +17,7 @@ import numpy as np
 
 from openba_jax.checkpoints.files.tensors import FileTensor, Read, ahead
 from openba_jax.errors import UserError
+from openba_jax.files import reject_lfs_pointer
 
 _DTYPES = {
     "F64": np.dtype(np.float64),
@@ -38,8 +39,9 @@ def read_safetensors(file: Path) -> dict[str, FileTensor]:
     """The tensors of a file; nothing but its header is read.
 
     Raises:
-      UserError: the file is missing, cut short or not of this format.
+      UserError: the file is missing, cut short, not of this format or a pointer of Git LFS.
     """
+    reject_lfs_pointer(file)
     try:
         size = file.stat().st_size
         with file.open("rb") as stream:

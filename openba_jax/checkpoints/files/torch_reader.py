@@ -24,6 +24,7 @@ import numpy as np
 
 from openba_jax.checkpoints.files.tensors import FileTensor
 from openba_jax.errors import UserError
+from openba_jax.files import reject_lfs_pointer
 
 STORAGE_DTYPES = {
     "DoubleStorage": np.dtype(np.float64),
@@ -203,8 +204,10 @@ def read_torch(file: Path) -> Any:
     """What `torch.save` wrote, each tensor as a `FileTensor`.
 
     Raises:
-      UserError: the file is missing, cut short, not of this format, or names code to be run.
+      UserError: the file is missing, cut short, not of this format or a pointer of Git LFS, or it
+        names code to be run.
     """
+    reject_lfs_pointer(file)
     try:
         with zipfile.ZipFile(file) as archive:
             names = [name for name in archive.namelist() if name.endswith("/data.pkl")]

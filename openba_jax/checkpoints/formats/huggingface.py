@@ -18,6 +18,7 @@ from openba_jax.checkpoints.mapped import MappedCheckpoint, check_tensors, descr
 from openba_jax.checkpoints.mapping import Entry, entry_dtype, entry_reads, expand
 from openba_jax.checkpoints.tokenizer_files import find_tokenizer, write_json, write_tokenizer
 from openba_jax.errors import UserError
+from openba_jax.files import reject_lfs_pointer
 from openba_jax.models import mapping, registry
 
 WeightFormat = Literal["safetensors", "torch"]
@@ -60,6 +61,7 @@ class HuggingFace:
         fields = read_json(file)
         family = _family(fields.get("model_type"), file)
         tensors = _read_tensors(path)
+        _reject_wrappers(tensors)
         try:
             config = family.read_config(fields, described(tensors))
         except UserError as error:
@@ -165,6 +167,24 @@ def _with_copies(entries: list[Entry], copies: Mapping[str, str]) -> list[Entry]
     return [*(entry for entry in entries if entry not in head), *made, *head]
 
 
+def _reject_wrappers(tensors: Mapping[str, FileTensor]) -> None:
+    """Checks that the tensors are those of the model itself.
+
+    Raises:
+      UserError: `torch.compile` or a data-parallel wrapper has put its prefix before their names.
+    """
+    for prefix, wrapper in _WRAPPERS.items():
+        for name in tensors:
+            if name.startswith(prefix):
+                raise UserError(
+                    f"{tensors[name].file}: tensor {name} begins with {prefix}, as {wrapper} names "
+                    f"it; save the model inside, {prefix.removesuffix('.')}, instead."
+                )
+
+
+_WRAPPERS = {"_orig_mod.": "torch.compile", "module.": "DataParallel"}
+
+
 def _size(spec: TensorSpec) -> int:
     return math.prod(spec.shape) * spec.dtype.itemsize
 
@@ -186,8 +206,9 @@ def read_json(file: Path) -> dict[str, Any]:
     """A JSON object.
 
     Raises:
-      UserError: the file is missing or holds none.
+      UserError: the file is missing, a pointer of Git LFS, or holds none.
     """
+    reject_lfs_pointer(file)
     try:
         value = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
