@@ -29,8 +29,8 @@ from openba_jax import cli
 from openba_jax.errors import UserError
 
 if TYPE_CHECKING:
-    from openba_jax.data.chunks import Source
-    from openba_jax.data.rules import Rule
+    from openba_jax.data.text.chunks import TextSource
+    from openba_jax.data.text.rules import RecordRule
 
 _NEEDED = {
     "vocabulary": ("input", "output"),
@@ -66,15 +66,16 @@ def define_flags() -> None:
     flags.DEFINE_bool("newline", False, "tokens, show: the newline is a token of its own.")
     flags.DEFINE_enum(
         "kind",
-        "spans",
-        ["spans", "instructions", "dialogues", "translations"],
-        "tokens: what records become.",
+        "text",
+        ["text", "instructions", "dialogues", "translations", "spans"],
+        "tokens: what records become: groups of text for denoising, or pairs. `spans` is the "
+        "earlier name of `text`.",
     )
-    flags.DEFINE_integer("group_size", 568, "spans: tokens of a group.", lower_bound=2)
+    flags.DEFINE_integer("group_size", 568, "text: tokens of a group.", lower_bound=2)
     flags.DEFINE_integer(
         "batch_size",
         1000,
-        "spans: documents that are cut in groups together, what remains is dropped; 0: all.",
+        "text: documents that are cut in groups together, what remains is dropped; 0: all.",
         lower_bound=0,
     )
     flags.DEFINE_string("input_column", "inputs", "instructions: the column with the input.")
@@ -95,7 +96,7 @@ def define_flags() -> None:
     flags.DEFINE_integer(
         "max_length",
         None,
-        "Not spans: pairs with a longer source are left out; 1024, dialogues 2048.",
+        "Not text: pairs with a longer source are left out; 1024, dialogues 2048.",
         lower_bound=1,
     )
     flags.DEFINE_integer(
@@ -153,8 +154,8 @@ def main(argv: Sequence[str]) -> None:
 
 def _vocabulary(values: flags.FlagValues) -> None:
     """Trains a vocabulary."""
-    from openba_jax.data.documents import column, read_records
-    from openba_jax.data.inputs import expand
+    from openba_jax.data.text.documents import column, read_records
+    from openba_jax.data.text.open_files import expand
     from openba_jax.data.vocabulary import train_vocabulary
 
     def left_out(error: UserError) -> None:
@@ -185,7 +186,7 @@ def _vocabulary(values: flags.FlagValues) -> None:
 
 def _tokens(values: flags.FlagValues) -> None:
     """Makes a token store."""
-    from openba_jax.data.preparation import prepare
+    from openba_jax.data.text.preparation import prepare
     from openba_jax.data.vocabulary import Vocabulary
 
     manifest = prepare(
@@ -205,14 +206,14 @@ def _tokens(values: flags.FlagValues) -> None:
 
 def _merge(values: flags.FlagValues) -> None:
     """Makes one store of several."""
-    from openba_jax.data.store_tools import merge_stores
+    from openba_jax.data.store.tools import merge_stores
 
     _report(values.output, merge_stores(values.store, values.output))
 
 
 def _split(values: flags.FlagValues) -> None:
     """Makes several stores of one."""
-    from openba_jax.data.store_tools import SPLIT_SEED, split_store
+    from openba_jax.data.store.tools import SPLIT_SEED, split_store
 
     seed = SPLIT_SEED if values.seed is None else values.seed
     parts = split_store(_one_store(values), values.parts, values.output, seed)
@@ -222,7 +223,7 @@ def _split(values: flags.FlagValues) -> None:
 
 def _verify(values: flags.FlagValues) -> None:
     """Checks stores."""
-    from openba_jax.data.store_tools import verify_store
+    from openba_jax.data.store.tools import verify_store
 
     for prefix in values.store:
         sys.stdout.write(f"{prefix}: whole; {_listed(verify_store(prefix))}\n")
@@ -252,18 +253,18 @@ def _show(values: flags.FlagValues) -> None:
     sys.stdout.flush()
 
 
-def _sources(values: flags.FlagValues) -> list[Source]:
+def _sources(values: flags.FlagValues) -> list[TextSource]:
     """The sources that the flags name."""
-    from openba_jax.data.chunks import Source
+    from openba_jax.data.text.chunks import TextSource
 
     if values.input:
-        return [Source("input", values.input)]
+        return [TextSource("input", values.input)]
     sources = []
     for text in values.source:
         name, _, rest = text.partition(":")
         weight, _, files = rest.partition(":")
         try:
-            sources.append(Source(name, files.split(","), float(weight)))
+            sources.append(TextSource(name, files.split(","), float(weight)))
         except ValueError as error:
             raise UserError(
                 f"--source={text} has no number as weight; write NAME:WEIGHT:FILE[,FILE...]."
@@ -271,13 +272,15 @@ def _sources(values: flags.FlagValues) -> list[Source]:
     return sources
 
 
-def _rule(values: flags.FlagValues) -> Rule:
+def _rule(values: flags.FlagValues) -> RecordRule:
     """The rule that the flags name."""
-    from openba_jax.data.conversations import Dialogues, Translations
-    from openba_jax.data.rules import Instructions, Spans
+    from openba_jax.data.text.conversations import Dialogues, Translations
+    from openba_jax.data.text.rules import Instructions, TextGroups
 
     if values.kind == "spans":
-        return Spans(values.group_size, values.batch_size, values.text_column)
+        logging.warning("--kind=spans is now called --kind=text.")
+    if values.kind in ("text", "spans"):
+        return TextGroups(values.group_size, values.batch_size, values.text_column)
     limit = {} if values.max_length is None else {"max_length": values.max_length}
     if values.kind == "dialogues":
         return Dialogues(values.turns_column, **limit)

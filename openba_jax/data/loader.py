@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +18,12 @@ import numpy as np
 from absl import logging
 
 from openba_jax.data import packing
-from openba_jax.data.manifest import check_vocabulary
 from openba_jax.data.order import Order, order_of
 from openba_jax.data.permutation import permute
 from openba_jax.data.samples import build_samples
 from openba_jax.data.schedule import Schedule
-from openba_jax.data.token_store import JoinedStores, Kind, open_stores
+from openba_jax.data.store.manifest import check_vocabulary
+from openba_jax.data.store.token_store import JoinedStores, Kind, open_stores
 from openba_jax.data.vocabulary import Vocabulary
 from openba_jax.errors import UserError
 from openba_jax.objectives import counter_random
@@ -106,7 +104,7 @@ class BatchLoader:
         for kind in _kinds(mixture):
             count = joined.count(kind) - held_out
             if count < 1:
-                what = "groups of text" if kind == "spans" else "instructions"
+                what = "groups of text" if kind == "text" else "instructions"
                 remedy = f"make some by `openba-prepare tokens --kind={kind}`"
                 if held_out:
                     what += f" but the {held_out} that are held out"
@@ -346,41 +344,6 @@ def as_batch(inputs: np.ndarray, targets: np.ndarray) -> Batch:
         "decoder_target_tokens": targets,
         "decoder_loss_weights": (targets > 0).astype(np.float32),
     }
-
-
-def prefetch(
-    loader: BatchLoader,
-    start_step: int,
-    stop_step: int | None = None,
-    rows: slice | None = None,
-    depth: int = 2,
-) -> Iterator[Batch]:
-    """The batches from a step on, built in a background thread.
-
-    Close it before `change_rates` and start another.
-
-    Args:
-      loader: where they come from.
-      start_step: the first.
-      stop_step: the first that is not wanted; endless without.
-      rows: as for `batch`.
-      depth: batches made ahead.
-    """
-    steps: Iterable[int] = (
-        itertools.count(start_step) if stop_step is None else range(start_step, stop_step)
-    )
-    pending: collections.deque[Future[Batch]] = collections.deque()
-    with ThreadPoolExecutor(max_workers=1) as executor:
-        try:
-            for step in steps:
-                pending.append(executor.submit(loader.batch, step, rows))
-                if len(pending) > depth:
-                    yield pending.popleft().result()
-            while pending:
-                yield pending.popleft().result()
-        finally:
-            for future in pending:
-                future.cancel()
 
 
 def _kinds(mixture: Mixture) -> list[Kind]:

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from openba_jax.data.token_store import JoinedStores
+from openba_jax.data.store.token_store import JoinedStores
 from openba_jax.errors import UserError
 from openba_jax.objectives import counter_random
 from openba_jax.objectives.denoising import Denoiser
 from openba_jax.objectives.mixture import Task
-from openba_jax.objectives.rows import Rows, Side
 from openba_jax.objectives.special_ids import SpecialIds
+from openba_jax.objectives.token_rows import Side, TokenRows
 
 
 def build_samples(
@@ -53,7 +53,7 @@ def build_samples(
 
 def make_samples(
     task: Task,
-    read: Mapping[Side, Rows],
+    read: Mapping[Side, TokenRows],
     indices: np.ndarray,
     epochs: np.ndarray,
     ids: SpecialIds,

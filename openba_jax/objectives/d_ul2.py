@@ -22,7 +22,7 @@ TARGET_LOSSES = (1.154, 1.594, 2.106, 1.298, 1.723, 2.151, 2.151)
 
 
 @dataclasses.dataclass(frozen=True)
-class Rule:
+class RateRule:
     """`(rates, losses, targets) -> rates`: `p exp(learning_rate (loss - target))`, smoothed.
 
     Attributes:

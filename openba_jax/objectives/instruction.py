@@ -7,8 +7,8 @@ import dataclasses
 import numpy as np
 
 from openba_jax.errors import UserError
-from openba_jax.objectives.rows import Rows, Side
 from openba_jax.objectives.special_ids import SpecialIds
+from openba_jax.objectives.token_rows import Side, TokenRows
 
 _FRAME = 3  # <S>, <extra_id_0> and </s> of the inputs.
 
@@ -23,8 +23,8 @@ class Instruction:
 
     def __call__(
         self,
-        sources: Rows,
-        targets: Rows,
+        sources: TokenRows,
+        targets: TokenRows,
         ids: SpecialIds,
         encoder_length: int,
         decoder_length: int,

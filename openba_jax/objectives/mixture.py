@@ -14,7 +14,7 @@ from openba_jax.errors import UserError
 from openba_jax.objectives import d_ul2, o_ul2, ul2
 from openba_jax.objectives.denoising import Denoiser
 from openba_jax.objectives.instruction import Instruction
-from openba_jax.objectives.rows import Kind
+from openba_jax.objectives.token_rows import Kind
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Task:
     @property
     def kind(self) -> Kind:
         """Which pairs of a token store the task takes."""
-        return "instructions" if isinstance(self.objective, Instruction) else "spans"
+        return "instructions" if isinstance(self.objective, Instruction) else "text"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Mixture:
 
     name: str
     components: tuple[tuple[Task, float], ...]
-    rule: d_ul2.Rule | None = None
+    rule: d_ul2.RateRule | None = None
     by_count: bool = False
 
     def __post_init__(self) -> None:
@@ -77,7 +77,7 @@ class Mixture:
     @property
     def denoisers(self) -> tuple[Task, ...]:
         """The tasks on text, whose rates the rule moves."""
-        return tuple(task for task in self.tasks if task.kind == "spans")
+        return tuple(task for task in self.tasks if task.kind == "text")
 
     def initial_rates(self, counts: Mapping[Kind, int]) -> tuple[float, ...]:
         """The rates over a corpus with so many pairs of each kind."""
@@ -125,7 +125,7 @@ class Mixture:
         if self.rule is None or not self.rule.shared_noise:
             return self.tasks
         total = sum(
-            rate for task, rate in zip(self.tasks, rates, strict=True) if task.kind == "spans"
+            rate for task, rate in zip(self.tasks, rates, strict=True) if task.kind == "text"
         )
         tasks, below = [], 0.0
         for task, rate in zip(self.tasks, rates, strict=True):
@@ -188,10 +188,10 @@ SPAN_CORRUPTION = register(
 )
 _D_UL2_START = tuple(zip(UL2_TASKS, d_ul2.INITIAL_RATES, strict=True))
 D_UL2_CODE = register(
-    Mixture("d_ul2_code", _D_UL2_START, d_ul2.Rule(clamp=False, shared_noise=True))
+    Mixture("d_ul2_code", _D_UL2_START, d_ul2.RateRule(clamp=False, shared_noise=True))
 )
 D_UL2_PAPER = register(
-    Mixture("d_ul2_paper", _D_UL2_START, d_ul2.Rule(clamp=True, shared_noise=False))
+    Mixture("d_ul2_paper", _D_UL2_START, d_ul2.RateRule(clamp=True, shared_noise=False))
 )
 _O_UL2_S = Task("o_ul2_s", o_ul2.SEQUENTIAL)
 O_UL2_CODE = register(Mixture("o_ul2_code", ((_O_UL2_S, 1.0),)))

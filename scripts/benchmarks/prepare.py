@@ -26,7 +26,7 @@ import psutil
 import sentencepiece
 from absl import app, flags
 
-from openba_jax.data.documents import column, read_records
+from openba_jax.data.text.documents import column, read_records
 from openba_jax.data.vocabulary import train_vocabulary
 from openba_jax.files import sha256
 

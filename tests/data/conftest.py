@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from made_up_text import words
 
-from openba_jax.data.token_store import store_dtype
-from openba_jax.data.token_store_writer import TokenStoreWriter
+from openba_jax.data.store.token_store import store_dtype
+from openba_jax.data.store.writer import TokenStoreWriter
 from openba_jax.data.vocabulary import Vocabulary, train_vocabulary
 
 

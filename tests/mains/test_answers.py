@@ -13,9 +13,9 @@ import jax
 import pytest
 
 from openba_jax.checkpoints.formats import native
-from openba_jax.data.chunks import Source
-from openba_jax.data.preparation import prepare
-from openba_jax.data.rules import Spans
+from openba_jax.data.text.chunks import TextSource
+from openba_jax.data.text.preparation import prepare
+from openba_jax.data.text.rules import TextGroups
 from openba_jax.data.vocabulary import train_vocabulary
 from openba_jax.models.openba.config import named_config
 from openba_jax.models.openba.network import init_params
@@ -34,7 +34,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     params = jax.jit(init_params, static_argnums=0)(config, jax.random.key(0))
     native.create(root / "model", config, params, tokenizer=vocabulary.path)
     (root / "text.txt").write_text("\n".join(texts))
-    prepare([Source("text", [root / "text.txt"])], Spans(24), vocabulary, root / "spans")
+    prepare([TextSource("text", [root / "text.txt"])], TextGroups(24), vocabulary, root / "spans")
     (root / "questions").mkdir()
     fields = {"question": "2?", "res1": "4", "res2": "8", "ans": "A"}
     (root / "questions" / "squares.json").write_text(json.dumps([{"demo": [], "data": fields}]))

@@ -20,9 +20,9 @@ from pathlib import Path
 
 import numpy as np
 
-from openba_jax.data.chunks import Chunk
-from openba_jax.data.documents import MissingColumnError, items_of, parse, place
-from openba_jax.data.rules import PairRule, Rule, Spans
+from openba_jax.data.text.chunks import Chunk
+from openba_jax.data.text.documents import MissingColumnError, items_of, parse, place
+from openba_jax.data.text.rules import PairRule, RecordRule, TextGroups
 from openba_jax.data.vocabulary import Vocabulary
 from openba_jax.errors import UserError
 from openba_jax.objectives.special_ids import SpecialIds
@@ -61,7 +61,7 @@ class Encoded:
 class Encoder:
     """Encodes chunks by a rule."""
 
-    def __init__(self, vocabulary: Vocabulary, rule: Rule, strict: bool) -> None:
+    def __init__(self, vocabulary: Vocabulary, rule: RecordRule, strict: bool) -> None:
         """Takes what does not change.
 
         Args:
@@ -98,7 +98,7 @@ class Encoder:
                     raise
                 bad.append(str(error))
         ids = encode_texts(self._vocabulary, list(itertools.chain.from_iterable(texts)))
-        if not isinstance(self._rule, Spans):
+        if not isinstance(self._rule, TextGroups):
             return self._pairs(self._rule, ids, texts, bad)
         counts = np.fromiter(map(len, ids), np.int64, len(ids))
         lengths = np.zeros(line, np.int64)
@@ -139,7 +139,7 @@ class Encoder:
 
 
 def encode_chunks(
-    chunks: Iterator[Chunk], vocabulary: Vocabulary, rule: Rule, strict: bool, workers: int
+    chunks: Iterator[Chunk], vocabulary: Vocabulary, rule: RecordRule, strict: bool, workers: int
 ) -> Generator[tuple[Chunk, Encoded]]:
     """Encodes chunks in order, each with what became of it.
 
@@ -177,7 +177,7 @@ def encode_chunks(
 
 
 def _executor(
-    vocabulary: Vocabulary, rule: Rule, strict: bool, workers: int
+    vocabulary: Vocabulary, rule: RecordRule, strict: bool, workers: int
 ) -> tuple[concurrent.futures.Executor, Callable[[Chunk], Encoded]]:
     """Workers, and what they are to do with a chunk."""
     if workers <= _MOST_THREADS:
@@ -196,7 +196,7 @@ def _executor(
 _encoder: Encoder
 
 
-def _start_worker(vocabulary: str | Path, newline: bool, rule: Rule, strict: bool) -> None:
+def _start_worker(vocabulary: str | Path, newline: bool, rule: RecordRule, strict: bool) -> None:
     """Makes a process ready to work, and lets it end with the process that started it."""
     global _encoder
     _encoder = Encoder(Vocabulary(vocabulary, newline), rule, strict)

@@ -8,11 +8,11 @@ from typing import Any, get_args
 
 import numpy as np
 
-from openba_jax.data.token_store import TokenStore
+from openba_jax.data.store.token_store import TokenStore
 from openba_jax.data.vocabulary import Vocabulary
 from openba_jax.errors import UserError
 from openba_jax.files import sha256, write_atomically
-from openba_jax.objectives.rows import Kind
+from openba_jax.objectives.token_rows import Kind
 
 
 def sibling(prefix: str | Path, suffix: str) -> Path:
@@ -32,7 +32,20 @@ def read_manifest(prefix: str | Path) -> dict[str, Any] | None:
         manifest = json.loads(manifest_path(prefix).read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         return None
-    return manifest if isinstance(manifest, dict) and "complete" in manifest else None
+    if not isinstance(manifest, dict) or "complete" not in manifest:
+        return None
+    return _in_present_words(manifest)
+
+
+def _in_present_words(manifest: dict[str, Any]) -> dict[str, Any]:
+    """A manifest with the kind `text` by its name, which was `spans` in earlier versions."""
+    rule = manifest.get("rule")
+    if isinstance(rule, dict) and rule.get("kind") == "spans":
+        manifest["rule"] = {**rule, "kind": "text"}
+    for source in manifest.get("sources", ()):
+        if "spans" in source:
+            source["text"] = source.pop("spans")
+    return manifest
 
 
 def previous_manifest(output: str | Path) -> dict[str, Any] | None:

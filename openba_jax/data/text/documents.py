@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, Literal
 
-from openba_jax.data.inputs import (
+from openba_jax.data.text.open_files import (
     Progress,
     input_size,
     open_raw,

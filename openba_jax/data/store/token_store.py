@@ -1,7 +1,7 @@
 """The memory-mapped token store: `PREFIX.bin` and `PREFIX.idx` (reference §4.6), byte for byte.
 
 `.bin` holds the ids of all sequences one after another. Sequence 2p is the source and 2p+1 the
-target of pair p; a pair is a group of text for denoising (`"spans"`, empty target) or an
+target of pair p; a pair is a group of text for denoising (`"text"`, empty target) or an
 instruction (`"instructions"`). `.idx`, little endian and unaligned:
 
     0   9 bytes   magic            26  u64       number of groups, A
@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from openba_jax.errors import UserError
-from openba_jax.objectives.rows import Kind, Rows, Side
+from openba_jax.objectives.token_rows import Kind, Side, TokenRows
 
 HEADER = struct.Struct("<9sQBQQQ")
 MAGIC = b"MMIDIDX\x00\x00"
@@ -55,13 +55,15 @@ class TokenStore:
             header = file.read(HEADER.size)
         if len(header) < HEADER.size or not header.startswith(MAGIC):
             raise UserError(f"{index_path} is not the index of a token store.")
-        _, version, code, sequences, spans, instructions = HEADER.unpack(header)
-        if version != VERSION or code not in _TYPES or sequences != 2 * (spans + instructions):
+        _, version, code, sequences, groups, instructions = HEADER.unpack(header)
+        if version != VERSION or code not in _TYPES or sequences != 2 * (groups + instructions):
             raise UserError(
                 f"{index_path} is damaged or of another kind: version {version}, type code {code}, "
-                f"{sequences} sequences for {spans} groups and {instructions} instructions."
+                f"{sequences} sequences for {groups} groups and {instructions} instructions."
             )
-        bounds = np.cumsum([HEADER.size, 4 * sequences, 8 * sequences, 8 * spans, 8 * instructions])
+        bounds = np.cumsum(
+            [HEADER.size, 4 * sequences, 8 * sequences, 8 * groups, 8 * instructions]
+        )
         if index_path.stat().st_size != bounds[-1]:
             raise UserError(
                 f"{index_path} has {index_path.stat().st_size} bytes where its header promises "
@@ -72,7 +74,7 @@ class TokenStore:
         self._lengths = index[bounds[0] : bounds[1]].view("<i4")
         self._offsets = index[bounds[1] : bounds[2]].view("<i8")
         self._pairs: dict[Kind, np.ndarray] = {
-            "spans": index[bounds[2] : bounds[3]].view("<i8"),
+            "text": index[bounds[2] : bounds[3]].view("<i8"),
             "instructions": index[bounds[3] : bounds[4]].view("<i8"),
         }
         expected = 0
@@ -115,7 +117,7 @@ class TokenStore:
 
     def read(
         self, kind: Kind, indices: np.ndarray, side: Side = "source", longest: int | None = None
-    ) -> Rows:
+    ) -> TokenRows:
         """Reads many sequences at once.
 
         Args:
@@ -141,7 +143,7 @@ class TokenStore:
         valid = columns < lengths[:, None]
         ids = np.zeros(valid.shape, np.int32)
         ids[valid] = self._data[(starts[:, None] + columns)[valid]]
-        return Rows(ids, lengths)
+        return TokenRows(ids, lengths)
 
     def read_pairs(self, kind: Kind, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Pairs as `TokenStoreWriter.add_pairs` takes them.
@@ -218,11 +220,11 @@ class JoinedStores:
 
     def read(
         self, kind: Kind, indices: np.ndarray, side: Side = "source", longest: int | None = None
-    ) -> Rows:
+    ) -> TokenRows:
         """`TokenStore.read` with numbers that run on from store to store."""
         starts = np.cumsum([0, *(store.count(kind) for store in self.stores)])
         if len(indices) and not 0 <= indices.min() <= indices.max() < starts[-1]:
-            raise IndexError(f"there are {starts[-1]} {kind}, numbered from 0.")
+            raise IndexError(f"there are {starts[-1]} pairs of kind {kind!r}, numbered from 0.")
         owner = np.searchsorted(starts, indices, side="right") - 1
         parts = [
             (owner == i, store.read(kind, indices[owner == i] - starts[i], side, longest))
@@ -234,7 +236,7 @@ class JoinedStores:
         for places, rows in parts:
             ids[places, : rows.ids.shape[1]] = rows.ids
             lengths[places] = rows.lengths
-        return Rows(ids, lengths)
+        return TokenRows(ids, lengths)
 
 
 def open_stores(prefixes: Sequence[str | Path]) -> JoinedStores:

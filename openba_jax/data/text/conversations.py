@@ -1,4 +1,4 @@
-"""Dialogues and translations as instruction pairs: further rules for `rules.Rule`'s users."""
+"""Dialogues and translations as instruction pairs: further rules for `rules.RecordRule`'s users."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import ClassVar
 
 import numpy as np
 
-from openba_jax.data.documents import Record, column
-from openba_jax.data.rules import Pair
+from openba_jax.data.text.documents import Record, column
+from openba_jax.data.text.rules import Pair
 from openba_jax.errors import UserError
-from openba_jax.objectives.rows import Kind
 from openba_jax.objectives.special_ids import SpecialIds
+from openba_jax.objectives.token_rows import Kind
 
 _EOS = np.array([SpecialIds.eos_id], np.int32)
 

@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 import numpy as np
 
-from openba_jax.data.manifest import (
+from openba_jax.data.store.manifest import (
     describe_files,
     manifest_path,
     previous_manifest,
@@ -18,11 +18,11 @@ from openba_jax.data.manifest import (
     sources_of,
     write_manifest,
 )
-from openba_jax.data.token_store import TokenStore, open_stores
-from openba_jax.data.token_store_writer import TokenStoreWriter
+from openba_jax.data.store.token_store import TokenStore, open_stores
+from openba_jax.data.store.writer import TokenStoreWriter
 from openba_jax.errors import UserError
 from openba_jax.files import sha256, write_atomically
-from openba_jax.objectives.rows import Kind
+from openba_jax.objectives.token_rows import Kind
 
 SPLIT_SEED = 423
 """The original's (reference §4.4)."""
@@ -150,7 +150,7 @@ def verify_store(prefix: str | Path) -> dict[str, Any]:
                 "again."
             )
     tokens = sum(store.tokens(kind) for kind in _KINDS)
-    counts = {"groups": store.count("spans"), "instructions": store.count("instructions")}
+    counts = {"groups": store.count("text"), "instructions": store.count("instructions")}
     return {**counts, "tokens": tokens, "checksums": len(files)}
 
 
