@@ -7,26 +7,36 @@ The gin surface is T5X's (`t5x/gin_utils.py`): `--gin_file` and `--gin_search_pa
 from __future__ import annotations
 
 import difflib
+import functools
+import io
 import logging as py_logging
+import os
+import re
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from absl import app, flags, logging
 
+from openba_jax import gin_files, gin_values
 from openba_jax.errors import UserError
+from openba_jax.paths import local
 
 # gin raises plain exceptions, which are told apart by what they say.
 _GIN_PHRASES = ("Required bindings", "Unable to find value for", "macro", "by Gin")
 
-_REPOSITORY = Path(__file__).resolve().parent.parent
+_MOST_FILES = 3  # That a hint names.
+
+_BROKEN_PIPE = 141  # As a shell reports a program that the signal SIGPIPE ended.
 
 
 def define_gin_flags() -> None:
-    """Defines `--gin_file`, `--gin_bindings` and `--gin_search_paths`."""
+    """Defines `--gin_file`, `--gin_bindings`, `--gin_search_paths` and `--macros`."""
     flags.DEFINE_multi_string("gin_file", [], "Path to a gin file; may be given several times.")
     flags.DEFINE_multi_string("gin_bindings", [], "A gin binding; --gin.NAME=VALUE does the same.")
     flags.DEFINE_list("gin_search_paths", ["."], "Comma-separated folders searched for gin files.")
+    flags.DEFINE_bool(
+        "macros", False, "List the macros of the given gin files, which --gin.MACRO=VALUE sets."
+    )
 
 
 def define_process_flags() -> None:
@@ -104,21 +114,24 @@ def parse_gin() -> None:
     package is searched, so that `--gin_file=gin/...` works from any working folder.
 
     Raises:
-      UserError: a file is missing, or gin refuses what a file or a binding says.
+      UserError: a file is missing, a binding names a macro or a scope that nothing reads, or gin
+        refuses what a file or a binding says.
     """
     import gin
 
-    for folder in [*flags.FLAGS.gin_search_paths, str(_REPOSITORY)]:
+    files = [str(local(file)) for file in flags.FLAGS.gin_file]
+    for folder in _search_paths():
         gin.add_config_file_search_path(folder)
     root = py_logging.getLogger()
     level = root.level
     # Where a file is not in the first folder but in the next, gin logs an error.
     root.setLevel(py_logging.CRITICAL)
     try:
-        gin.parse_config_files_and_bindings(flags.FLAGS.gin_file, [], finalize_config=False)
+        gin.parse_config_files_and_bindings(files, [], finalize_config=False)
         _check_macros(flags.FLAGS.gin_bindings)
         for binding in flags.FLAGS.gin_bindings:
             _parse_binding(binding)
+        check_scopes(flags.FLAGS.gin_bindings, gin.config_str())
         gin.finalize()
     except (OSError, ValueError, SyntaxError, TypeError, ImportError, AttributeError) as error:
         raise UserError(f"gin: {_first_sentence(error)}") from error
@@ -145,6 +158,10 @@ def _parse_binding(binding: str) -> None:
         raise UserError(f"gin: {binding}: {why}{hint}") from error
 
 
+def _search_paths() -> list[str]:
+    return [*(str(local(folder)) for folder in flags.FLAGS.gin_search_paths), str(gin_files.ROOT)]
+
+
 def _check_macros(bindings: Sequence[str]) -> None:
     """gin takes a misspelt macro for a new one, which nobody reads.
 
@@ -160,12 +177,34 @@ def _check_macros(bindings: Sequence[str]) -> None:
             continue
         if any(f"%{name}" in other for other in bindings):
             continue
-        close = difflib.get_close_matches(name, known, 1)
-        hint = f"; did you mean {close[0]}?" if close else "."
-        raise UserError(f"no gin file has a macro {name}{hint}")
+        hint = "."
+        if others := gin_files.files_with(name)[:_MOST_FILES]:
+            hint = f"; {' and '.join(others)} {'have' if len(others) > 1 else 'has'} it."
+        elif close := difflib.get_close_matches(name, known, 1):
+            hint = f"; did you mean {close[0]}?"
+        raise UserError(f"no gin file that is given has a macro {name}{hint}")
 
 
-def refuse_words(argv: Sequence[str]) -> None:
+def check_scopes(bindings: Sequence[str], settings: str) -> None:
+    """gin takes a misspelt scope for a new one, which nothing is made with.
+
+    Args:
+      bindings: those given by flags, such as `width_1/Stage.mlp = 96`.
+      settings: all of the configuration, as gin prints it.
+
+    Raises:
+      UserError: nothing is made with the scope of a binding.
+    """
+    used = set(re.findall(r"@([\w/]+)/[\w.]+", settings))
+    known = {"/".join(scope.split("/")[:n]) for scope in used for n in range(1, len(scope) + 1)}
+    for binding in bindings:
+        scope, slash, _ = binding.partition("=")[0].strip().rpartition("/")
+        if slash and scope not in known:
+            names = f"known are {', '.join(sorted(known))}" if known else "no gin file has any"
+            raise UserError(f"{binding}: there is no scope {scope}; {names}.")
+
+
+def reject_positional(argv: Sequence[str]) -> None:
     """For mains that take flags alone.
 
     Raises:
@@ -193,6 +232,51 @@ def call_configured(function: Callable[..., object]) -> object:
         raise
 
 
+def run_configured(function: Callable[..., object], argv: Sequence[str]) -> None:
+    """The whole of a main that calls one function with the arguments that gin binds.
+
+    Raises:
+      UserError: there are words that are no flags, the processes of the run cannot be joined, gin
+        refuses what it is given, or the function raises it.
+    """
+    reject_positional(argv)
+    join_processes()
+    import gin
+
+    configured = gin.external_configurable(gin_values.checked(function), function.__name__)
+    parse_gin()
+    call_configured(configured)
+
+
+def run_with_gin(main: Callable[[Sequence[str]], None], command: str) -> None:
+    """`run` for a main that gin configures; defines gin's flags and answers `--macros`.
+
+    Args:
+      main: the main.
+      command: its name, as gin files show it in their first comment.
+    """
+    define_gin_flags()
+
+    @functools.wraps(main)
+    def answered(argv: Sequence[str]) -> None:
+        files, bindings = flags.FLAGS.gin_file, flags.FLAGS.gin_bindings
+        if not (files or bindings):
+            found = gin_files.files_for(command)
+            width = max(map(len, found), default=0)
+            lines = [f"\n  {file:{width}}  {what}" for file, what in found.items()]
+            raise UserError(
+                f"name a gin file with --gin_file; {command} has these, and --macros lists what "
+                f"one takes:{''.join(lines)}"
+            )
+        if flags.FLAGS.macros:
+            rows = gin_files.macros(files, bindings, _search_paths())
+            sys.stdout.write(gin_files.as_table(rows) or "there are no macros.\n")
+            return
+        main(argv)
+
+    run(answered)
+
+
 def run(main: Callable[[Sequence[str]], None]) -> None:
     """Runs `main(argv)` under absl; a `UserError` ends it with one sentence and exit code 2."""
 
@@ -200,9 +284,12 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
         # Libraries log backends that are not there and every file they write; users want warnings.
         py_logging.getLogger("jax").setLevel(py_logging.WARNING)
         logging.set_verbosity(logging.WARNING)
-        logging.get_absl_handler().addFilter(_without_trace)
+        logging.get_absl_handler().addFilter(_is_for_users)
+        logging.get_absl_handler().setFormatter(_LogLine())
         try:
             main(argv)
+        except BrokenPipeError:
+            raise
         except UserError as error:
             sys.stderr.write(f"error: {error}\n")
             sys.exit(2)
@@ -224,7 +311,16 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
             sys.exit(2)
 
     _show_in_help(main.__module__)
-    app.run(guarded, flags_parser=parse)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # What a terminal cannot show is escaped.
+        sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        try:
+            app.run(guarded, flags_parser=parse)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:  # Who reads this, `head` say, has what it wants.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(_BROKEN_PIPE)
 
 
 def _show_in_help(module: str) -> None:
@@ -240,10 +336,17 @@ def _show_in_help(module: str) -> None:
             flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
 
 
-def _without_trace(record: py_logging.LogRecord) -> bool:
-    """Orbax's threads log a trace of what the main thread then raises itself."""
-    record.exc_info = None
-    return True
+class _LogLine(py_logging.Formatter):
+    """`warning: text`, as the mains' own messages."""
+
+    def format(self, record: py_logging.LogRecord) -> str:
+        """The line of a record."""
+        return f"{record.levelname.lower()}: {record.getMessage()}"
+
+
+def _is_for_users(record: py_logging.LogRecord) -> bool:
+    """Not what Orbax's threads log of an error, which the main thread then raises itself."""
+    return not (record.levelno >= py_logging.ERROR and "orbax" in record.pathname)
 
 
 def _first_sentence(error: BaseException) -> str:

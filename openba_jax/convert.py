@@ -13,19 +13,19 @@ are moved layer by layer, so a model of any size needs little memory. See docs/c
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from absl import flags, logging
+from absl import flags
 
 from openba_jax import cli
 from openba_jax.errors import UserError
 from openba_jax.files import only_process
+from openba_jax.paths import local, reject_overlap
 
 if TYPE_CHECKING:
     from openba_jax.checkpoints.streaming import Source
@@ -40,7 +40,7 @@ _FLAGS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("weight_format", "max_shard_size"), ("to_huggingface",)),
     "tensor_parallel": ("to_megatron",),
     "t5x_format": ("to_t5x",),
-    **dict.fromkeys(("other", "prompt", "tolerance"), ("verify",)),
+    **dict.fromkeys(("other", "prompt", "tolerance", "quiet"), ("verify",)),
 }
 """The commands that read a flag; all read the others."""
 
@@ -56,24 +56,25 @@ def main(argv: Sequence[str]) -> None:
     if not values.input:
         raise UserError("Name the checkpoint with --input.")
     from openba_jax.checkpoints.folders import require_free
+    from openba_jax.checkpoints.formats.native import split_path
     from openba_jax.checkpoints.registry import detect, open_checkpoint
 
-    path = Path(values.input)
+    path = local(values.input)
     if argv[1] == "verify":
         _verify(path)
         return
     if not values.output:
         raise UserError("Name the folder to write with --output.")
-    output = Path(values.output)
+    output = local(values.output)
+    reject_overlap(split_path(path)[0], output, "checkpoint of --input")
     require_free(output)
     source = open_checkpoint(path, _model_config(values.model_config))
     sys.stdout.write(f"{path}: {detect(path)}, {_describe(source)}\n")
-    with _without_log():
-        if values.keep_optimizer:
-            with only_process(output):
-                _move(path, argv[1], output)
-        else:
-            convert(source, argv[1], output)
+    if values.keep_optimizer:
+        with only_process(output):
+            _move(path, argv[1], output)
+    else:
+        convert(source, argv[1], output)
 
 
 def convert(source: Source, command: str, output: Path) -> None:
@@ -88,7 +89,7 @@ def convert(source: Source, command: str, output: Path) -> None:
 
     values = flags.FLAGS
     if values.tokenizer:
-        source.tokenizer = Path(values.tokenizer)
+        source.tokenizer = local(values.tokenizer)
     if values.ffn_rule:
         source.config = source.config.replace(ffn_rule=values.ffn_rule)
     if source.tokenizer is not None:
@@ -106,17 +107,6 @@ def convert(source: Source, command: str, output: Path) -> None:
     for warning in inspected.warnings():
         sys.stderr.write(f"warning: {warning}\n")
     sys.stdout.write(f"{output}: written\n")
-
-
-@contextlib.contextmanager
-def _without_log() -> Iterator[None]:
-    """What orbax's threads log about a failure, the main thread raises."""
-    before = logging.get_verbosity()
-    logging.set_verbosity(logging.FATAL)
-    try:
-        yield
-    finally:
-        logging.set_verbosity(before)
 
 
 def _move(path: Path, command: str, output: Path) -> None:
@@ -144,7 +134,7 @@ def _move(path: Path, command: str, output: Path) -> None:
     if values.ffn_rule:
         whole = dataclasses.replace(whole, config=whole.config.replace(ffn_rule=values.ffn_rule))
     if values.tokenizer:
-        whole = dataclasses.replace(whole, tokenizer=Path(values.tokenizer))
+        whole = dataclasses.replace(whole, tokenizer=local(values.tokenizer))
     if whole.tokenizer is not None:
         Vocabulary(whole.tokenizer).check_rows(whole.config.vocab_size)
     write_whole(whole, output, kinds[command])
@@ -192,17 +182,19 @@ def _verify(path: Path) -> None:
     if not values.other:
         raise UserError("Name the checkpoint to compare with by --other.")
     opened = []
-    for each in (path, Path(values.other)):
+    for each in (path, local(values.other)):
         kind = detect(each)
         config = _model_config(values.model_config) if kind == "t5x" else None
         opened.append(open_checkpoint(each, config))
         sys.stdout.write(f"{each}: {kind}, {_describe(opened[-1])}\n")
-    if values.model_config and all(detect(each) != "t5x" for each in (path, Path(values.other))):
+    if values.model_config and all(detect(each) != "t5x" for each in (path, local(values.other))):
         raise UserError("--model_config is for T5X checkpoints; neither of the two is one.")
     source, other = opened
     worst = 0.0
     for difference in compare(source, other):
         worst = max(worst, difference.largest)
+        if values.quiet and difference.largest <= values.tolerance:
+            continue
         types = " and ".join(dict.fromkeys(difference.dtypes))
         sys.stdout.write(
             f"{difference.largest:10.3g}  {difference.where}  {types}  {difference.note}\n"
@@ -239,7 +231,7 @@ def _model_config(value: str | None) -> OpenBAConfig | None:
 
     if not value:
         return None
-    return NAMED_CONFIGS[value] if value in NAMED_CONFIGS else OpenBAConfig.load(value)
+    return NAMED_CONFIGS[value] if value in NAMED_CONFIGS else OpenBAConfig.load(local(value))
 
 
 def _bytes(text: str) -> int:
@@ -296,6 +288,7 @@ def define_flags() -> None:
     flags.DEFINE_multi_string(
         "prompt", [], "verify: text, or ids like 12,5,7, whose logits are compared; may repeat."
     )
+    flags.DEFINE_bool("quiet", False, "verify: no line for weights that do not differ.")
     flags.DEFINE_float("tolerance", 0.0, "verify: largest difference that is accepted.")
 
 

@@ -9,13 +9,15 @@ openba-eval --gin_file=gin/runs/native/eval.gin --gin.MODEL_DIR='"runs/model"' \
 from __future__ import annotations
 
 import dataclasses
-import json
+import glob
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from openba_jax import cli, gin_values
 from openba_jax.errors import UserError
+from openba_jax.files import json_text, write_json
+from openba_jax.paths import check_output_file, local, reject_overlap
 
 if TYPE_CHECKING:
     from openba_jax.inference.loading import Loaded
@@ -50,7 +52,7 @@ def evaluate(
     """
     import jax
 
-    from openba_jax.files import write_atomically
+    from openba_jax.checkpoints.formats.native import split_path
     from openba_jax.inference.loading import load
     from openba_jax.parallel import hardware
     from openba_jax.parallel.sharding import use_mesh
@@ -60,10 +62,17 @@ def evaluate(
         raise UserError("BATCH_SIZE and EVAL_STEPS must be at least 1.")
     if not questions and not (mixture and stores):
         raise UserError("nothing to measure; give QUESTIONS, or a mixture and TOKEN_STORES.")
-    if output_file and Path(output_file).is_dir():
-        raise UserError(f"{output_file} is a folder; name a file for the figures.")
+    stores = [str(local(store)) for store in stores]
+    folder = local(model_dir)
+    if output_file:
+        reject_overlap(split_path(folder)[0], check_output_file(output_file), "model")
+        if questions:
+            reject_overlap(local(questions), output_file, "folder of questions")
+        for store in map(Path, stores):
+            for file in store.parent.glob(f"{glob.escape(store.name)}.*"):
+                reject_overlap(file, output_file, "token store")
     lengths = None if feature_lengths is None else gin_values.feature_lengths(feature_lengths)
-    model = load(model_dir, mesh_shape)
+    model = load(folder, mesh_shape)
     longest = model.config.max_encoder_length, model.config.max_decoder_length
     encoder_length, decoder_length = lengths or longest
     sizes: dict[str, Any] = {
@@ -72,13 +81,13 @@ def evaluate(
         "batch_size": model.rows(batch_size),
     }
     figures: dict[str, Any] = {}
-    with hardware.enough_memory(), use_mesh(model.mesh):
+    with hardware.explain_out_of_memory(), use_mesh(model.mesh):
         if questions:
             figures["accuracy"] = _accuracy(model, questions, sizes)
         if mixture and stores:
             figures["loss"] = _loss(model, mixture, stores, eval_batches, sizes)
     if output_file and jax.process_index() == 0:
-        write_atomically(output_file, json.dumps(figures, indent=2) + "\n")
+        write_json(check_output_file(output_file), figures)
     return figures
 
 
@@ -86,7 +95,7 @@ def _accuracy(model: Loaded, questions: str, sizes: Mapping[str, Any]) -> dict[s
     from openba_jax.evaluation.multiple_choice import question_files, score_files
 
     config, params, vocabulary, _ = model
-    scores = score_files(config, params, vocabulary, question_files(questions), **sizes)
+    scores = score_files(config, params, vocabulary, question_files(local(questions)), **sizes)
     for name, score in scores.items():
         cli.say(f"{name}: {score.accuracy:.1%} of {score.count}, chance {score.chance:.1%}")
     return {name: dataclasses.asdict(score) for name, score in scores.items()}
@@ -108,26 +117,19 @@ def _loss(
         get_mixture(mixture), stores, vocabulary, evaluation_stores=stores, **sizes
     )
     figures = mean_loss(config, params, loader.evaluation_batches(eval_batches))
-    cli.say(f"{mixture}: {json.dumps(figures)}")
+    cli.say(f"{mixture}: {json_text(figures, mixture)}")
     return figures
 
 
 def main(argv: Sequence[str]) -> None:
     """Measures as the gin files say."""
-    cli.refuse_words(argv)
-    cli.join_processes()
-    import gin
-
-    configured = gin.external_configurable(gin_values.checked(evaluate), "evaluate")
-    cli.parse_gin()
-    cli.call_configured(configured)
+    cli.run_configured(evaluate, argv)
 
 
 def run() -> None:
     """Entry point."""
-    cli.define_gin_flags()
     cli.define_process_flags()
-    cli.run(main)
+    cli.run_with_gin(main, "openba-eval")
 
 
 if __name__ == "__main__":

@@ -14,10 +14,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
 
 from openba_jax import cli, gin_values
 from openba_jax.errors import UserError
+from openba_jax.paths import address_or_local, check_output_file, local, reject_overlap
 
 
 def infer(
@@ -56,6 +56,7 @@ def infer(
     import jax
     from tqdm import tqdm
 
+    from openba_jax.checkpoints.formats.native import split_path
     from openba_jax.data.text.documents import column, read_records
     from openba_jax.files import write_atomically
     from openba_jax.inference.decoding import Sampling
@@ -72,13 +73,25 @@ def infer(
         )
     texts = gin_values.several(prompts)
     if input_file:
-        records = read_records([input_file], "inputs")
+        records = read_records([address_or_local(input_file)], "inputs")
         texts += [column(record, "inputs", place) for place, record in records]
+    for number, text in enumerate(texts, start=1):
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise UserError(
+                f"prompt {number} holds {text[error.start]!r}, half of a pair that makes a "
+                "character; write the character itself."
+            ) from error
     if not texts:
         raise UserError("there is no prompt; give PROMPTS or an INPUT_FILE.")
-    if output_file and Path(output_file).is_dir():
-        raise UserError(f"{output_file} is a folder; name a file for the answers.")
-    model = load(model_dir, mesh_shape)
+    folder = local(model_dir)
+    if output_file:
+        reject_overlap(split_path(folder)[0], check_output_file(output_file), "model")
+        if input_file:
+            reject_overlap(address_or_local(input_file), output_file, "file of prompts")
+    sampling = Sampling(temperature, top_k, top_p)
+    model = load(folder, mesh_shape)
     generator = Generator(
         model.config,
         model.params,
@@ -90,14 +103,14 @@ def infer(
     first = jax.process_index() == 0
     hidden = None if first else True  # None: where there is no terminal.
     with (
-        hardware.enough_memory(),
+        hardware.explain_out_of_memory(),
         use_mesh(model.mesh),
         tqdm(total=len(texts), unit="prompt", disable=hidden) as bar,
     ):
         for batch in generator.stream(
             texts,
             max_new_tokens=max_new_tokens,
-            sampling=Sampling(temperature, top_k, top_p),
+            sampling=sampling,
             seed=seed,
         ):
             answers += batch
@@ -108,26 +121,19 @@ def infer(
             cli.say(f"{text}\n  -> {answer}")
     elif first:
         lines = [json.dumps({"inputs": t, "prediction": a}, ensure_ascii=False) for t, a in pairs]
-        write_atomically(output_file, "\n".join(lines) + "\n")
+        write_atomically(check_output_file(output_file), "\n".join(lines) + "\n")
         cli.say(f"{output_file}: {len(lines)} answers")
 
 
 def main(argv: Sequence[str]) -> None:
     """Answers as the gin files say."""
-    cli.refuse_words(argv)
-    cli.join_processes()
-    import gin
-
-    configured = gin.external_configurable(gin_values.checked(infer), "infer")
-    cli.parse_gin()
-    cli.call_configured(configured)
+    cli.run_configured(infer, argv)
 
 
 def run() -> None:
     """Entry point."""
-    cli.define_gin_flags()
     cli.define_process_flags()
-    cli.run(main)
+    cli.run_with_gin(main, "openba-infer")
 
 
 if __name__ == "__main__":

@@ -17,42 +17,21 @@ same numbers.
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from absl import flags
-
 from openba_jax import cli
-from openba_jax.errors import UserError
-
-
-def check_scopes(bindings: Sequence[str], settings: str) -> None:
-    """gin takes a misspelt scope for a new one, which nothing is made with.
-
-    Args:
-      bindings: those given by flags, such as `width_1/Stage.mlp = 96`.
-      settings: all of the configuration.
-
-    Raises:
-      UserError: nothing is made with the scope of a binding.
-    """
-    known = sorted(set(re.findall(r"@([\w/]+)/\w+\(\)", settings)))
-    for binding in bindings:
-        scope, slash, _ = binding.partition("=")[0].strip().rpartition("/")
-        if slash and scope not in known:
-            raise UserError(f"{binding}: there is no {scope}; known are {', '.join(known)}.")
 
 
 def main(argv: Sequence[str]) -> None:
     """Runs the pipeline as the gin files say."""
-    cli.refuse_words(argv)
+    cli.reject_positional(argv)
     import jax
 
     import gin
     from openba_jax import gin_values
-    from openba_jax.files import only_process, room_on_disk
+    from openba_jax.files import explain_full_disk, only_process
     from openba_jax.pruning.stages import Stage
     from openba_jax.staged.run import Pipeline, claim_folder
     from openba_jax.staged.settings import Data, Phase
@@ -61,11 +40,10 @@ def main(argv: Sequence[str]) -> None:
     for configurable in (Data, Phase, Stage, Pipeline):
         gin.external_configurable(gin_values.checked(configurable), configurable.__name__)
     cli.parse_gin()
-    check_scopes(flags.FLAGS.gin_bindings, gin.config_str())
     pipeline = cli.call_configured(gin.get_configurable("Pipeline"))
     assert isinstance(pipeline, Pipeline)
     root = Path(pipeline.output_dir)
-    with only_process(root), room_on_disk(root):
+    with only_process(root), explain_full_disk(root):
         claim_folder(root, gin.config_str())
         # Controls and tuned models compile the same programs; so does a run that goes on.
         jax.config.update("jax_compilation_cache_dir", str(root.absolute() / "compiled"))
@@ -76,8 +54,7 @@ def main(argv: Sequence[str]) -> None:
 
 def run() -> None:
     """Entry point."""
-    cli.define_gin_flags()
-    cli.run(main)
+    cli.run_with_gin(main, "openba-pipeline")
 
 
 if __name__ == "__main__":

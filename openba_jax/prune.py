@@ -14,17 +14,17 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from absl import flags
 
 from openba_jax import cli
 from openba_jax.errors import UserError
+from openba_jax.paths import local
 
 
 def main(argv: Sequence[str]) -> None:
     """Prunes as the flags say."""
-    cli.refuse_words(argv)
+    cli.reject_positional(argv)
     values = flags.FLAGS
     from openba_jax.models.counting import parameter_count
     from openba_jax.pruning.apply import prune_model
@@ -32,7 +32,7 @@ def main(argv: Sequence[str]) -> None:
     from openba_jax.pruning.stages import Stage
 
     stage = Stage(
-        values.stage or Path(values.output).name,
+        values.stage or local(values.output).resolve().name,
         drop_encoder=_layers(values.drop_encoder_layers),
         drop_decoder=_layers(values.drop_decoder_layers),
         embed=values.embed,

@@ -83,7 +83,7 @@ HEADER = [
 
 def main(argv: Sequence[str]) -> None:
     """Prints the table."""
-    cli.refuse_words(argv)
+    cli.reject_positional(argv)
     from openba_jax.models.openba.config import NAMED_CONFIGS
 
     values = flags.FLAGS

@@ -29,7 +29,8 @@ from typing import Any
 
 from openba_jax import cli, gin_values
 from openba_jax.errors import UserError
-from openba_jax.files import write_atomically
+from openba_jax.files import atomic_path, write_atomically, write_json
+from openba_jax.paths import check_output_folder, local
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,7 +169,7 @@ def write_comparison(sweep: Sweep) -> str:
     table = "".join("| " + " | ".join(line) + " |\n" for line in lines)
     write_atomically(root / "sweep.md", table)
     content = [{"name": run.name, **run.bindings, "figures": found} for run, found in rows]
-    write_atomically(root / "sweep.json", json.dumps(content, indent=1) + "\n")
+    write_json(root / "sweep.json", content)
     _plot(root, [run.name for run, _ in rows])
     return table
 
@@ -192,7 +193,8 @@ def _plot(root: Path, names: Sequence[str]) -> None:
     axes.set_xlabel("step")
     axes.set_ylabel("loss per target token (dots: evaluation)")
     axes.legend(fontsize="small")
-    figure.savefig(root / "sweep.png", dpi=120, bbox_inches="tight")
+    with atomic_path(root / "sweep.png") as file:
+        figure.savefig(file, format="png", dpi=120, bbox_inches="tight")
     pyplot.close(figure)
 
 
@@ -210,6 +212,8 @@ def main(argv: Sequence[str]) -> None:
     cli.parse_gin()
     sweep = cli.call_configured(functools.partial(configured))
     assert isinstance(sweep, Sweep)
+    sweep = dataclasses.replace(sweep, output_dir=str(local(sweep.output_dir)))
+    check_output_folder(sweep.output_dir)
     failed = execute(sweep, argv[1:])
     sys.stdout.write(write_comparison(sweep))
     if failed:
@@ -218,8 +222,7 @@ def main(argv: Sequence[str]) -> None:
 
 def run() -> None:
     """Entry point."""
-    cli.define_gin_flags()
-    cli.run(main)
+    cli.run_with_gin(main, "openba-sweep")
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from openba_jax import cli
 
 def main(argv: Sequence[str]) -> None:
     """Trains as the gin files say."""
-    cli.refuse_words(argv)
+    cli.reject_positional(argv)
     cli.join_processes()
     import gin
     from openba_jax.training import gin_bindings
@@ -39,9 +39,8 @@ def main(argv: Sequence[str]) -> None:
 
 def run() -> None:
     """Entry point."""
-    cli.define_gin_flags()
     cli.define_process_flags()
-    cli.run(main)
+    cli.run_with_gin(main, "openba-train")
 
 
 if __name__ == "__main__":

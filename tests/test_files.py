@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from openba_jax.errors import UserError
-from openba_jax.files import only_process, room_on_disk, write_atomically
+from openba_jax.files import explain_full_disk, only_process, write_atomically
 
 
 def test_what_cannot_be_written_leaves_what_was_there(
@@ -18,7 +18,7 @@ def test_what_cannot_be_written_leaves_what_was_there(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(UserError, match="the disk is full"), room_on_disk(tmp_path):
+    with pytest.raises(UserError, match="the disk is full"), explain_full_disk(tmp_path):
         write_atomically(target, "new")
     assert target.read_text(encoding="utf-8") == "old 旧"
     assert list(tmp_path.iterdir()) == [target]

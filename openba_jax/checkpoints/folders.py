@@ -2,57 +2,67 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from openba_jax.errors import UserError
-from openba_jax.files import only_process, room_on_disk
+from openba_jax.files import explain_full_disk, only_process, sync
+from openba_jax.paths import check_output_folder
+
+_WORK = ".openba_tmp"
+_LOCK = f"{_WORK}.lock"
 
 
-def require_free(target: Path) -> None:
-    """Raises a `UserError` unless `target` can be made: it is not there, or an empty folder."""
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise UserError(f"{target} exists already; name a new folder or remove it.")
-    above = next(parent for parent in target.absolute().parents if parent.exists())
-    if not above.is_dir():
-        raise UserError(f"{target} cannot be made: {above} is a file.")
+def require_free(target: Path) -> Path:
+    """Checks that `target` can be made: it is not there, or an empty folder.
+
+    Returns:
+      The absolute path of the folder, links resolved.
+
+    Raises:
+      UserError: `target` holds something, is no folder, or cannot be made or written.
+    """
+    place = check_output_folder(target)
+    # What a killed `new_folder` left is nobody's.
+    if place.is_dir() and any(path.name not in (_WORK, _LOCK) for path in place.iterdir()):
+        raise UserError(f"{target} exists already; name a new folder or an empty one.")
+    return place
 
 
 @contextmanager
 def new_folder(target: Path) -> Iterator[Path]:
-    """A folder to write into, renamed to `target` at the end and removed on any error.
+    """A folder to write into, which becomes `target` at the end and is removed on any error.
 
-    It is called `TARGET.openba_tmp`; what a killed process has left there is removed first.
+    It is called `TARGET.openba_tmp` and renamed. Where `target` is there already and empty, it may
+    be a mount point, the end of a link or a shell's working folder, and is not replaced: the folder
+    is `TARGET/.openba_tmp` then, and what it holds is moved up, folders and `config.json` last,
+    without which no reader takes the target for a checkpoint. What a killed process has left of
+    either is removed first.
 
     Raises:
       UserError: `target` cannot be made, another process is making it, or the disk is full.
     """
-    target = Path(target)
-    require_free(target)
-    target = target.absolute()
-    work = target.with_name(f"{target.name}.openba_tmp")
-    with only_process(work), room_on_disk(target):
+    place = require_free(target)
+    inside = place.is_dir()
+    work = place / _WORK if inside else place.with_name(f"{place.name}{_WORK}")
+    with only_process(work), explain_full_disk(target):
         if work.exists():
             shutil.rmtree(work)
         work.mkdir()
         try:
             yield work
             for file in work.rglob("*"):
-                _sync(file)
-            if target.exists():
-                target.rmdir()
-            work.rename(target)
-            _sync(target.parent)
+                sync(file)
+            if inside:
+                for file in sorted(
+                    work.iterdir(), key=lambda f: (f.is_dir(), f.name == "config.json")
+                ):
+                    file.rename(place / file.name)
+                sync(place)
+            else:
+                work.rename(place)
+            sync(place.parent)
         finally:
             shutil.rmtree(work, ignore_errors=True)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

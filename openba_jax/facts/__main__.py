@@ -42,7 +42,7 @@ _HELD_OUT = flags.DEFINE_integer(
 
 def main(argv: Sequence[str]) -> None:
     """Writes the folder and prints what is in it."""
-    cli.refuse_words(argv)
+    cli.reject_positional(argv)
     counts = writing.write(
         _OUTPUT_DIR.value,
         seed=_SEED.value,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from typing import Any
 
 import jax
@@ -21,6 +22,8 @@ from openba_jax.models.openba.network import OpenBA, Params
 PAD_ID = 0
 EOS_ID = 1
 START_ID = 0
+LEAST_TEMPERATURE = 1e-4
+"""Logits divided by less may leave the range of their type."""
 
 Cache = dict[str, Any]
 
@@ -45,8 +48,11 @@ class Sampling:
         Raises:
           UserError: a value out of its range.
         """
-        if self.temperature < 0:
-            raise UserError(f"temperature is {self.temperature}; it must be 0 or more.")
+        if self.temperature != 0 and not LEAST_TEMPERATURE <= self.temperature < math.inf:
+            raise UserError(
+                f"temperature is {self.temperature}; it must be 0, for the most likely token, or a "
+                f"number of at least {LEAST_TEMPERATURE:g}."
+            )
         if self.top_k < 0:
             raise UserError(f"top_k is {self.top_k}; it must be 0 (all tokens) or more.")
         if not 0 < self.top_p <= 1:

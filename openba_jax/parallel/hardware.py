@@ -43,7 +43,7 @@ class Peak(NamedTuple):
 
 
 @contextlib.contextmanager
-def enough_memory() -> Iterator[None]:
+def explain_out_of_memory() -> Iterator[None]:
     """Within it, devices that run out of memory end in one sentence.
 
     Raises:

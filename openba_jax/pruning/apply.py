@@ -28,6 +28,7 @@ from openba_jax.checkpoints.training_state import WholeKind, read_whole, write_w
 from openba_jax.errors import UserError
 from openba_jax.models.openba.config import OpenBAConfig
 from openba_jax.models.openba.network import logical_axes
+from openba_jax.paths import local, reject_overlap
 from openba_jax.pruning.plan import Plan, pruned_config, relative
 from openba_jax.pruning.stages import Stage, apply_stage
 from openba_jax.pruning.transform import prune_opt_state, take, take_leaf
@@ -139,9 +140,14 @@ def prune_model(
 
     Raises:
       UserError: the stage asks for what the model cannot give, `source` is no checkpoint,
-        `output` holds something or is being written, or the disk is full.
+        `output` holds something, cannot be written, overlaps with `source` or `counts` or is being
+        written, or the disk is full.
     """
-    source, output = Path(source), Path(output)
+    source, output = local(source), local(output)
+    counts = [local(file) for file in counts]
+    reject_overlap(native.split_path(source)[0], output, "checkpoint to prune")
+    for file in counts:
+        reject_overlap(file, output, "file of counts")
     require_free(output)  # Before what takes long.
     kind = detect(source)
     written: WholeKind = output_format or ("t5x" if kind == "t5x" else "native")

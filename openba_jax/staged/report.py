@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from openba_jax.files import atomic_path
 from openba_jax.pruning.vocabulary import coverage
 
 # Colours of a palette that colour-blind readers can tell apart (Okabe and Ito).
@@ -327,11 +328,9 @@ def _figure(width_ratios: Sequence[float] = (1,)) -> tuple[Any, Any]:
 
 
 def _save(figure: Any, path: str | Path) -> None:
-    """Writes a PNG beside its place and renames it."""
+    """Writes a PNG."""
     from matplotlib import pyplot
 
-    path = Path(path)
-    beside = path.with_name(f"{path.name}.tmp")
-    figure.savefig(beside, format="png", dpi=130)
+    with atomic_path(path) as file:
+        figure.savefig(file, format="png", dpi=130)
     pyplot.close(figure)
-    beside.replace(path)

@@ -14,6 +14,7 @@ from openba_jax.evaluation.multiple_choice import question_files, read_questions
 from openba_jax.files import write_atomically
 from openba_jax.models.openba.config import OpenBAConfig
 from openba_jax.objectives.mixture import get_mixture
+from openba_jax.paths import check_output_folder, local, reject_overlap
 from openba_jax.pruning.plan import Plan
 from openba_jax.pruning.selection import WIDTH_METHODS
 from openba_jax.pruning.stages import Stage, apply_stage, merge_stages
@@ -64,9 +65,14 @@ class Pipeline:
         """Finds at once what would be found after hours, when its turn came.
 
         Raises:
-          UserError: there are no stages, two have one name, a mixture is unknown, or a stage or
-            the data cannot be used.
+          UserError: `output_dir` cannot be written or overlaps with the data, there are no stages,
+            two have one name, a mixture is unknown, or a stage or the data cannot be used.
         """
+        object.__setattr__(self, "output_dir", str(local(self.output_dir)))
+        check_output_folder(self.output_dir)
+        questions = [self.data.questions] if self.data.questions else []
+        for file in (*self.data.corpus, *self.data.instructions, *questions):
+            reject_overlap(file, self.output_dir, "data of the pipeline")
         if not self.stages:
             raise UserError("the pipeline has no stages; give at least one Stage.")
         names = [stage.name for stage in self.stages]

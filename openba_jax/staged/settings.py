@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from openba_jax import gin_values
+from openba_jax.paths import address_or_local, local
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,9 +59,16 @@ class Data:
     eval_batches: int
 
     def __post_init__(self) -> None:
-        """Makes lists of single files."""
+        """Makes lists of single files, and expands `~`.
+
+        Raises:
+          UserError: a path cannot be one, or `questions` is an address.
+        """
         for name in ("corpus", "instructions"):
-            object.__setattr__(self, name, gin_values.several(getattr(self, name)))
+            files = gin_values.several(getattr(self, name))
+            object.__setattr__(self, name, [address_or_local(file) for file in files])
+        if self.questions:
+            object.__setattr__(self, "questions", str(local(self.questions)))
 
     def steps(self, tokens: int) -> int:
         """Training steps that show at least so many positions; at least one."""

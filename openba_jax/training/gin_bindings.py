@@ -15,6 +15,7 @@ from openba_jax.data.loader import BatchLoader
 from openba_jax.data.vocabulary import Vocabulary
 from openba_jax.models.openba.config import OpenBAConfig, named_config
 from openba_jax.objectives.mixture import get_mixture
+from openba_jax.paths import local
 from openba_jax.training import optimizer, trainer
 from openba_jax.training.adaptation import PUBLISHED, Adaptation
 
@@ -25,7 +26,7 @@ def config_of(folder: str, **changes: Any) -> OpenBAConfig:
     Raises:
       UserError: the folder has none, or a field is unknown.
     """
-    config = load_config(split_path(folder)[0])
+    config = load_config(split_path(local(folder))[0])
     return OpenBAConfig.from_dict({**config.to_dict(), **changes})
 
 
@@ -59,14 +60,14 @@ def token_batches(
     encoder_length, decoder_length = gin_values.feature_lengths(feature_lengths)
     return BatchLoader(
         get_mixture(mixture),
-        gin_values.several(stores),
-        Vocabulary(vocabulary),
+        [local(store) for store in gin_values.several(stores)],
+        Vocabulary(local(vocabulary)),
         batch_size=batch_size,
         encoder_length=encoder_length,
         decoder_length=decoder_length,
         seed=seed,
         held_out=held_out,
-        evaluation_stores=gin_values.several(evaluation_stores),
+        evaluation_stores=[local(store) for store in gin_values.several(evaluation_stores)],
         pack=pack,
     )
 
@@ -82,6 +83,8 @@ def adaptation(
       floor: see `Adaptation`.
     """
     found = get_mixture(mixture)
+    if isinstance(target_losses, str) and target_losses != PUBLISHED:
+        target_losses = str(local(target_losses))
     return None if found.rule is None else Adaptation(found, target_losses, floor)
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from absl import app
 
 from openba_jax.errors import UserError
+from openba_jax.files import atomic_path
 from openba_jax.training import metrics
 
 PLOT = "rates.png"
@@ -52,10 +53,9 @@ def plot_rates(folder: str | Path) -> Path:
     below.set_ylabel("loss above target, nats per token")
     below.set_xlabel("step")
     path = folder / PLOT
-    temporary = path.with_name(path.name + ".tmp")
-    figure.savefig(temporary, format="png", dpi=120, bbox_inches="tight", metadata={"Software": ""})
+    with atomic_path(path) as file:
+        figure.savefig(file, format="png", dpi=120, bbox_inches="tight", metadata={"Software": ""})
     pyplot.close(figure)
-    temporary.replace(path)
     return path
 
 

@@ -21,10 +21,11 @@ from absl import logging
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
+from openba_jax import paths
 from openba_jax.checkpoints.formats import native
 from openba_jax.errors import UserError
 from openba_jax.evaluation.loss_on_mesh import Evaluation, local_rows
-from openba_jax.files import only_process, room_on_disk, write_atomically
+from openba_jax.files import explain_full_disk, only_process, write_atomically
 from openba_jax.models.counting import train_flops_per_example
 from openba_jax.models.openba.config import OpenBAConfig
 from openba_jax.parallel import hardware, sharding
@@ -109,9 +110,10 @@ def train(
       progress: show a progress line on stderr.
 
     Raises:
-      UserError: the folder holds something else or another process is training in it, a checkpoint
-        does not fit, sizes do not fit the mesh, a batch does not fit the model, the loss is not
-        finite, or disk or memory are full.
+      UserError: the folder holds something else, cannot be written, is or overlaps with a model
+        that is read, or another process is training in it, a checkpoint does not fit, sizes do not
+        fit the mesh, a batch does not fit the model, the loss is not finite, or disk or memory are
+        full.
     """
     _check_numbers(
         1,
@@ -123,11 +125,19 @@ def train(
         keep_period=keep_period,
     )
     _check_numbers(0, eval_batches=eval_batches, seed=seed)
-    folder = Path(model_dir)
+    folder = paths.local(model_dir)
+    paths.check_output_folder(folder)
+    if initial_model is not None:
+        initial_model = str(paths.local(initial_model))
+        paths.reject_overlap(native.split_path(initial_model)[0], folder, "initial checkpoint")
+    if tokenizer is not None:
+        tokenizer = str(paths.local(tokenizer))
     mesh = sharding.make_mesh(mesh_shape)
     train_step.check_batch_size(batches.batch_size, accumulation, mesh)
     rows = local_rows(mesh, batches.batch_size)
     feeding.check_ids(batches.batch(0, rows), 0, model_config)  # Before anything is written.
+    if adaptation is not None and adaptation.source_model:
+        paths.reject_overlap(adaptation.source_model, folder, "model of TARGET_LOSSES")
     if adaptation is not None and tokenizer is not None and adaptation.source_model:
         native.check_tokenizer(adaptation.source_model, tokenizer)
     if adaptation is not None and eval_every is None:
@@ -135,8 +145,8 @@ def train(
             f"{adaptation.mixture.name} moves its rates at evaluations; set EVAL_PERIOD."
         )
     with contextlib.ExitStack() as stack:
-        stack.enter_context(room_on_disk(folder))
-        stack.enter_context(hardware.enough_memory())
+        stack.enter_context(explain_full_disk(folder))
+        stack.enter_context(hardware.explain_out_of_memory())
         stack.enter_context(_only_run(folder))
         abstract = train_step.abstract_state(model_config, optimizer, mesh)
         latest = native.latest_step(folder)

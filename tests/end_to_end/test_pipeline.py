@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from openba_jax import facts
+from openba_jax.cli import check_scopes
 from openba_jax.errors import UserError
 from openba_jax.models.openba.config import named_config
-from openba_jax.pipeline import check_scopes
 from openba_jax.pruning.stages import Stage
 from openba_jax.staged.run import Pipeline, claim_folder
 from openba_jax.staged.settings import Data, Phase

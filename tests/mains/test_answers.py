@@ -9,36 +9,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import jax
 import pytest
 
-from openba_jax.checkpoints.formats import native
-from openba_jax.data.text.chunks import TextSource
-from openba_jax.data.text.preparation import prepare
-from openba_jax.data.text.rules import TextGroups
-from openba_jax.data.vocabulary import train_vocabulary
-from openba_jax.models.openba.config import named_config
-from openba_jax.models.openba.network import init_params
-
 REPOSITORY = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`model`, a token store `spans`, `questions`, and another tokenizer, `large.model`."""
-    root = tmp_path_factory.mktemp("answers")
-    texts = [f"The square of {i} is {i * i}, its cube is {i**3}." for i in range(300)]
-    vocabulary = train_vocabulary(texts, 300, root / "tokenizer.model")
-    train_vocabulary(texts, 420, root / "large.model")
-    config = named_config("tiny", vocab_size=vocabulary.size, initializer_std=0.3)
-    params = jax.jit(init_params, static_argnums=0)(config, jax.random.key(0))
-    native.create(root / "model", config, params, tokenizer=vocabulary.path)
-    (root / "text.txt").write_text("\n".join(texts))
-    prepare([TextSource("text", [root / "text.txt"])], TextGroups(24), vocabulary, root / "spans")
-    (root / "questions").mkdir()
-    fields = {"question": "2?", "res1": "4", "res2": "8", "ans": "A"}
-    (root / "questions" / "squares.json").write_text(json.dumps([{"demo": [], "data": fields}]))
-    return root
 
 
 def run(

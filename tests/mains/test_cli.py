@@ -14,9 +14,9 @@ from openba_jax.errors import UserError
 
 
 def test_words_that_are_no_flags_are_refused() -> None:
-    cli.refuse_words(["openba-train"])
+    cli.reject_positional(["openba-train"])
     with pytest.raises(UserError, match="'runs/small' is no flag"):
-        cli.refuse_words(["openba-train", "runs/small"])
+        cli.reject_positional(["openba-train", "runs/small"])
 
 
 def test_an_error_of_the_system_in_a_gin_function_is_one_line(
