@@ -1,7 +1,8 @@
 r"""Prepares text for training: a vocabulary, then token stores; and looks at what came out.
 
-Input files hold JSON lines (.jsonl, .json), tables (.parquet) or plain text, one document per line,
-and may be compressed (.gz, .bz2, .xz, .zst). They are paths, patterns or URLs that fsspec knows.
+Input files hold JSON lines (.jsonl, .ndjson, .json), tables (.parquet) or plain text, one document
+per line, and may be compressed (.gz, .bz2, .xz, .zst). They are paths, patterns or URLs that fsspec
+knows; outputs are local.
 
 openba-prepare vocabulary --input=corpus.jsonl --size=8000 --output=data/tokenizer.model
 openba-prepare tokens --input=corpus.jsonl,more.txt.gz --vocabulary=data/tokenizer.model \
@@ -27,6 +28,7 @@ from absl import flags, logging
 
 from openba_jax import cli
 from openba_jax.errors import UserError
+from openba_jax.paths import local
 
 if TYPE_CHECKING:
     from openba_jax.data.text.chunks import TextSource
@@ -44,7 +46,11 @@ _NEEDED = {
 
 def define_flags() -> None:
     """Defines the flags of this main."""
-    flags.DEFINE_list("input", [], "Files to read, in this order.")
+    flags.DEFINE_multi_string(
+        "input",
+        [],
+        "Files to read, in this order, with commas between; may be given several times",
+    )
     flags.DEFINE_multi_string(
         "source",
         [],
@@ -62,8 +68,22 @@ def define_flags() -> None:
         lower_bound=0.0,
         upper_bound=1.0,
     )
+    flags.DEFINE_enum(
+        "normalization",
+        "identity",
+        # As `vocabulary_training.NORMALIZATIONS`, which takes long to import.
+        ["identity", "nmt_nfkc", "nmt_nfkc_cf", "nfkc", "nfkc_cf"],
+        "vocabulary: what a text becomes before it is cut in pieces. identity: it stays as it is. "
+        "nmt_nfkc: as mT5 has it; full-width punctuation, newlines and runs of blanks do not come "
+        "back.",
+    )
     flags.DEFINE_string("vocabulary", None, "tokens, show: a sentencepiece .model file.")
-    flags.DEFINE_bool("newline", False, "tokens, show: the newline is a token of its own.")
+    flags.DEFINE_bool(
+        "newline",
+        None,
+        "The newline is a token of its own. vocabulary: says so in tokenizer_settings.json beside "
+        "the model. tokens, show: by default as that file says.",
+    )
     flags.DEFINE_enum(
         "kind",
         "text",
@@ -128,6 +148,12 @@ def main(argv: Sequence[str]) -> None:
     if len(argv) != 2 or argv[1] not in _NEEDED:
         raise UserError(f"say what to do, {' or '.join(_NEEDED)}, and no other words.")
     action = argv[1]
+    values["input"].value = [file for text in values.input for file in text.split(",")]
+    for flag in ("vocabulary", "output"):
+        if path := getattr(values, flag):
+            values[flag].value = os.path.expanduser(path)
+            local(path)
+    values["store"].value = [str(local(store)) for store in values.store]
     for flag in _NEEDED[action]:
         if not values[flag].value:
             raise UserError(f"--{flag} is missing.")
@@ -154,9 +180,14 @@ def main(argv: Sequence[str]) -> None:
 
 def _vocabulary(values: flags.FlagValues) -> None:
     """Trains a vocabulary."""
-    from openba_jax.data.text.documents import column, read_records
-    from openba_jax.data.text.open_files import expand
-    from openba_jax.data.vocabulary import train_vocabulary
+    from openba_jax.data.text.documents import column, read_records, text_files
+    from openba_jax.data.vocabulary_training import TextSample, round_trips, train_vocabulary
+    from openba_jax.paths import check_output_file, reject_overlap
+
+    files = text_files(values.input)
+    output = check_output_file(values.output)
+    for file in files:
+        reject_overlap(file, output, "input")
 
     def left_out(error: UserError) -> None:
         if values.strict:
@@ -164,7 +195,6 @@ def _vocabulary(values: flags.FlagValues) -> None:
         logging.warning("Left out: %s", error)
 
     def texts() -> Iterator[str]:
-        files = expand(values.input)
         for number, (place, record) in enumerate(
             read_records(files, values.text_column, on_bad=left_out)
         ):
@@ -175,12 +205,21 @@ def _vocabulary(values: flags.FlagValues) -> None:
                     raise
                 left_out(error)
 
+    sample = TextSample()
     vocabulary = train_vocabulary(
-        texts(), values.size, values.output, character_coverage=values.character_coverage
+        sample.through(texts()),
+        values.size,
+        output,
+        character_coverage=values.character_coverage,
+        normalization=values.normalization,
+        newline=bool(values.newline),
     )
+    whole, count = round_trips(vocabulary, sample.texts), len(sample.texts)
     sys.stdout.write(
         f"{vocabulary.path}: {vocabulary.piece_count} pieces, {vocabulary.size} embedding rows, "
         f"sha256 {vocabulary.fingerprint}\n"
+        f"{whole:,} of {count:,} documents ({whole / count:.1%}) come back exactly when they are "
+        f"encoded and decoded (normalization {values.normalization})\n"
     )
 
 

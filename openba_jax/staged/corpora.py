@@ -10,7 +10,8 @@ from openba_jax.data.text.chunks import TextSource
 from openba_jax.data.text.documents import column, read_records
 from openba_jax.data.text.preparation import prepare
 from openba_jax.data.text.rules import Instructions, TextGroups
-from openba_jax.data.vocabulary import Vocabulary, train_vocabulary
+from openba_jax.data.vocabulary import Vocabulary
+from openba_jax.data.vocabulary_training import train_vocabulary
 from openba_jax.errors import UserError
 from openba_jax.files import write_atomically
 from openba_jax.objectives.mixture import get_mixture

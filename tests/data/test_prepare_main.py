@@ -86,7 +86,7 @@ def test_unwritable_output_is_one_sentence(tmp_path):
         "vocabulary", f"--input={tmp_path / 'a.txt'}", "--size=280", "--output=/dev/null/x.model"
     )
     assert made.returncode == 2
-    assert made.stderr.startswith("error: /dev/null: ")
+    assert made.stderr.startswith("error: /dev/null/x.model cannot be made: /dev/null is a device")
     assert made.stderr.count("\n") == 1
 
 

@@ -16,7 +16,7 @@ from openba_jax.checkpoints.formats import native
 from openba_jax.data.text.chunks import TextSource
 from openba_jax.data.text.preparation import prepare
 from openba_jax.data.text.rules import TextGroups
-from openba_jax.data.vocabulary import train_vocabulary
+from openba_jax.data.vocabulary_training import train_vocabulary
 from openba_jax.models.openba.config import named_config
 from openba_jax.models.openba.network import init_params
 

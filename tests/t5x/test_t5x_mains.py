@@ -16,7 +16,8 @@ from openba_jax.checkpoints.formats.t5x import open_t5x
 from openba_jax.checkpoints.training_state import read_whole, write_whole
 from openba_jax.data.store.token_store import store_dtype
 from openba_jax.data.store.writer import TokenStoreWriter
-from openba_jax.data.vocabulary import Vocabulary, train_vocabulary
+from openba_jax.data.vocabulary import Vocabulary
+from openba_jax.data.vocabulary_training import train_vocabulary
 from openba_jax.inference.decoding import generate
 from openba_jax.inference.generator import Generator
 from openba_jax.pruning.apply import prune_model

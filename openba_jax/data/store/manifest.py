@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
+from absl import logging
 
 from openba_jax.data.store.token_store import TokenStore
-from openba_jax.data.vocabulary import Vocabulary
+from openba_jax.data.vocabulary import Vocabulary, settings_path
 from openba_jax.errors import UserError
 from openba_jax.files import sha256, write_atomically
+from openba_jax.objectives.special_ids import SpecialIds
 from openba_jax.objectives.token_rows import Kind
 
 
@@ -117,11 +119,18 @@ def sources_of(store: TokenStore) -> list[dict[str, Any]]:
 
 
 def counts_text(vocabulary: Vocabulary, frequencies: np.ndarray) -> str:
-    """Lines `piece id count`, most frequent first, ties by id (the form of §6.5)."""
-    counts = frequencies[: vocabulary.piece_count]
+    """Lines `piece id count`, most frequent first, ties by id; see `text_counts`."""
+    counts = text_counts(frequencies[: vocabulary.piece_count])
     order = np.argsort(-counts, kind="stable")
     rows = zip(vocabulary.pieces(order.tolist()), order, counts[order], strict=True)
     return "".join(f"{piece} {i} {count}\n" for piece, i, count in rows)
+
+
+def text_counts(counts: np.ndarray) -> np.ndarray:
+    """Counts of ids, integers `[ids]`, without `<pad>` and `</s>`, which no text is made of."""
+    counts = counts.copy()
+    counts[: SpecialIds.eos_id + 1] = 0
+    return counts
 
 
 def check_vocabulary(prefix: str | Path, vocabulary: Vocabulary) -> None:
@@ -150,4 +159,17 @@ def check_vocabulary(prefix: str | Path, vocabulary: Vocabulary) -> None:
         raise UserError(
             f"token store {prefix} was made with {manifest['vocabulary']['path']}, whose pieces "
             f"are not those of {vocabulary.path}; prepare it again or give that vocabulary."
+        )
+    if manifest["vocabulary"].get("newline") and not vocabulary.newline:
+        raise UserError(
+            f"token store {prefix} has the newline as a token of its own, which {vocabulary.path} "
+            f"does not know; prepare it again without --newline, or write "
+            f'{{"newline": true}} to {settings_path(vocabulary.path)}.'
+        )
+    if vocabulary.newline and not manifest["vocabulary"].get("newline"):
+        logging.warning(
+            "Token store %s was made without the newline token that %s has; prepare it again to "
+            "train on newlines.",
+            prefix,
+            vocabulary.path,
         )

@@ -16,8 +16,10 @@ from openba_jax.data.store.manifest import (
     read_manifest,
     sibling,
     sources_of,
+    text_counts,
     write_manifest,
 )
+from openba_jax.data.store.outputs import check_output
 from openba_jax.data.store.token_store import TokenStore, open_stores
 from openba_jax.data.store.writer import TokenStoreWriter
 from openba_jax.errors import UserError
@@ -46,6 +48,7 @@ def merge_stores(prefixes: Sequence[str | Path], output: str | Path) -> dict[str
       UserError: a store is missing or damaged, element types or vocabularies differ, or there is
         something else at `output`.
     """
+    output = check_output(output)
     stores = open_stores(prefixes).stores
     for store in stores:
         store.check_index()
@@ -56,6 +59,11 @@ def merge_stores(prefixes: Sequence[str | Path], output: str | Path) -> dict[str
             raise UserError(
                 f"the stores were made with {vocabularies[0]['path']} and {vocabulary['path']}, "
                 "which differ; prepare them with one vocabulary."
+            )
+        if vocabulary.get("newline", False) != vocabularies[0].get("newline", False):
+            raise UserError(
+                "some of the stores have the newline as a token and others have not; prepare all "
+                "of them with --newline, or none."
             )
     manifest = {
         "rule": {"kind": "merge", "stores": [str(prefix) for prefix in prefixes]},
@@ -92,6 +100,7 @@ def split_store(
     """
     if parts < 2:
         raise UserError(f"a store cannot be split in {parts} parts; the least is 2.")
+    outputs = [check_output(f"{output}-{part}") for part in range(parts)]
     store = TokenStore(prefix)
     store.check_index()
     rng = np.random.RandomState(seed)
@@ -99,8 +108,7 @@ def split_store(
     found = read_manifest(prefix)
     names = _pieces([store.prefix])
     manifests = []
-    for part in range(parts):
-        of_part = Path(f"{output}-{part}")
+    for part, of_part in enumerate(outputs):
         chosen = {kind: np.flatnonzero(drawn[kind] == part) for kind in _KINDS}
         manifest = {
             "rule": {
@@ -181,6 +189,7 @@ def _finish(
         for ids in store.blocks(_IDS_AT_ONCE):
             present = np.bincount(ids)
             counts[: len(present)] += present[: len(counts)]
+        counts = text_counts(counts)
         order = np.argsort(-counts, kind="stable")
         lines = [f"{names[i]} {i} {counts[i]}\n" for i in map(int, order) if i in names]
         write_atomically(sibling(output, ".counts.txt"), "".join(lines))

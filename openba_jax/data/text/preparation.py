@@ -24,10 +24,11 @@ from openba_jax.data.store.manifest import (
     sibling,
     write_manifest,
 )
+from openba_jax.data.store.outputs import check_output
 from openba_jax.data.store.token_store import store_dtype
 from openba_jax.data.store.writer import TokenStoreWriter
 from openba_jax.data.text.chunks import Chunk, TextSource, read_chunks
-from openba_jax.data.text.encoding import Encoded, encode_chunks
+from openba_jax.data.text.encoding import SPECIAL_PLACES, Encoded, encode_chunks
 from openba_jax.data.text.preparation_job import PreparationJob, bar, same_job
 from openba_jax.data.text.resumption import NUMBERS, Progress
 from openba_jax.data.text.rules import RecordRule, TextGroups
@@ -76,8 +77,9 @@ def prepare(
         writing it, or there is no pair.
       OSError: the disk is full; what was done is kept.
     """
-    output = Path(output)
-    with only_process(output), PreparationJob(sources, rule, vocabulary) as job:
+    job = PreparationJob(sources, rule, vocabulary)
+    output = check_output(output, [vocabulary.path, *itertools.chain(*job.files)])
+    with only_process(output), job:
         return _prepare(job, rule, vocabulary, output, workers, strict, progress, save_seconds)
 
 
@@ -122,10 +124,13 @@ def _prepare(
             contextlib.closing(encoded),
             bar(job.bytes, state.read, progress, "preparing") as shown,
         ):
-            saved = time.monotonic()
+            saved, special_places = time.monotonic(), 0
             for chunk, result in encoded:
                 for reason in result.bad:
                     logging.warning("Left out: %s", reason)
+                for place in result.special_places[: max(SPECIAL_PLACES - special_places, 0)]:
+                    logging.warning("A text spells out a special token, %s", place)
+                special_places += len(result.special_places)
                 state.bad += result.bad[: _BAD_ITEMS_LISTED - len(state.bad)]
                 _add(writer, state, chunk, rule, result)
                 state.position = chunk.after

@@ -17,7 +17,8 @@ from tqdm import tqdm
 
 from openba_jax.data.store.manifest import describe_vocabulary, manifest_path
 from openba_jax.data.text.chunks import TextSource
-from openba_jax.data.text.open_files import expand, input_sha256, input_size
+from openba_jax.data.text.documents import text_files
+from openba_jax.data.text.open_files import input_sha256, input_size
 from openba_jax.data.text.rules import RecordRule, describe
 from openba_jax.data.vocabulary import Vocabulary
 from openba_jax.errors import UserError
@@ -47,7 +48,7 @@ class PreparationJob:
         weights = [source.weight for source in sources]
         if any(weight is not None and not 0 < weight < float("inf") for weight in weights):
             raise UserError(f"sources have weights {weights}; they must be above 0.")
-        self.files = [expand(source.files) for source in sources]
+        self.files = [text_files(source.files) for source in sources]
         self._sizes = [[input_size(path) for path in paths] for paths in self.files]
         self.bytes = sum(map(sum, self._sizes))
         self._sources = sources

@@ -16,6 +16,7 @@ from openba_jax.data.text.conversations import Dialogues, Translations
 from openba_jax.data.text.preparation import prepare
 from openba_jax.data.text.rules import Instructions, TextGroups
 from openba_jax.data.vocabulary import Vocabulary
+from openba_jax.data.vocabulary_training import train_vocabulary
 from openba_jax.errors import UserError
 from openba_jax.files import only_process, sha256
 from openba_jax.objectives.mixture import get_mixture
@@ -123,6 +124,8 @@ def test_manifest_and_counts(vocabulary, tmp_path):
     counts = {int(i): int(count) for _, i, count in rows}
     assert len(counts) == vocabulary.piece_count
     expected = np.bincount(ids.ravel(), minlength=vocabulary.piece_count)
+    assert expected[vocabulary.eos_id] > 0
+    expected[vocabulary.eos_id] = 0  # It stands between documents and is no text.
     assert [counts[i] for i in range(vocabulary.piece_count)] == expected.tolist()
     assert vocabulary.pieces([int(i) for _, i, _ in rows]) == [piece for piece, _, _ in rows]
     assert list(counts.values()) == sorted(counts.values(), reverse=True)
@@ -134,7 +137,9 @@ def test_counts_can_be_read_by_vocabulary_pruning(vocabulary, tmp_path):
     store = TokenStore(tmp_path / "out")
     ids = store.read("text", np.arange(store.count("text"))).ids
     counts = pruning.read_counts(tmp_path / "out.counts.txt")
-    np.testing.assert_array_equal(counts, np.bincount(ids.ravel(), minlength=len(counts)))
+    expected = np.bincount(ids.ravel(), minlength=len(counts))
+    np.testing.assert_array_equal(counts[2:], expected[2:])
+    assert counts[:2].tolist() == [0, 0]
 
 
 def test_prepared_stores_train(vocabulary, tmp_path):
@@ -171,18 +176,24 @@ def test_instructions(vocabulary, tmp_path):
     assert not list(tmp_path.glob("q*"))
 
 
-@pytest.mark.parametrize("space", [" ", "\n", "\n \n"])
+@pytest.mark.parametrize("space", [" ", "\n", "\n \n", "  ", " <S> "])
 @pytest.mark.parametrize("newline", [False, True])
-def test_documents_of_any_length(vocabulary, monkeypatch, space, newline):
-    """Cutting a text before spaces and newlines does not change its ids."""
+@pytest.mark.parametrize("normalization", ["identity", "nmt_nfkc"])
+def test_documents_of_any_length(tmp_path, monkeypatch, space, newline, normalization):
+    """Cutting a text between words does not change its ids."""
     text = words(3, 2000).replace(" ", space)
-    vocabulary = Vocabulary(vocabulary.path, newline=newline)
+    texts = [words(seed, 100) for seed in range(20)]
+    path = tmp_path / "tokenizer.model"
+    vocabulary = train_vocabulary(texts, 300, path, normalization=normalization, newline=newline)
+    assert " " in vocabulary.separators
+    assert ("\n" in vocabulary.separators) == (normalization == "nmt_nfkc" and not newline)
     (whole,) = encoding.encode_texts(vocabulary, [text])
     monkeypatch.setattr(encoding, "_PART_CHARACTERS", 100)
     (parts,) = encoding.encode_texts(vocabulary, [text])
     np.testing.assert_array_equal(parts, whole)
-    (uncut,) = encoding.encode_texts(vocabulary, [text.replace(space, "")])
-    assert len(uncut) > 0
+    uncut = text.replace(space, "")
+    (ids,) = encoding.encode_texts(vocabulary, [uncut])
+    assert ids.tolist() == vocabulary.encode(uncut)
 
 
 def test_finished_work_is_left_alone(vocabulary, tmp_path):
@@ -270,16 +281,21 @@ def test_a_corpus_that_lacks_the_column_is_another_one(vocabulary, tmp_path):
     assert not list(tmp_path.glob("out*"))
 
 
-def test_special_tokens_in_the_text(vocabulary, tmp_path):
+def test_special_tokens_in_the_text(vocabulary, tmp_path, caplog):
     """They become what they spell, as in the original's tokenizer, and are counted."""
-    text = "ba <extra_id_0> de</s> gi <S>"
+    text = "ba <extra_id_0> de</s> gi<S>"
     source = write_jsonl(tmp_path / "a.jsonl", [{"text": text}])
-    manifest = prepare_text([source], vocabulary, tmp_path / "out", group_size=7)
+    manifest = prepare_text([source], vocabulary, tmp_path / "out", group_size=2)
     stored = TokenStore(tmp_path / "out")
     ids = stored.read("text", np.arange(stored.count("text"))).ids.ravel().tolist()
     assert {vocabulary.sentinel(0), vocabulary.s_id} <= set(ids)
     assert ids.count(1) == 2  # The document's own eos, and that in the text.
     assert manifest["numbers"]["special_tokens"] == 3
+    named = [r.getMessage() for r in caplog.records if "special token" in r.getMessage()]
+    assert named == [
+        f"A text spells out a special token, {source} line 1: {token}"
+        for token in ("<extra_id_0>", "</s>", "<S>")
+    ]
 
 
 def test_newlines_are_no_special_tokens_in_the_text(vocabulary, tmp_path):
