@@ -142,7 +142,8 @@ def main(argv: Sequence[str]) -> None:
     """Does the action that the first argument names.
 
     Raises:
-      UserError: the action is unknown, a flag is missing, or the work cannot be done.
+      UserError: The action is unknown, or a flag that it needs is missing.
+      UserError: The work cannot be done, see the functions that do it.
     """
     values = flags.FLAGS
     if len(argv) != 2 or argv[1] not in _NEEDED:

@@ -69,19 +69,17 @@ def check_tokenizer_files(folder: Path, vocabulary: Vocabulary) -> list[str]:
         try:
             named = list(read(content))
         except (TypeError, ValueError, KeyError, AttributeError, IndexError) as error:
-            raise UserError(
-                f"{file} has not the form of a Hugging Face {name}: {error}."
-            ) from error
+            raise UserError(f"{file} is no {name} of Hugging Face's form: {error}.") from error
         for token, number in named:
             _compare(file, token, number, ids, tokens, warnings)
         for role, expected in (("eos", "</s>"), ("pad", "<pad>"), ("unk", "<unk>")):
-            token = content.get(f"{role}_token", expected)
-            token = token.get("content") if isinstance(token, dict) else token
-            if token not in (None, expected):
+            found = content.get(f"{role}_token", expected)
+            found = found.get("content") if isinstance(found, dict) else found
+            if found not in (None, expected):
                 raise UserError(
-                    f"{file} has {token!r} (id {ids.get(token, 'unknown')}) as {role}_token, where "
-                    f"{MODEL_FILE} has {expected!r} (id {ids[expected]}); give the files of one "
-                    "tokenizer."
+                    f"{file} has {found!r} (id {ids.get(str(found), 'unknown')}) as {role}_token, "
+                    f"where {MODEL_FILE} has {expected!r} (id {ids[expected]}); give the files of "
+                    "one tokenizer."
                 )
         if (count := content.get("extra_ids", SENTINELS)) != SENTINELS:
             raise UserError(
@@ -111,13 +109,13 @@ def _compare(
         return
     if token == "\n" and number == len(tokens):
         raise UserError(
-            f"{file} has the newline as a token, with id {number}, and {MODEL_FILE} has none; write "
-            f'{{"newline": true}} to {settings_path(file.with_name(MODEL_FILE)).name} beside it.'
+            f"{file} has the newline as a token, with id {number}, and {MODEL_FILE} has none; "
+            f'write {{"newline": true}} to {settings_path(MODEL_FILE)} beside it.'
         )
     if token in ids:
         raise UserError(
-            f"{file} gives {token!r} the id {number}, and {MODEL_FILE} the id {ids[token]}; give the "
-            "files of one tokenizer."
+            f"{file} gives {token!r} the id {number}, and {MODEL_FILE} the id {ids[token]}; give "
+            "the files of one tokenizer."
         )
     if number in tokens:
         raise UserError(

@@ -86,8 +86,11 @@ class BatchLoader:
           pack: let several instruction samples share a row of the training batches.
 
         Raises:
-          UserError: a store is missing, damaged, of another vocabulary or without the pairs that
-            the mixture takes, or the lengths are too short for the mixture.
+          UserError: A store is missing, damaged, or was made with another vocabulary.
+          UserError: The stores lack a kind of pairs that the mixture takes.
+          UserError: The lengths are too short for the mixture.
+          UserError: The batch size is below 1, or `held_out` is negative.
+          UserError: Rows are to be packed, and the sources have weights.
         """
         if batch_size < 1:
             raise UserError(f"batch_size is {batch_size}; it must be at least 1.")
@@ -174,7 +177,7 @@ class BatchLoader:
           rows: as for `batch`.
 
         Raises:
-          UserError: nothing is held out.
+          UserError: No examples are held out, and there are no evaluation stores.
         """
         mixture = mixture or self.mixture
         for kind in _kinds(mixture):
@@ -203,7 +206,7 @@ class BatchLoader:
         """The inverse of `state`.
 
         Raises:
-          UserError: it is the state of another mixture.
+          UserError: The state is that of a mixture with another number of tasks.
         """
         schedule = Schedule(**state)
         if len(schedule.rates) != len(self.mixture.tasks):

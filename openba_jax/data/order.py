@@ -70,7 +70,7 @@ def order_of(stores: JoinedStores, kind: Kind, count: int, seed: int) -> Order:
     """The order of the first `count` examples of some stores, by the weights of their manifests.
 
     Raises:
-      UserError: some sources have a weight and others none.
+      UserError: Some sources have a weight and others have none.
     """
     sources = [s for store in stores.stores for s in sources_of(store) if s.get(kind)]
     weights = [source["weight"] for source in sources]

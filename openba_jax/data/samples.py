@@ -44,7 +44,7 @@ def build_samples(
       `inputs` int32 `[n, encoder_length]` and `targets` int32 `[n, decoder_length]`, padded with 0.
 
     Raises:
-      UserError: a store is damaged, or holds ids that the vocabulary lacks.
+      UserError: A store is damaged, or holds ids that the vocabulary lacks.
     """
     limits = task.objective.limits(encoder_length, decoder_length)
     read = {side: stores.read(task.kind, indices, side, limit) for side, limit in limits.items()}

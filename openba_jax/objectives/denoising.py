@@ -32,11 +32,11 @@ class Denoiser:
       prefix: the token in front of the inputs, `"R"`, `"S"`, `"X"`, or none.
       density: share of the tokens that are noise; with `mean_span` None the share's upper bound.
       mean_span: mean length of a noise span in tokens; None hides one stretch at the end, whose
-        length is uniform between `min_density` (at least one token) and `density` (§3.4).
+        length is uniform between `min_density` (at least one token) and `density`.
       max_tokens: longer groups are cut to this.
       min_density: for one stretch at the end, the share's lower bound.
       window: for one stretch at the end, the part of the uniform distribution that is drawn from;
-        the published D-UL2 does not use all of it (§3.7).
+        the published D-UL2 does not use all of it.
     """
 
     prefix: Literal["R", "S", "X"] | None
@@ -68,7 +68,7 @@ class Denoiser:
           with 0.
 
         Raises:
-          UserError: the lengths have no room for any text.
+          UserError: The lengths have no room for a text of two tokens.
         """
         groups = groups.cut(self.fitting_length(encoder_length, decoder_length))
         mask = self.mask(groups.lengths, groups.ids.shape[1], keys)
@@ -100,7 +100,7 @@ class Denoiser:
         """The longest text whose sample fits, with no more spans than there are sentinels.
 
         Raises:
-          UserError: not even two tokens fit.
+          UserError: The lengths have no room for a text of two tokens.
         """
         return _fitting_length(self, encoder_length, decoder_length)
 
@@ -241,7 +241,7 @@ def corrupt(
       `inputs` int32 `[n, encoder_length]` and `targets` int32 `[n, decoder_length]`, padded with 0.
 
     Raises:
-      UserError: a row has more spans than there are sentinels, or a sample is too long.
+      UserError: A row has more spans than there are sentinels, or a sample is too long.
     """
     valid = groups.valid()
     return {

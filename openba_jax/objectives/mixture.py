@@ -44,7 +44,7 @@ class Mixture:
       components: tasks with rates, not negative and not all 0; only their ratios count.
       rule: how the rates of the denoisers move at evaluations (D-UL2); None: they do not.
       by_count: text and instructions share the samples as they share the corpus, so that an epoch
-        shows every pair once, as the original's do (§3.6); the rates then count within a kind.
+        shows every pair once, as the original's do; the rates then count within a kind.
     """
 
     name: str
@@ -56,7 +56,8 @@ class Mixture:
         """Checks the rates.
 
         Raises:
-          UserError: there is no task, one occurs twice, or the rates are none.
+          UserError: There is no task, or a task occurs twice.
+          UserError: A rate is negative or not finite, or all are 0.
         """
         names = [task.name for task in self.tasks]
         if not names or len(set(names)) < len(names):
@@ -102,7 +103,8 @@ class Mixture:
           targets: by the names of the denoisers.
 
         Raises:
-          UserError: a loss or target is missing or not finite, or the mixture has no rule.
+          UserError: The mixture has no rule.
+          UserError: A loss or target is missing or not finite.
         """
         if self.rule is None:
             raise UserError(f"the rates of mixture {self.name} are fixed; use a d_ul2 mixture.")
@@ -146,7 +148,7 @@ def register(mixture: Mixture) -> Mixture:
     """Makes a mixture known by name, and each of its tasks as a mixture of its own.
 
     Raises:
-      UserError: a name stands for something else already.
+      UserError: A name stands for another task or mixture already.
     """
     singles = [Mixture(task.name, ((task, 1.0),)) for task in mixture.tasks]
     for new in [*singles, mixture]:
@@ -159,7 +161,7 @@ def get_mixture(name: str) -> Mixture:
     """The mixture of a name; a task's name stands for that task alone.
 
     Raises:
-      UserError: the name is unknown.
+      UserError: No task or mixture has this name.
     """
     if name not in _MIXTURES:
         raise UserError(f"no task or mixture is called {name!r}; known are {', '.join(_MIXTURES)}.")

@@ -1,4 +1,4 @@
-"""O-UL2: two objectives of nearly fixed lengths, so that hardly anything is padding (§3.10).
+"""O-UL2: two objectives of nearly fixed lengths, so that hardly anything is padding.
 
 The published code trains on the first alone; the paper mixes them 80 : 20. `MixedDenoiser` is the
 original's Mix-denoising with one mend: where it would take more than the 100 sentinels (and the

@@ -1,4 +1,4 @@
-"""Noise masks drawn as the original draws them, from one numpy generator per sample (§3.3, §3.7).
+"""Noise masks drawn as the original draws them, from one numpy generator per sample.
 
 `Denoiser` draws the same distribution for whole batches at once; this is the reference that its
 tests and a bit-faithful replay of the original's samples use.
@@ -27,7 +27,7 @@ def mask(denoiser: Denoiser, length: int, rng: np.random.Generator) -> np.ndarra
     Args:
       denoiser: what noise.
       length: tokens, at least 2.
-      rng: for R and X the generator that chose the denoiser; for S one of its own (§3.7).
+      rng: for R and X the generator that chose the denoiser; for S one of its own.
     """
     noise_count, spans = (int(n[0]) for n in denoiser.noise(np.array([length])))
     if denoiser.mean_span is None:
@@ -47,7 +47,7 @@ def _cuts(total: int, segments: int, width: int, rng: np.random.Generator) -> np
 
 
 def mixed_mask(denoiser: MixedDenoiser, length: int, rng: np.random.Generator) -> np.ndarray:
-    """The noise mask of O-UL2's Mix-denoising (§3.10): bool `[length]`.
+    """The noise mask of O-UL2's Mix-denoising: bool `[length]`.
 
     It can have more spans than there are sentinels, unlike `MixedDenoiser.mask`.
 

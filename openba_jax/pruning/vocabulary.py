@@ -59,7 +59,7 @@ def pieces_of(model: str | Path) -> list[str]:
     """The pieces of a sentencepiece model, by id.
 
     Raises:
-      UserError: it cannot be read.
+      UserError: The model cannot be read.
     """
     return [piece.piece for piece in _read_model(model).pieces]
 
@@ -156,8 +156,9 @@ def read_counts(path: str | Path, pieces: Sequence[str] = ()) -> np.ndarray:
       int64 `[largest id + 1]`; ids that the file does not list count 0.
 
     Raises:
-      UserError: the file is missing or empty, a line is not of these forms or repeats an id, or
-        the pieces are not those of the tokenizer.
+      UserError: The file is missing or empty.
+      UserError: A line is not of these forms, or repeats an id.
+      UserError: The pieces are not those of the tokenizer.
     """
     try:
         lines = Path(path).read_bytes().split(b"\n")
@@ -215,7 +216,7 @@ def coverage(counts: np.ndarray) -> np.ndarray:
       float64 `[ids]`, entry K - 1 for K ids; ascending to 1.
 
     Raises:
-      UserError: nothing was counted.
+      UserError: All counts are 0.
     """
     total = counts.sum(dtype=np.int64)
     if total == 0:

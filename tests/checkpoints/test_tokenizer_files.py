@@ -72,8 +72,8 @@ def test_what_is_written_agrees(model, tmp_path, newline):
         ("added_tokens.json", {"<sep>": 401}, r"the id 401 to '<sep>', and .* to '<S>'"),
         ("added_tokens.json", {"<sep>": 5}, r"the id 5 to '<sep>', and .* to '<0x02>'"),
         ("added_tokens.json", {"\n": 403}, "the newline as a token, with id 403"),
-        ("added_tokens.json", {"<S>": "many"}, "has not the form"),
-        ("added_tokens.json", {"<S>": None}, "has not the form"),
+        ("added_tokens.json", {"<S>": "many"}, "Hugging Face.s form"),
+        ("added_tokens.json", {"<S>": None}, "Hugging Face.s form"),
         (
             "tokenizer.json",
             {"added_tokens": [{"content": "<extra_id_0>", "id": 300}]},
@@ -85,8 +85,8 @@ def test_what_is_written_agrees(model, tmp_path, newline):
             r"gives '<unk>' the id 1, and spiece.model the id 2",
         ),
         ("tokenizer.json", {"model": {"vocab": {"<pad>": 3}}}, "'<pad>' the id 3"),
-        ("tokenizer.json", {"model": []}, "has not the form"),
-        ("tokenizer.json", {"added_tokens": [{"id": 3}]}, "has not the form"),
+        ("tokenizer.json", {"model": []}, "Hugging Face.s form"),
+        ("tokenizer.json", {"added_tokens": [{"id": 3}]}, "Hugging Face.s form"),
         (
             "tokenizer_config.json",
             {"added_tokens_decoder": {"0": {"content": "</s>"}}},

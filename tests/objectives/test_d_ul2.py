@@ -72,7 +72,7 @@ def test_instructions_keep_their_share():
 
 
 def test_published_sharing_of_the_random_number():
-    """At the first rates, S hides 6 to 120 of 568 tokens; evaluated alone, 1 to 142 (§3.7)."""
+    """At the first rates, S hides 6 to 120 of 568 tokens; evaluated alone, 1 to 142."""
     keys = counter_random.key(0, np.arange(20_000))
     lengths = np.full(len(keys), 568)
 

@@ -54,7 +54,7 @@ def previous_manifest(output: str | Path) -> dict[str, Any] | None:
     """The manifest of what was written to an output before; None if it is free.
 
     Raises:
-      UserError: there are files that `prepare` did not write.
+      UserError: There are files at the output that `prepare` did not write.
     """
     manifest = read_manifest(output)
     foreign = [path for s in (".bin", ".idx", ".json") if (path := sibling(output, s)).exists()]
@@ -102,7 +102,7 @@ def sources_of(store: TokenStore) -> list[dict[str, Any]]:
       Of each at least `name`, `weight`, and the number of pairs of each kind that it has.
 
     Raises:
-      UserError: manifest and index disagree.
+      UserError: Manifest and index disagree on the number of pairs.
     """
     manifest = read_manifest(store.prefix)
     counts = {kind: store.count(kind) for kind in get_args(Kind)}
@@ -139,7 +139,9 @@ def check_vocabulary(prefix: str | Path, vocabulary: Vocabulary) -> None:
     A store without a manifest, made by another program, is taken as it is.
 
     Raises:
-      UserError: it does not.
+      UserError: The store is unfinished, or a file has another size than the manifest says.
+      UserError: The store was made with another vocabulary.
+      UserError: The store has newline tokens, and the vocabulary has none.
     """
     manifest = read_manifest(prefix)
     if manifest is None:

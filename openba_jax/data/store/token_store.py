@@ -1,4 +1,4 @@
-"""The memory-mapped token store: `PREFIX.bin` and `PREFIX.idx` (reference §4.6), byte for byte.
+"""The memory-mapped token store: `PREFIX.bin` and `PREFIX.idx` of the original, byte for byte.
 
 `.bin` holds the ids of all sequences one after another. Sequence 2p is the source and 2p+1 the
 target of pair p; a pair is a group of text for denoising (`"text"`, empty target) or an
@@ -41,7 +41,7 @@ class TokenStore:
         """Maps `PREFIX.bin` and `PREFIX.idx`.
 
         Raises:
-          UserError: a file is missing or damaged, or the two do not belong together.
+          UserError: A file is missing or damaged, or the two do not belong together.
         """
         self.prefix = Path(prefix)
         index_path, data_path = paths_of(self.prefix)
@@ -127,7 +127,7 @@ class TokenStore:
           longest: read no more than so many ids of each.
 
         Raises:
-          UserError: the index points outside `.bin`.
+          UserError: The index points outside `.bin`.
         """
         sequences = self._sequences(kind, indices) + (side == "target")
         lengths = self._lengths[sequences].astype(np.int64)
@@ -165,7 +165,7 @@ class TokenStore:
         """Where the sources of pairs stand among all sequences; each target follows its source.
 
         Raises:
-          UserError: the index names a pair that is not there.
+          UserError: The index names a pair that is not there.
         """
         pairs = self._pairs[kind][indices]
         if len(pairs) and not 0 <= pairs.min() <= pairs.max() < len(self._lengths) // 2:
@@ -181,7 +181,7 @@ class TokenStore:
         """Checks every entry of the index.
 
         Raises:
-          UserError: sequences do not follow one another, or pairs are missing or named twice.
+          UserError: Sequences do not follow one another, or pairs are missing or named twice.
         """
         end = 0
         for i in range(0, len(self._lengths), PAIRS_AT_ONCE):
@@ -243,7 +243,7 @@ def open_stores(prefixes: Sequence[str | Path]) -> JoinedStores:
     """Opens stores by their prefixes.
 
     Raises:
-      UserError: no prefix is given, or a store is missing or damaged.
+      UserError: No prefix is given, or a store is missing or damaged.
     """
     if not prefixes:
         raise UserError("no token store is given; name at least one prefix.")

@@ -27,7 +27,7 @@ from openba_jax.files import sha256, write_atomically
 from openba_jax.objectives.token_rows import Kind
 
 SPLIT_SEED = 423
-"""The original's (reference §4.4)."""
+"""The original's seed."""
 
 _KINDS: tuple[Kind, ...] = get_args(Kind)
 _PAIRS_AT_ONCE = 1 << 12
@@ -35,7 +35,7 @@ _IDS_AT_ONCE = 1 << 22
 
 
 def merge_stores(prefixes: Sequence[str | Path], output: str | Path) -> dict[str, Any]:
-    """Writes one store with the pairs of several, in the order given (reference §4.7).
+    """Writes one store with the pairs of several, in the order given.
 
     Args:
       prefixes: stores, also of the original's.
@@ -45,8 +45,9 @@ def merge_stores(prefixes: Sequence[str | Path], output: str | Path) -> dict[str
       The manifest; its sources are those of all stores.
 
     Raises:
-      UserError: a store is missing or damaged, element types or vocabularies differ, or there is
-        something else at `output`.
+      UserError: A store is missing or damaged.
+      UserError: The stores differ in element type, vocabulary, or the newline token.
+      UserError: The output cannot be written, or something else is in its place.
     """
     output = check_output(output)
     stores = open_stores(prefixes).stores
@@ -81,7 +82,7 @@ def merge_stores(prefixes: Sequence[str | Path], output: str | Path) -> dict[str
 def split_store(
     prefix: str | Path, parts: int, output: str | Path, seed: int = SPLIT_SEED
 ) -> list[dict[str, Any]]:
-    """Deals the pairs of a store out to several, by chance (reference §4.4).
+    """Deals the pairs of a store out to several, by chance, as the original does.
 
     Each pair goes where `numpy.random.RandomState(seed).choice(parts)`, called once for each pair,
     groups of text first, sends it.
@@ -96,7 +97,8 @@ def split_store(
       The manifests.
 
     Raises:
-      UserError: the store is missing or damaged, or there is something else at an output.
+      UserError: The store is missing or damaged.
+      UserError: A part cannot be written, or something else is in its place.
     """
     if parts < 2:
         raise UserError(f"a store cannot be split in {parts} parts; the least is 2.")
@@ -141,7 +143,8 @@ def verify_store(prefix: str | Path) -> dict[str, Any]:
       `groups`, `instructions`, `tokens`, and `checksums`: of how many files they were compared.
 
     Raises:
-      UserError: index and data do not belong together, or a file is not what the manifest says.
+      UserError: Index and data do not belong together.
+      UserError: The store is unfinished, or a file is not what the manifest says.
     """
     store = TokenStore(prefix)
     manifest = read_manifest(prefix)

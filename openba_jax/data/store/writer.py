@@ -44,8 +44,8 @@ class TokenStoreWriter:
             off, and the writing goes on.
 
         Raises:
-          UserError: the element type has no code.
-          FileNotFoundError: what is to be resumed is not there, see `holds`.
+          UserError: A token store cannot hold elements of this type.
+          FileNotFoundError: The files that are to be resumed are not there, see `holds`.
         """
         self.dtype = np.dtype(dtype).newbyteorder("<")
         if self.dtype.str.replace("|", "<") not in CODES:
@@ -100,7 +100,7 @@ class TokenStoreWriter:
           lengths: integers `[2 n]`, of source and target by turns.
 
         Raises:
-          ValueError: the element type would wrap an id.
+          ValueError: An id does not fit the element type.
         """
         if ids.size:
             limits = np.iinfo(self.dtype)
@@ -113,10 +113,10 @@ class TokenStoreWriter:
         self._pairs += count
 
     def add_store(self, store: TokenStore) -> None:
-        """Appends all pairs of another store, in their order (§4.7).
+        """Appends all pairs of another store, in their order.
 
         Raises:
-          UserError: the element types differ.
+          UserError: The stores have different element types.
         """
         if store.dtype != self.dtype:
             raise UserError(

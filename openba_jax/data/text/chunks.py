@@ -82,7 +82,7 @@ def read_chunks(
       At least one chunk of each file, the last of which may be empty.
 
     Raises:
-      UserError: a file cannot be read or is damaged.
+      UserError: A file cannot be read or is damaged.
     """
     position = start
     while position.source < len(sources):

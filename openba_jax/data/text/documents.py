@@ -97,7 +97,7 @@ def read_blocks(
       lies on the disk, were read for it.
 
     Raises:
-      UserError: the file cannot be read or is damaged.
+      UserError: The file cannot be read or is damaged.
     """
     with open_raw(path) as raw:
         if form_of(path) == "parquet":
@@ -132,7 +132,7 @@ def parse(path: str, number: int, item: Item, text_column: str) -> Record | None
     A line of plain text becomes `{text_column: line}`.
 
     Raises:
-      UserError: a line is not UTF-8, or no JSON object.
+      UserError: The line is not UTF-8, or is no JSON object.
     """
     if isinstance(item, dict):
         return item
@@ -172,8 +172,8 @@ def read_records(
       `FILE line N`, for messages, and the record.
 
     Raises:
-      UserError: a file is missing or damaged; without `on_bad` also: a line is not UTF-8, or not a
-        JSON object.
+      UserError: A file is missing or damaged.
+      UserError: A line is not UTF-8, or is no JSON object, and there is no `on_bad`.
     """
     for path in map(str, files):
         for block, last, read in read_blocks(path, _BLOCK_BYTES):
@@ -200,8 +200,8 @@ def column(record: Record, name: str, place: str) -> str:
     """A text column of a record.
 
     Raises:
-      MissingColumnError: it is missing.
-      UserError: it holds no text.
+      MissingColumnError: The record has no such column.
+      UserError: The column holds no text.
     """
     if name not in record:
         raise MissingColumnError(

@@ -82,7 +82,8 @@ class Encoder:
         """The ids of a chunk.
 
         Raises:
-          UserError: the first record of a file lacks a column; if strict, any item cannot be used.
+          UserError: The first record of a file lacks a column.
+          UserError: An item cannot be used, and the encoder is strict.
         """
         texts: list[Sequence[str]] = []
         lines: list[int] = []  # Which line, blank ones not counted, each record stands in.
@@ -168,7 +169,8 @@ def encode_chunks(
       workers: cores to keep busy, by threads, or processes where they are many; 1 for less.
 
     Raises:
-      UserError: as `Encoder` and the chunks do, or a worker died.
+      UserError: A chunk cannot be read or encoded, see `Encoder`.
+      UserError: A worker process died.
     """
     workers = max(1, workers)
     executor, work = _executor(vocabulary, rule, strict, workers)

@@ -40,7 +40,7 @@ def expand(patterns: Sequence[str | Path]) -> list[str]:
     """Paths with `~` expanded; those with `*`, `?` or `[` become the files that match, sorted.
 
     Raises:
-      UserError: nothing matches, or what is named is no file.
+      UserError: No file matches a pattern, or a path names no file that can be read twice.
     """
     paths: list[str] = []
     if not all(map(str, patterns)):
@@ -102,7 +102,7 @@ def open_raw(path: str) -> Iterator[IO[bytes]]:
     """Opens a file as it lies there.
 
     Raises:
-      UserError: it cannot be opened.
+      UserError: The file cannot be opened.
     """
     with contextlib.ExitStack() as stack:
         try:
@@ -122,7 +122,7 @@ def unpacked(path: str, raw: IO[bytes]) -> Iterator[IO[bytes]]:
     """What is inside an opened file, by the ending of its name.
 
     Raises:
-      UserError: it is damaged, cut off, or of another compression than its name says.
+      UserError: The file is damaged, cut off, or of another compression than its name says.
     """
     suffix = path[len(plain_name(path)) :].lower()
     opened: IO[bytes]
@@ -149,7 +149,7 @@ def optional(package: str, what: str, path: str) -> Any:
     """Imports a package that only some inputs need.
 
     Raises:
-      UserError: it is not installed.
+      UserError: The package is not installed.
     """
     import importlib
 
@@ -165,7 +165,7 @@ def _remote(path: str) -> tuple[Any, str]:
     """The file system of a URL and the path on it.
 
     Raises:
-      UserError: the protocol is unknown, or its package is not installed.
+      UserError: The protocol is unknown, or its package is not installed.
     """
     fsspec = optional("fsspec", "a URL", path)
     try:

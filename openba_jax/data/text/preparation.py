@@ -73,9 +73,11 @@ def prepare(
       stays as it is.
 
     Raises:
-      UserError: a file or record is bad, `output` holds something else, another process is
-        writing it, or there is no pair.
-      OSError: the disk is full; what was done is kept.
+      UserError: A file cannot be read or, if strict, a line cannot be used.
+      UserError: The output cannot be written, or would replace an input, see `check_output`.
+      UserError: The output holds another store, or another process is writing it.
+      UserError: The sources give no pair.
+      OSError: The disk is full; what was done is kept.
     """
     job = PreparationJob(sources, rule, vocabulary)
     output = check_output(output, [vocabulary.path, *itertools.chain(*job.files)])

@@ -41,7 +41,8 @@ class PreparationJob:
         """Finds the files.
 
         Raises:
-          UserError: there is none, one does not exist, or a weight is not above 0.
+          UserError: No file is given, or one does not exist.
+          UserError: The weight of a source is not above 0.
         """
         if not any(source.files for source in sources):
             raise UserError("no input file is given; name at least one.")
@@ -81,7 +82,7 @@ class PreparationJob:
         """The part of a manifest that tells jobs apart; waits until all files are hashed.
 
         Raises:
-          UserError: a file cannot be read.
+          UserError: A file cannot be read.
         """
         if not self.known:
             with bar(self.bytes, self._hashed, progress, "checking") as shown:
@@ -113,7 +114,7 @@ def same_job(output: Path, found: dict[str, Any], job: dict[str, Any]) -> bool:
     """Whether files found at an output are those of this job, finished and whole, or unfinished.
 
     Raises:
-      UserError: the files are finished and belong to another job.
+      UserError: The files are finished and belong to another job.
     """
     same = _identity(found) == _identity(job)
     if not found["complete"]:

@@ -50,7 +50,7 @@ class PairRule(Protocol):
         """The texts of a record.
 
         Raises:
-          UserError: a column is missing or holds something else.
+          UserError: A column is missing, or holds no text.
         """
         ...
 
@@ -61,7 +61,7 @@ class PairRule(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class TextGroups:
-    """Text for denoising, as the original's tool prepares it (reference §4.1).
+    """Text for denoising, as the original's tool prepares it.
 
     Of every `batch_size` lines those that are not empty are encoded, each followed by eos, joined
     and cut in groups of `group_size` ids; what remains of the batch is dropped. Documents may span
@@ -80,7 +80,7 @@ class TextGroups:
         """Checks the numbers.
 
         Raises:
-          UserError: they make no groups.
+          UserError: The group size is below 2, or the batch size is negative.
         """
         if self.group_size < 2 or self.batch_size < 0:
             raise UserError(
@@ -100,7 +100,7 @@ class TextGroups:
 
 @dataclasses.dataclass(frozen=True)
 class Instructions:
-    """Instruction pairs, as the original's tool prepares them (reference §4.3).
+    """Instruction pairs, as the original's tool prepares them.
 
     Source: the instruction, if the record has one, without the “ ” around it and stripped, and the
     input; no eos. Target: `task_prefix`, the target and eos. Pairs whose source is longer than
