@@ -57,7 +57,7 @@ def infer(
     from tqdm import tqdm
 
     from openba_jax.checkpoints.model_folder import split_path
-    from openba_jax.data.documents import column, read_records
+    from openba_jax.data.text.documents import column, read_records
     from openba_jax.files import write_atomically
     from openba_jax.inference.decoding import Sampling
     from openba_jax.inference.generator import Generator

@@ -1,7 +1,8 @@
 r"""Prepares text for training: a vocabulary, then token stores; and looks at what came out.
 
-Input files hold JSON lines (.jsonl, .json), tables (.parquet) or plain text, one document per line,
-and may be compressed (.gz, .bz2, .xz, .zst). They are paths, patterns or URLs that fsspec knows.
+Input files hold JSON lines (.jsonl, .ndjson, .json), tables (.parquet) or plain text, one document
+per line, and may be compressed (.gz, .bz2, .xz, .zst). They are paths, patterns or URLs that fsspec
+knows; outputs are local.
 
 openba-prepare vocabulary --input=corpus.jsonl --size=8000 --output=data/tokenizer.model
 openba-prepare tokens --input=corpus.jsonl,more.txt.gz --vocabulary=data/tokenizer.model \
@@ -27,10 +28,11 @@ from absl import flags, logging
 
 from openba_jax import cli
 from openba_jax.errors import UserError
+from openba_jax.paths import local
 
 if TYPE_CHECKING:
-    from openba_jax.data.chunks import Source
-    from openba_jax.data.rules import Rule
+    from openba_jax.data.text.chunks import TextSource
+    from openba_jax.data.text.rules import RecordRule
 
 _NEEDED = {
     "vocabulary": ("input", "output"),
@@ -44,7 +46,11 @@ _NEEDED = {
 
 def define_flags() -> None:
     """Defines the flags of this main."""
-    flags.DEFINE_list("input", [], "Files to read, in this order.")
+    flags.DEFINE_multi_string(
+        "input",
+        [],
+        "Files to read, in this order, with commas between; may be given several times",
+    )
     flags.DEFINE_multi_string(
         "source",
         [],
@@ -62,19 +68,34 @@ def define_flags() -> None:
         lower_bound=0.0,
         upper_bound=1.0,
     )
+    flags.DEFINE_enum(
+        "normalization",
+        "identity",
+        # As `vocabulary_training.NORMALIZATIONS`, which takes long to import.
+        ["identity", "nmt_nfkc", "nmt_nfkc_cf", "nfkc", "nfkc_cf"],
+        "vocabulary: what a text becomes before it is cut in pieces. identity: it stays as it is. "
+        "nmt_nfkc: as mT5 has it; full-width punctuation, newlines and runs of blanks do not come "
+        "back.",
+    )
     flags.DEFINE_string("vocabulary", None, "tokens, show: a sentencepiece .model file.")
-    flags.DEFINE_bool("newline", False, "tokens, show: the newline is a token of its own.")
+    flags.DEFINE_bool(
+        "newline",
+        None,
+        "The newline is a token of its own. vocabulary: says so in tokenizer_settings.json beside "
+        "the model. tokens, show: by default as that file says.",
+    )
     flags.DEFINE_enum(
         "kind",
-        "spans",
-        ["spans", "instructions", "dialogues", "translations"],
-        "tokens: what records become.",
+        "text",
+        ["text", "instructions", "dialogues", "translations", "spans"],
+        "tokens: what records become: groups of text for denoising, or pairs. `spans` is the "
+        "earlier name of `text`.",
     )
-    flags.DEFINE_integer("group_size", 568, "spans: tokens of a group.", lower_bound=2)
+    flags.DEFINE_integer("group_size", 568, "text: tokens of a group.", lower_bound=2)
     flags.DEFINE_integer(
         "batch_size",
         1000,
-        "spans: documents that are cut in groups together, what remains is dropped; 0: all.",
+        "text: documents that are cut in groups together, what remains is dropped; 0: all.",
         lower_bound=0,
     )
     flags.DEFINE_string("input_column", "inputs", "instructions: the column with the input.")
@@ -95,7 +116,7 @@ def define_flags() -> None:
     flags.DEFINE_integer(
         "max_length",
         None,
-        "Not spans: pairs with a longer source are left out; 1024, dialogues 2048.",
+        "Not text: pairs with a longer source are left out; 1024, dialogues 2048.",
         lower_bound=1,
     )
     flags.DEFINE_integer(
@@ -121,12 +142,19 @@ def main(argv: Sequence[str]) -> None:
     """Does the action that the first argument names.
 
     Raises:
-      UserError: the action is unknown, a flag is missing, or the work cannot be done.
+      UserError: The action is unknown, or a flag that it needs is missing.
+      UserError: The work cannot be done, see the functions that do it.
     """
     values = flags.FLAGS
     if len(argv) != 2 or argv[1] not in _NEEDED:
         raise UserError(f"say what to do, {' or '.join(_NEEDED)}, and no other words.")
     action = argv[1]
+    values["input"].value = [file for text in values.input for file in text.split(",")]
+    for flag in ("vocabulary", "output"):
+        if path := getattr(values, flag):
+            values[flag].value = os.path.expanduser(path)
+            local(path)
+    values["store"].value = [str(local(store)) for store in values.store]
     for flag in _NEEDED[action]:
         if not values[flag].value:
             raise UserError(f"--{flag} is missing.")
@@ -153,9 +181,14 @@ def main(argv: Sequence[str]) -> None:
 
 def _vocabulary(values: flags.FlagValues) -> None:
     """Trains a vocabulary."""
-    from openba_jax.data.documents import column, read_records
-    from openba_jax.data.inputs import expand
-    from openba_jax.data.vocabulary import train_vocabulary
+    from openba_jax.data.text.documents import column, read_records, text_files
+    from openba_jax.data.vocabulary_training import TextSample, round_trips, train_vocabulary
+    from openba_jax.paths import check_output_file, reject_overlap
+
+    files = text_files(values.input)
+    output = check_output_file(values.output)
+    for file in files:
+        reject_overlap(file, output, "input")
 
     def left_out(error: UserError) -> None:
         if values.strict:
@@ -163,7 +196,6 @@ def _vocabulary(values: flags.FlagValues) -> None:
         logging.warning("Left out: %s", error)
 
     def texts() -> Iterator[str]:
-        files = expand(values.input)
         for number, (place, record) in enumerate(
             read_records(files, values.text_column, on_bad=left_out)
         ):
@@ -174,18 +206,27 @@ def _vocabulary(values: flags.FlagValues) -> None:
                     raise
                 left_out(error)
 
+    sample = TextSample()
     vocabulary = train_vocabulary(
-        texts(), values.size, values.output, character_coverage=values.character_coverage
+        sample.through(texts()),
+        values.size,
+        output,
+        character_coverage=values.character_coverage,
+        normalization=values.normalization,
+        newline=bool(values.newline),
     )
+    whole, count = round_trips(vocabulary, sample.texts), len(sample.texts)
     sys.stdout.write(
         f"{vocabulary.path}: {vocabulary.piece_count} pieces, {vocabulary.size} embedding rows, "
         f"sha256 {vocabulary.fingerprint}\n"
+        f"{whole:,} of {count:,} documents ({whole / count:.1%}) come back exactly when they are "
+        f"encoded and decoded (normalization {values.normalization})\n"
     )
 
 
 def _tokens(values: flags.FlagValues) -> None:
     """Makes a token store."""
-    from openba_jax.data.preparation import prepare
+    from openba_jax.data.text.preparation import prepare
     from openba_jax.data.vocabulary import Vocabulary
 
     manifest = prepare(
@@ -205,14 +246,14 @@ def _tokens(values: flags.FlagValues) -> None:
 
 def _merge(values: flags.FlagValues) -> None:
     """Makes one store of several."""
-    from openba_jax.data.store_tools import merge_stores
+    from openba_jax.data.store.tools import merge_stores
 
     _report(values.output, merge_stores(values.store, values.output))
 
 
 def _split(values: flags.FlagValues) -> None:
     """Makes several stores of one."""
-    from openba_jax.data.store_tools import SPLIT_SEED, split_store
+    from openba_jax.data.store.tools import SPLIT_SEED, split_store
 
     seed = SPLIT_SEED if values.seed is None else values.seed
     parts = split_store(_one_store(values), values.parts, values.output, seed)
@@ -222,7 +263,7 @@ def _split(values: flags.FlagValues) -> None:
 
 def _verify(values: flags.FlagValues) -> None:
     """Checks stores."""
-    from openba_jax.data.store_tools import verify_store
+    from openba_jax.data.store.tools import verify_store
 
     for prefix in values.store:
         sys.stdout.write(f"{prefix}: whole; {_listed(verify_store(prefix))}\n")
@@ -252,18 +293,18 @@ def _show(values: flags.FlagValues) -> None:
     sys.stdout.flush()
 
 
-def _sources(values: flags.FlagValues) -> list[Source]:
+def _sources(values: flags.FlagValues) -> list[TextSource]:
     """The sources that the flags name."""
-    from openba_jax.data.chunks import Source
+    from openba_jax.data.text.chunks import TextSource
 
     if values.input:
-        return [Source("input", values.input)]
+        return [TextSource("input", values.input)]
     sources = []
     for text in values.source:
         name, _, rest = text.partition(":")
         weight, _, files = rest.partition(":")
         try:
-            sources.append(Source(name, files.split(","), float(weight)))
+            sources.append(TextSource(name, files.split(","), float(weight)))
         except ValueError as error:
             raise UserError(
                 f"--source={text} has no number as weight; write NAME:WEIGHT:FILE[,FILE...]."
@@ -271,13 +312,15 @@ def _sources(values: flags.FlagValues) -> list[Source]:
     return sources
 
 
-def _rule(values: flags.FlagValues) -> Rule:
+def _rule(values: flags.FlagValues) -> RecordRule:
     """The rule that the flags name."""
-    from openba_jax.data.conversations import Dialogues, Translations
-    from openba_jax.data.rules import Instructions, Spans
+    from openba_jax.data.text.conversations import Dialogues, Translations
+    from openba_jax.data.text.rules import Instructions, TextGroups
 
     if values.kind == "spans":
-        return Spans(values.group_size, values.batch_size, values.text_column)
+        logging.warning("--kind=spans is now called --kind=text.")
+    if values.kind in ("text", "spans"):
+        return TextGroups(values.group_size, values.batch_size, values.text_column)
     limit = {} if values.max_length is None else {"max_length": values.max_length}
     if values.kind == "dialogues":
         return Dialogues(values.turns_column, **limit)

@@ -17,14 +17,14 @@ class DataFiles:
     Attributes:
       stores: prefixes of token stores.
       vocabulary: a sentencepiece model file.
-      newline: whether the newline is a token of the vocabulary.
+      newline: whether the newline is a token of the vocabulary; None: as the file beside it says.
       held_out: examples at the end of each kind that are the split `validation`.
       seed: of the noise.
     """
 
     stores: tuple[str, ...]
     vocabulary: str | None
-    newline: bool
+    newline: bool | None
     held_out: int
     seed: int
 
@@ -59,7 +59,7 @@ class DataFiles:
 def data_files(
     stores: Sequence[str] | None = None,
     vocabulary: str | None = None,
-    newline: bool = False,
+    newline: bool | None = None,
     held_out: int = 0,
     seed: int = 0,
 ) -> DataFiles:

@@ -14,14 +14,14 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
-from openba_jax.data.manifest import check_vocabulary
 from openba_jax.data.permutation import permute
 from openba_jax.data.samples import make_samples
-from openba_jax.data.token_store import JoinedStores, open_stores
+from openba_jax.data.store.manifest import check_vocabulary
+from openba_jax.data.store.token_store import JoinedStores, open_stores
 from openba_jax.errors import UserError
 from openba_jax.objectives import counter_random
 from openba_jax.objectives.mixture import Mixture, Task
-from openba_jax.objectives.rows import Kind, Rows, Side
+from openba_jax.objectives.token_rows import STREAM_NAMES, Kind, Side, TokenRows
 from tasks.settings import data_files
 from tasks.vocabulary import OpenBAVocabulary
 
@@ -30,7 +30,7 @@ _EXAMPLES_OF_A_SHARD = 50_000
 _FRAME_TOKENS = 3  # More than the text that a sample has on either side, spans aside.
 
 _SIDES: dict[Kind, tuple[Side, ...]] = {
-    "spans": ("source",),
+    "text": ("source",),
     "instructions": ("source", "target"),
 }
 
@@ -93,7 +93,8 @@ class TokenStoreSource(seqio.DataSource):
             raise UserError(f"the token stores have no {self._kind} in split {split}.")
         order = np.arange(len(numbers))
         if shuffle:
-            order = permute(order, len(numbers), counter_random.key(seed or 0, "order", self._kind))
+            key = counter_random.key(seed or 0, "order", STREAM_NAMES[self._kind])
+            order = permute(order, len(numbers), key)
         if shard_info is not None:
             order = order[shard_info.index :: shard_info.num_shards]
         dataset = tf.data.Dataset.from_tensor_slices(numbers.start + order)
@@ -194,7 +195,7 @@ def samples_of(task: Task) -> Callable[..., tf.data.Dataset]:
         def build(
             indices: np.ndarray, epochs: np.ndarray, *arrays: np.ndarray
         ) -> tuple[np.ndarray, ...]:
-            rows = map(Rows, arrays[::2], arrays[1::2])
+            rows = map(TokenRows, arrays[::2], arrays[1::2])
             used = {side: row.cut(limits[side]) for side, row in zip(sides, rows, strict=True)}
             samples = make_samples(task, used, indices, epochs, vocabulary, *widths, settings.seed)
             inputs, targets = samples["inputs"], samples["targets"]
@@ -280,7 +281,7 @@ def log_likelihood(targets: Sequence[Any], scores: Sequence[float]) -> dict[str,
 def _whole_lengths(task: Task, stores: JoinedStores) -> dict[str, int]:
     """Lengths at which nothing is cut off."""
     sides = [stores.longest(task.kind, side) for side in ("source", "target")]
-    if task.kind == "spans":
+    if task.kind == "text":
         sides = [sides[0], sides[0]]
     return {name: side + _FRAME_TOKENS for name, side in zip(OUTPUT_FEATURES, sides, strict=True)}
 

@@ -66,7 +66,7 @@ class OpenBAVocabulary(seqio.Vocabulary):
         return self.vocabulary.token_count
 
     def _encode(self, s: str) -> Sequence[int]:
-        return self.vocabulary.encode(s)
+        return self.vocabulary.encode(s, parse_special=True)
 
     def _decode(self, ids: Iterable[int]) -> str:
         return self.vocabulary.decode(ids, skip_special_tokens=True)
@@ -74,7 +74,7 @@ class OpenBAVocabulary(seqio.Vocabulary):
     def _encode_tf(self, s: tf.Tensor) -> tf.Tensor:
         def encode(text: Any) -> np.ndarray:
             text = np.asarray(text, object).item()  # Eagerly it comes as an array.
-            return np.array(self.vocabulary.encode(text.decode("utf-8")), np.int32)
+            return np.array(self._encode(text.decode("utf-8")), np.int32)
 
         ids = tf.numpy_function(encode, [s], tf.int32)
         ids.set_shape([None])

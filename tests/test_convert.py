@@ -12,7 +12,7 @@ from absl.testing import flagsaver
 from openba_jax import convert
 from openba_jax.checkpoints.formats.huggingface import v1_width
 from openba_jax.checkpoints.registry import detect, open_checkpoint
-from openba_jax.data.vocabulary import train_vocabulary
+from openba_jax.data.vocabulary_training import train_vocabulary
 from openba_jax.errors import UserError
 
 

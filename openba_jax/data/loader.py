@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +18,12 @@ import numpy as np
 from absl import logging
 
 from openba_jax.data import packing
-from openba_jax.data.manifest import check_vocabulary
 from openba_jax.data.order import Order, order_of
 from openba_jax.data.permutation import permute
 from openba_jax.data.samples import build_samples
 from openba_jax.data.schedule import Schedule
-from openba_jax.data.token_store import JoinedStores, Kind, open_stores
+from openba_jax.data.store.manifest import check_vocabulary
+from openba_jax.data.store.token_store import JoinedStores, Kind, open_stores
 from openba_jax.data.vocabulary import Vocabulary
 from openba_jax.errors import UserError
 from openba_jax.objectives import counter_random
@@ -88,8 +86,11 @@ class BatchLoader:
           pack: let several instruction samples share a row of the training batches.
 
         Raises:
-          UserError: a store is missing, damaged, of another vocabulary or without the pairs that
-            the mixture takes, or the lengths are too short for the mixture.
+          UserError: A store is missing, damaged, or was made with another vocabulary.
+          UserError: The stores lack a kind of pairs that the mixture takes.
+          UserError: The lengths are too short for the mixture.
+          UserError: The batch size is below 1, or `held_out` is negative.
+          UserError: Rows are to be packed, and the sources have weights.
         """
         if batch_size < 1:
             raise UserError(f"batch_size is {batch_size}; it must be at least 1.")
@@ -106,7 +107,7 @@ class BatchLoader:
         for kind in _kinds(mixture):
             count = joined.count(kind) - held_out
             if count < 1:
-                what = "groups of text" if kind == "spans" else "instructions"
+                what = "groups of text" if kind == "text" else "instructions"
                 remedy = f"make some by `openba-prepare tokens --kind={kind}`"
                 if held_out:
                     what += f" but the {held_out} that are held out"
@@ -176,7 +177,7 @@ class BatchLoader:
           rows: as for `batch`.
 
         Raises:
-          UserError: nothing is held out.
+          UserError: No examples are held out, and there are no evaluation stores.
         """
         mixture = mixture or self.mixture
         for kind in _kinds(mixture):
@@ -205,7 +206,7 @@ class BatchLoader:
         """The inverse of `state`.
 
         Raises:
-          UserError: it is the state of another mixture.
+          UserError: The state is that of a mixture with another number of tasks.
         """
         schedule = Schedule(**state)
         if len(schedule.rates) != len(self.mixture.tasks):
@@ -346,41 +347,6 @@ def as_batch(inputs: np.ndarray, targets: np.ndarray) -> Batch:
         "decoder_target_tokens": targets,
         "decoder_loss_weights": (targets > 0).astype(np.float32),
     }
-
-
-def prefetch(
-    loader: BatchLoader,
-    start_step: int,
-    stop_step: int | None = None,
-    rows: slice | None = None,
-    depth: int = 2,
-) -> Iterator[Batch]:
-    """The batches from a step on, built in a background thread.
-
-    Close it before `change_rates` and start another.
-
-    Args:
-      loader: where they come from.
-      start_step: the first.
-      stop_step: the first that is not wanted; endless without.
-      rows: as for `batch`.
-      depth: batches made ahead.
-    """
-    steps: Iterable[int] = (
-        itertools.count(start_step) if stop_step is None else range(start_step, stop_step)
-    )
-    pending: collections.deque[Future[Batch]] = collections.deque()
-    with ThreadPoolExecutor(max_workers=1) as executor:
-        try:
-            for step in steps:
-                pending.append(executor.submit(loader.batch, step, rows))
-                if len(pending) > depth:
-                    yield pending.popleft().result()
-            while pending:
-                yield pending.popleft().result()
-        finally:
-            for future in pending:
-                future.cancel()
 
 
 def _kinds(mixture: Mixture) -> list[Kind]:

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from openba_jax.data.manifest import sources_of
 from openba_jax.data.permutation import permute
 from openba_jax.data.schedule import Schedule
-from openba_jax.data.token_store import JoinedStores
+from openba_jax.data.store.manifest import sources_of
+from openba_jax.data.store.token_store import JoinedStores
 from openba_jax.errors import UserError
 from openba_jax.objectives import counter_random
-from openba_jax.objectives.rows import Kind
+from openba_jax.objectives.token_rows import STREAM_NAMES, Kind
 
 _BLOCK = 1 << 12
 
@@ -44,7 +44,8 @@ class Order:
         if not self.weights:
             return self._shuffled(draws, self.sizes[0], ())
         block, place = np.divmod(draws, _BLOCK)
-        place = permute(place, _BLOCK, counter_random.key(self.seed, "turns", self.kind, block))
+        key = counter_random.key(self.seed, "turns", STREAM_NAMES[self.kind], block)
+        place = permute(place, _BLOCK, key)
         turns = Schedule(self.weights, seed=self.seed)
         positions = block * _BLOCK + place
         owners, counts = turns.tasks_at(positions), turns.counts_before(positions)
@@ -61,7 +62,7 @@ class Order:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Epochs, and numbers within one source."""
         epochs, indices = np.divmod(draws, size)
-        key = counter_random.key(self.seed, "order", self.kind, *source, epochs)
+        key = counter_random.key(self.seed, "order", STREAM_NAMES[self.kind], *source, epochs)
         return epochs, permute(indices, size, key)
 
 
@@ -69,7 +70,7 @@ def order_of(stores: JoinedStores, kind: Kind, count: int, seed: int) -> Order:
     """The order of the first `count` examples of some stores, by the weights of their manifests.
 
     Raises:
-      UserError: some sources have a weight and others none.
+      UserError: Some sources have a weight and others have none.
     """
     sources = [s for store in stores.stores for s in sources_of(store) if s.get(kind)]
     weights = [source["weight"] for source in sources]

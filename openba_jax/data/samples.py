@@ -6,13 +6,13 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from openba_jax.data.token_store import JoinedStores
+from openba_jax.data.store.token_store import JoinedStores
 from openba_jax.errors import UserError
 from openba_jax.objectives import counter_random
 from openba_jax.objectives.denoising import Denoiser
 from openba_jax.objectives.mixture import Task
-from openba_jax.objectives.rows import Rows, Side
 from openba_jax.objectives.special_ids import SpecialIds
+from openba_jax.objectives.token_rows import Side, TokenRows
 
 
 def build_samples(
@@ -44,7 +44,7 @@ def build_samples(
       `inputs` int32 `[n, encoder_length]` and `targets` int32 `[n, decoder_length]`, padded with 0.
 
     Raises:
-      UserError: a store is damaged, or holds ids that the vocabulary lacks.
+      UserError: A store is damaged, or holds ids that the vocabulary lacks.
     """
     limits = task.objective.limits(encoder_length, decoder_length)
     read = {side: stores.read(task.kind, indices, side, limit) for side, limit in limits.items()}
@@ -53,7 +53,7 @@ def build_samples(
 
 def make_samples(
     task: Task,
-    read: Mapping[Side, Rows],
+    read: Mapping[Side, TokenRows],
     indices: np.ndarray,
     epochs: np.ndarray,
     ids: SpecialIds,

@@ -40,7 +40,7 @@ class Schedule:
         """Fills in counts of 0, and makes tuples of what JSON made lists.
 
         Raises:
-          ValueError: there are not as many rates as counts, or they are none.
+          ValueError: The rates differ in number from the counts, are negative, or sum to 0.
         """
         object.__setattr__(self, "rates", tuple(map(float, self.rates)))
         object.__setattr__(self, "counts", tuple(self.counts) or (0,) * len(self.rates))
@@ -51,7 +51,7 @@ class Schedule:
         """Examples of each task before positions: int64 `[n]` -> int64 `[tasks, n]`.
 
         Raises:
-          ValueError: a position lies before `start`.
+          ValueError: A position lies before `start`.
         """
         rest = np.asarray(positions, np.int64) - self.start
         if rest.size and rest.min() < 0:

@@ -1,4 +1,4 @@
-"""D-UL2: the rule by which the rates of the denoisers follow their losses (reference §3.9).
+"""D-UL2: the rule by which the rates of the denoisers follow their losses.
 
 After pruning, some denoisers are farther from the losses of the model before than others; at every
 evaluation the rule gives those more of the training. It is a pure function: the rates are all the
@@ -22,14 +22,14 @@ TARGET_LOSSES = (1.154, 1.594, 2.106, 1.298, 1.723, 2.151, 2.151)
 
 
 @dataclasses.dataclass(frozen=True)
-class Rule:
+class RateRule:
     """`(rates, losses, targets) -> rates`: `p exp(learning_rate (loss - target))`, smoothed.
 
     Attributes:
       clamp: a denoiser that is better than its target counts as if it had just reached it, as the
         paper's algorithm says; the published code lets it lose rate for that.
       shared_noise: the S-denoiser draws its noise with the number that chose it, as in the
-        published code, so that at most rates it never uses its whole range (§3.7).
+        published code, so that at most rates it never uses its whole range.
       learning_rate: 1 in the original.
       smoothing: share of the rates that is spread evenly, 1e-4 in the original.
       floor: no rate falls below this; the original has no such bound but the smoothing.
@@ -55,8 +55,9 @@ class Rule:
           Rates that sum to 1, computed in float32 and summed in float64 as the original does.
 
         Raises:
-          UserError: the numbers of rates, losses and targets differ, a loss is not finite, or the
-            floor is too high.
+          UserError: The numbers of rates, losses and targets differ.
+          UserError: A loss or target is not finite.
+          UserError: The floor is negative, or too high for so many rates.
         """
         present, losses32, targets32 = (
             np.asarray(numbers, np.float32) for numbers in (rates, losses, targets)

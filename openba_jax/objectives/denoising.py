@@ -1,7 +1,7 @@
 """Span corruption on whole batches: where the noise goes, and the ids that follow from it.
 
-A batch is `Rows`; nothing loops over its examples. A mask says which tokens are noise; it always
-starts with a kept span and ends with a noise span (reference §3.3, §3.4):
+A batch is `TokenRows`; nothing loops over its examples. A mask says which tokens are noise; it
+always starts with a kept span and ends with a noise span:
 
     inputs    [prefix] kept_1 <extra_id_0> kept_2 <extra_id_1> ... </s>
     targets   <extra_id_0> noise_1 <extra_id_1> noise_2 ... </s>
@@ -20,8 +20,8 @@ import numpy as np
 
 from openba_jax.errors import UserError
 from openba_jax.objectives import counter_random
-from openba_jax.objectives.rows import Rows, Side
 from openba_jax.objectives.special_ids import SENTINELS, SpecialIds
+from openba_jax.objectives.token_rows import Side, TokenRows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,11 +32,11 @@ class Denoiser:
       prefix: the token in front of the inputs, `"R"`, `"S"`, `"X"`, or none.
       density: share of the tokens that are noise; with `mean_span` None the share's upper bound.
       mean_span: mean length of a noise span in tokens; None hides one stretch at the end, whose
-        length is uniform between `min_density` (at least one token) and `density` (§3.4).
+        length is uniform between `min_density` (at least one token) and `density`.
       max_tokens: longer groups are cut to this.
       min_density: for one stretch at the end, the share's lower bound.
       window: for one stretch at the end, the part of the uniform distribution that is drawn from;
-        the published D-UL2 does not use all of it (§3.7).
+        the published D-UL2 does not use all of it.
     """
 
     prefix: Literal["R", "S", "X"] | None
@@ -48,7 +48,7 @@ class Denoiser:
 
     def __call__(
         self,
-        groups: Rows,
+        groups: TokenRows,
         keys: np.ndarray,
         ids: SpecialIds,
         encoder_length: int,
@@ -68,7 +68,7 @@ class Denoiser:
           with 0.
 
         Raises:
-          UserError: the lengths have no room for any text.
+          UserError: The lengths have no room for a text of two tokens.
         """
         groups = groups.cut(self.fitting_length(encoder_length, decoder_length))
         mask = self.mask(groups.lengths, groups.ids.shape[1], keys)
@@ -86,11 +86,11 @@ class Denoiser:
         Beyond the original, there are never more spans than kept or noise tokens.
         """
         lengths = np.asarray(lengths, np.int64)
-        hidden = noise_tokens(lengths, self.density)
+        noise_count = noise_tokens(lengths, self.density)
         if self.mean_span is None:
-            return hidden, np.minimum(hidden, 1)
-        spans = np.maximum(np.round(hidden / self.mean_span).astype(np.int64), 1)
-        return hidden, np.minimum(spans, np.minimum(hidden, lengths - hidden))
+            return noise_count, np.minimum(noise_count, 1)
+        spans = np.maximum(np.round(noise_count / self.mean_span).astype(np.int64), 1)
+        return noise_count, np.minimum(spans, np.minimum(noise_count, lengths - noise_count))
 
     def least_noise(self, lengths: np.ndarray) -> np.ndarray:
         """The fewest noise tokens that texts of given lengths can get, int64 `[n]`."""
@@ -100,7 +100,7 @@ class Denoiser:
         """The longest text whose sample fits, with no more spans than there are sentinels.
 
         Raises:
-          UserError: not even two tokens fit.
+          UserError: The lengths have no room for a text of two tokens.
         """
         return _fitting_length(self, encoder_length, decoder_length)
 
@@ -110,21 +110,21 @@ class Denoiser:
 
     def mask(self, lengths: np.ndarray, width: int, keys: np.ndarray) -> np.ndarray:
         """Which tokens are noise: int64 `[n]`, uint64 `[n]` -> bool `[n, width]`."""
-        hidden, spans = self.noise(lengths)
+        noise_count, spans = self.noise(lengths)
         if self.mean_span is None:
             least = self.least_noise(lengths)
             low, high = self.window
             share = low + counter_random.fractions(keys) * (high - low)
-            hidden = np.where(
-                hidden > 0, least + (share * (hidden - least + 1)).astype(np.int64), 0
+            noise_count = np.where(
+                noise_count > 0, least + (share * (noise_count - least + 1)).astype(np.int64), 0
             )
             columns = np.arange(width)
-            return (columns >= (lengths - hidden)[:, None]) & (columns < lengths[:, None])
+            return (columns >= (lengths - noise_count)[:, None]) & (columns < lengths[:, None])
         return interleave(
-            random_cuts(counter_random.key(keys, "kept"), lengths - hidden, spans, width),
-            random_cuts(counter_random.key(keys, "noise"), hidden, spans, width),
-            lengths - hidden,
-            hidden,
+            random_cuts(counter_random.key(keys, "kept"), lengths - noise_count, spans, width),
+            random_cuts(counter_random.key(keys, "noise"), noise_count, spans, width),
+            lengths - noise_count,
+            noise_count,
         )
 
 
@@ -133,11 +133,11 @@ def _fitting_length(denoiser: Denoiser, encoder_length: int, decoder_length: int
     # Every token of a text is in its sample.
     longest = denoiser.max_tokens or encoder_length + decoder_length
     lengths = np.arange(2, longest + 1)
-    hidden, spans = denoiser.noise(lengths)
+    noise_count, spans = denoiser.noise(lengths)
     kept = lengths - denoiser.least_noise(lengths)
     fits = (
         (kept + spans + 1 + (denoiser.prefix is not None) <= encoder_length)
-        & (hidden + spans + 1 <= decoder_length)
+        & (noise_count + spans + 1 <= decoder_length)
         & (spans <= SENTINELS)
     )
     count = len(lengths) if fits.all() else int(fits.argmin())
@@ -152,8 +152,8 @@ def _fitting_length(denoiser: Denoiser, encoder_length: int, decoder_length: int
 def noise_tokens(lengths: np.ndarray, density: float) -> np.ndarray:
     """A share of texts, as the original rounds it: at least one token, and one is kept."""
     lengths = np.asarray(lengths, np.int64)
-    hidden = np.round(lengths * density).astype(np.int64)
-    return np.maximum(np.clip(hidden, np.minimum(1, lengths - 1), lengths - 1), 0)
+    noise_count = np.round(lengths * density).astype(np.int64)
+    return np.maximum(np.clip(noise_count, np.minimum(1, lengths - 1), lengths - 1), 0)
 
 
 def random_cuts(
@@ -220,7 +220,7 @@ def interleave(
 
 
 def corrupt(
-    groups: Rows,
+    groups: TokenRows,
     mask: np.ndarray,
     prefix: int | None,
     ids: SpecialIds,
@@ -241,7 +241,7 @@ def corrupt(
       `inputs` int32 `[n, encoder_length]` and `targets` int32 `[n, decoder_length]`, padded with 0.
 
     Raises:
-      UserError: a row has more spans than there are sentinels, or a sample is too long.
+      UserError: A row has more spans than there are sentinels, or a sample is too long.
     """
     valid = groups.valid()
     return {

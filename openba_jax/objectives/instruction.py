@@ -1,4 +1,4 @@
-"""Instruction samples: `<S> source <extra_id_0> </s>` to `<extra_id_0> target` (reference §3.5)."""
+"""Instruction samples: `<S> source <extra_id_0> </s>` to `<extra_id_0> target`."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import dataclasses
 import numpy as np
 
 from openba_jax.errors import UserError
-from openba_jax.objectives.rows import Rows, Side
 from openba_jax.objectives.special_ids import SpecialIds
+from openba_jax.objectives.token_rows import Side, TokenRows
 
 _FRAME = 3  # <S>, <extra_id_0> and </s> of the inputs.
 
@@ -17,14 +17,14 @@ _FRAME = 3  # <S>, <extra_id_0> and </s> of the inputs.
 class Instruction:
     """Frames pairs whose targets end with eos, as `prepare_instructions` writes them.
 
-    The original also takes the loss at one padding position behind a short target (§3.5, quirk);
+    The original also takes the loss at one padding position behind a short target;
     here padding never counts.
     """
 
     def __call__(
         self,
-        sources: Rows,
-        targets: Rows,
+        sources: TokenRows,
+        targets: TokenRows,
         ids: SpecialIds,
         encoder_length: int,
         decoder_length: int,
@@ -43,7 +43,7 @@ class Instruction:
           with 0.
 
         Raises:
-          UserError: the lengths have no room for a token.
+          UserError: The lengths have no room for a token.
         """
         limits = self.limits(encoder_length, decoder_length)
         sources, targets = sources.cut(limits["source"]), targets.cut(limits["target"])
@@ -75,7 +75,7 @@ class Instruction:
         """How many tokens of an example's source and target are used.
 
         Raises:
-          UserError: the lengths have no room for a token.
+          UserError: The lengths have no room for a token.
         """
         if encoder_length <= _FRAME or decoder_length <= 1:
             raise UserError(

@@ -14,7 +14,7 @@ from openba_jax.errors import UserError
 from openba_jax.objectives import d_ul2, o_ul2, ul2
 from openba_jax.objectives.denoising import Denoiser
 from openba_jax.objectives.instruction import Instruction
-from openba_jax.objectives.rows import Kind
+from openba_jax.objectives.token_rows import Kind
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Task:
     @property
     def kind(self) -> Kind:
         """Which pairs of a token store the task takes."""
-        return "instructions" if isinstance(self.objective, Instruction) else "spans"
+        return "instructions" if isinstance(self.objective, Instruction) else "text"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,19 +44,20 @@ class Mixture:
       components: tasks with rates, not negative and not all 0; only their ratios count.
       rule: how the rates of the denoisers move at evaluations (D-UL2); None: they do not.
       by_count: text and instructions share the samples as they share the corpus, so that an epoch
-        shows every pair once, as the original's do (§3.6); the rates then count within a kind.
+        shows every pair once, as the original's do; the rates then count within a kind.
     """
 
     name: str
     components: tuple[tuple[Task, float], ...]
-    rule: d_ul2.Rule | None = None
+    rule: d_ul2.RateRule | None = None
     by_count: bool = False
 
     def __post_init__(self) -> None:
         """Checks the rates.
 
         Raises:
-          UserError: there is no task, one occurs twice, or the rates are none.
+          UserError: There is no task, or a task occurs twice.
+          UserError: A rate is negative or not finite, or all are 0.
         """
         names = [task.name for task in self.tasks]
         if not names or len(set(names)) < len(names):
@@ -77,7 +78,7 @@ class Mixture:
     @property
     def denoisers(self) -> tuple[Task, ...]:
         """The tasks on text, whose rates the rule moves."""
-        return tuple(task for task in self.tasks if task.kind == "spans")
+        return tuple(task for task in self.tasks if task.kind == "text")
 
     def initial_rates(self, counts: Mapping[Kind, int]) -> tuple[float, ...]:
         """The rates over a corpus with so many pairs of each kind."""
@@ -102,7 +103,8 @@ class Mixture:
           targets: by the names of the denoisers.
 
         Raises:
-          UserError: a loss or target is missing or not finite, or the mixture has no rule.
+          UserError: The mixture has no rule.
+          UserError: A loss or target is missing or not finite.
         """
         if self.rule is None:
             raise UserError(f"the rates of mixture {self.name} are fixed; use a d_ul2 mixture.")
@@ -125,7 +127,7 @@ class Mixture:
         if self.rule is None or not self.rule.shared_noise:
             return self.tasks
         total = sum(
-            rate for task, rate in zip(self.tasks, rates, strict=True) if task.kind == "spans"
+            rate for task, rate in zip(self.tasks, rates, strict=True) if task.kind == "text"
         )
         tasks, below = [], 0.0
         for task, rate in zip(self.tasks, rates, strict=True):
@@ -146,7 +148,7 @@ def register(mixture: Mixture) -> Mixture:
     """Makes a mixture known by name, and each of its tasks as a mixture of its own.
 
     Raises:
-      UserError: a name stands for something else already.
+      UserError: A name stands for another task or mixture already.
     """
     singles = [Mixture(task.name, ((task, 1.0),)) for task in mixture.tasks]
     for new in [*singles, mixture]:
@@ -159,7 +161,7 @@ def get_mixture(name: str) -> Mixture:
     """The mixture of a name; a task's name stands for that task alone.
 
     Raises:
-      UserError: the name is unknown.
+      UserError: No task or mixture has this name.
     """
     if name not in _MIXTURES:
         raise UserError(f"no task or mixture is called {name!r}; known are {', '.join(_MIXTURES)}.")
@@ -188,10 +190,10 @@ SPAN_CORRUPTION = register(
 )
 _D_UL2_START = tuple(zip(UL2_TASKS, d_ul2.INITIAL_RATES, strict=True))
 D_UL2_CODE = register(
-    Mixture("d_ul2_code", _D_UL2_START, d_ul2.Rule(clamp=False, shared_noise=True))
+    Mixture("d_ul2_code", _D_UL2_START, d_ul2.RateRule(clamp=False, shared_noise=True))
 )
 D_UL2_PAPER = register(
-    Mixture("d_ul2_paper", _D_UL2_START, d_ul2.Rule(clamp=True, shared_noise=False))
+    Mixture("d_ul2_paper", _D_UL2_START, d_ul2.RateRule(clamp=True, shared_noise=False))
 )
 _O_UL2_S = Task("o_ul2_s", o_ul2.SEQUENTIAL)
 O_UL2_CODE = register(Mixture("o_ul2_code", ((_O_UL2_S, 1.0),)))

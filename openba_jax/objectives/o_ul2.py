@@ -1,4 +1,4 @@
-"""O-UL2: two objectives of nearly fixed lengths, so that hardly anything is padding (§3.10).
+"""O-UL2: two objectives of nearly fixed lengths, so that hardly anything is padding.
 
 The published code trains on the first alone; the paper mixes them 80 : 20. `MixedDenoiser` is the
 original's Mix-denoising with one mend: where it would take more than the 100 sentinels (and the
@@ -38,9 +38,9 @@ class MixedDenoiser(Denoiser):
 
     def noise(self, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """As for `Denoiser`; the shortest last span leaves most tokens to the others."""
-        hidden = noise_tokens(lengths, self.density)
-        _, spans = self.parts(lengths, self._tail_bounds(hidden)[0])
-        return hidden, spans.sum(axis=1)
+        noise_count = noise_tokens(lengths, self.density)
+        _, spans = self.parts(lengths, self._tail_bounds(noise_count)[0])
+        return noise_count, spans.sum(axis=1)
 
     def least_noise(self, lengths: np.ndarray) -> np.ndarray:
         """As for `Denoiser`; the noise is a fixed share here."""
@@ -57,29 +57,31 @@ class MixedDenoiser(Denoiser):
           Tokens and spans, int64 `[n, means + 1]` each; never more spans than sentinels, tokens or
           kept tokens.
         """
-        hidden = noise_tokens(lengths, self.density)
-        rest = np.maximum(hidden - last, 0)
+        noise_count = noise_tokens(lengths, self.density)
+        rest = np.maximum(noise_count - last, 0)
         tokens = np.round(rest[:, None] * np.array(self.shares)).astype(np.int64)
         # The last span keeps a token even where the shares are all rounded up.
-        reached = np.minimum(np.cumsum(tokens, axis=1), np.maximum(hidden - 1, 0)[:, None])
-        tokens = np.diff(np.column_stack([np.zeros_like(hidden), reached, hidden]), axis=1)
+        reached = np.minimum(np.cumsum(tokens, axis=1), np.maximum(noise_count - 1, 0)[:, None])
+        tokens = np.diff(
+            np.column_stack([np.zeros_like(noise_count), reached, noise_count]), axis=1
+        )
         means = np.array([*self.mean_spans, np.inf])
         spans = np.minimum(np.maximum(np.round(tokens / means).astype(np.int64), 1), tokens)
-        room = np.minimum(SENTINELS, np.asarray(lengths, np.int64) - hidden)
+        room = np.minimum(SENTINELS, np.asarray(lengths, np.int64) - noise_count)
         for column in range(len(self.mean_spans)):
             excess = np.maximum(spans.sum(axis=1) - room, 0)
             spans[:, column] -= np.minimum(excess, np.maximum(spans[:, column] - 1, 0))
         # Texts of a few tokens have room for the last span alone.
         tiny = spans.sum(axis=1) > room
         tokens[tiny], spans[tiny] = 0, 0
-        tokens[tiny, -1], spans[tiny, -1] = hidden[tiny], np.minimum(hidden[tiny], 1)
+        tokens[tiny, -1], spans[tiny, -1] = noise_count[tiny], np.minimum(noise_count[tiny], 1)
         return tokens, spans
 
     def mask(self, lengths: np.ndarray, width: int, keys: np.ndarray) -> np.ndarray:
         """As for `Denoiser`."""
         lengths = np.asarray(lengths, np.int64)
-        hidden = noise_tokens(lengths, self.density)
-        low, high = self._tail_bounds(hidden)
+        noise_count = noise_tokens(lengths, self.density)
+        low, high = self._tail_bounds(noise_count)
         last = low + counter_random.below(counter_random.key(keys, "tail"), high - low + 1)
         tokens, spans = self.parts(lengths, last)
         rows, sizes, order = [], [], []
@@ -99,17 +101,17 @@ class MixedDenoiser(Denoiser):
         row, size = np.concatenate(rows), np.concatenate(sizes)
         sorting = np.lexsort((np.concatenate(order), row))
         row, size = row[sorting], size[sorting]
-        start = np.cumsum(size) - size - (np.cumsum(hidden) - hidden)[row]
+        start = np.cumsum(size) - size - (np.cumsum(noise_count) - noise_count)[row]
         cuts = np.zeros((len(lengths), width), bool)
         cuts[row, start] = True
         cuts[:, :1] = False
-        kept = lengths - hidden
+        kept = lengths - noise_count
         kept_cuts = random_cuts(counter_random.key(keys, "kept"), kept, spans.sum(axis=1), width)
-        return interleave(kept_cuts, cuts, kept, hidden)
+        return interleave(kept_cuts, cuts, kept, noise_count)
 
-    def _tail_bounds(self, hidden: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _tail_bounds(self, noise_count: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The fewest and most tokens planned for the last span, int64 `[n]` each."""
-        low, high = (np.round(hidden * share).astype(np.int64) for share in self.tail)
+        low, high = (np.round(noise_count * share).astype(np.int64) for share in self.tail)
         return low, high
 
 

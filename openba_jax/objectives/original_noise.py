@@ -1,4 +1,4 @@
-"""Noise masks drawn as the original draws them, from one numpy generator per sample (§3.3, §3.7).
+"""Noise masks drawn as the original draws them, from one numpy generator per sample.
 
 `Denoiser` draws the same distribution for whole batches at once; this is the reference that its
 tests and a bit-faithful replay of the original's samples use.
@@ -27,15 +27,15 @@ def mask(denoiser: Denoiser, length: int, rng: np.random.Generator) -> np.ndarra
     Args:
       denoiser: what noise.
       length: tokens, at least 2.
-      rng: for R and X the generator that chose the denoiser; for S one of its own (§3.7).
+      rng: for R and X the generator that chose the denoiser; for S one of its own.
     """
-    hidden, spans = (int(n[0]) for n in denoiser.noise(np.array([length])))
+    noise_count, spans = (int(n[0]) for n in denoiser.noise(np.array([length])))
     if denoiser.mean_span is None:
         bound = min(round(denoiser.density * length), length)
         return np.arange(length) >= length - int(rng.uniform(1, bound + 1))
-    noise_cuts = _cuts(hidden, spans, length, rng)
-    kept_cuts = _cuts(length - hidden, spans, length, rng)
-    counts = np.array([length - hidden]), np.array([hidden])
+    noise_cuts = _cuts(noise_count, spans, length, rng)
+    kept_cuts = _cuts(length - noise_count, spans, length, rng)
+    counts = np.array([length - noise_count]), np.array([noise_count])
     return interleave(kept_cuts[None], noise_cuts[None], *counts)[0]
 
 
@@ -47,7 +47,7 @@ def _cuts(total: int, segments: int, width: int, rng: np.random.Generator) -> np
 
 
 def mixed_mask(denoiser: MixedDenoiser, length: int, rng: np.random.Generator) -> np.ndarray:
-    """The noise mask of O-UL2's Mix-denoising (§3.10): bool `[length]`.
+    """The noise mask of O-UL2's Mix-denoising: bool `[length]`.
 
     It can have more spans than there are sentinels, unlike `MixedDenoiser.mask`.
 
@@ -56,9 +56,9 @@ def mixed_mask(denoiser: MixedDenoiser, length: int, rng: np.random.Generator) -
       length: tokens, enough for a token of each kind of span.
       rng: the generator that chose the task.
     """
-    hidden = round(length * denoiser.density)
-    low, high = (round(hidden * share) for share in denoiser.tail)
-    left = hidden - int(rng.uniform(low, high + 1))
+    noise_count = round(length * denoiser.density)
+    low, high = (round(noise_count * share) for share in denoiser.tail)
+    left = noise_count - int(rng.uniform(low, high + 1))
     sizes: list[int] = []
     for mean, share in zip(denoiser.mean_spans, denoiser.shares, strict=True):
         tokens = round(left * share)
@@ -68,6 +68,6 @@ def mixed_mask(denoiser: MixedDenoiser, length: int, rng: np.random.Generator) -
     rng.shuffle(shuffled)
     noise_cuts = np.zeros(length, bool)
     noise_cuts[np.cumsum(shuffled)] = True
-    kept_cuts = _cuts(length - hidden, len(shuffled) + 1, length, rng)
-    counts = np.array([length - hidden]), np.array([hidden])
+    kept_cuts = _cuts(length - noise_count, len(shuffled) + 1, length, rng)
+    counts = np.array([length - noise_count]), np.array([noise_count])
     return interleave(kept_cuts[None], noise_cuts[None], *counts)[0]

@@ -1,4 +1,4 @@
-"""Where the special tokens of an OpenBA vocabulary lie (reference §2.2, §2.5)."""
+"""Where the special tokens of an OpenBA vocabulary lie."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class SpecialIds:
 
     Attributes:
       piece_count: P.
-      newline: whether `"\\n"` is a token of its own, P+103 (§2.3).
+      newline: whether `"\\n"` is a token of its own, P+103.
     """
 
     pad_id = 0
@@ -32,7 +32,7 @@ class SpecialIds:
         """The id of `<extra_id_k>`; the first span of a text gets `<extra_id_0>`, the largest id.
 
         Raises:
-          ValueError: there is no such sentinel.
+          ValueError: `k` is not between 0 and 99.
         """
         if not 0 <= k < SENTINELS:
             raise ValueError(f"<extra_id_{k}> does not exist; k runs from 0 to {SENTINELS - 1}.")

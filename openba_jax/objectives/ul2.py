@@ -1,4 +1,4 @@
-"""The seven denoisers of UL2 as OpenBA uses them (reference §3.2, `denoisers.json`)."""
+"""The seven denoisers of UL2 as OpenBA uses them."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ DENOISERS: dict[str, Denoiser] = {
 """By name, in the original's order 1 to 7: kind, mean span, and for 64 the density."""
 
 PAPER_S = Denoiser("S", density=0.25, mean_span=None, max_tokens=GROUP_SIZE, min_density=0.25)
-"""S as the papers' tables have it: exactly a quarter of the text, where the code's is at most that
-(§3.4). The other six denoisers of the papers are the code's."""
+"""S as the papers' tables have it: exactly a quarter of the text, where the code's is at most that.
+The other six denoisers of the papers are the code's."""
 
 SPAN_CORRUPTION = Denoiser(None, density=0.15, mean_span=3, max_tokens=GROUP_SIZE)
 """T5's span corruption, and the original's `ul2_type=no`: the same ids from the same mask."""

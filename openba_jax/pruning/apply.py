@@ -199,6 +199,15 @@ def _vocabulary(
         raise UserError(f"cutting the vocabulary of {source} needs {missing}.")
     counted = sum_counts(counts, pieces_of(tokenizer))
     vocabulary = prune_vocabulary(tokenizer, counted, stage.vocabulary)
+    if vocabulary.merges:
+        logging.warning(
+            "The vocabulary keeps %d pieces and not %d: its %d most frequent ones are built of "
+            "%d others.",
+            vocabulary.pieces,
+            stage.vocabulary,
+            stage.vocabulary,
+            vocabulary.merges,
+        )
     with tempfile.TemporaryDirectory() as work:
         path = Path(work) / model_folder.TOKENIZER
         vocabulary.save(path)

@@ -1,4 +1,4 @@
-"""Prunes a sentencepiece vocabulary by token counts (reference §6.5)."""
+"""Prunes a sentencepiece vocabulary by token counts."""
 
 from __future__ import annotations
 
@@ -14,12 +14,16 @@ from sentencepiece import sentencepiece_model_pb2
 from openba_jax.errors import UserError
 from openba_jax.files import write_atomically
 from openba_jax.models.config import padded_vocab_size
+from openba_jax.pruning.merges import merge_closure
 
 # protobuf makes the class at run time.
 _ModelProto: Any = sentencepiece_model_pb2.ModelProto  # type: ignore[attr-defined]
 
 SPECIAL_TOKENS = 103
-"""Rows that follow the pieces: `<extra_id_99>` to `<extra_id_0>`, `<R>`, `<S>`, `<X>` (§2.2)."""
+"""Rows that follow the pieces: `<extra_id_99>` to `<extra_id_0>`, `<R>`, `<S>`, `<X>`.
+
+Where the newline is a token of its own, its row follows these.
+"""
 
 _OTHER_SPELLINGS = 0.01
 """Share of a file's pieces that may be spelt in another way than the tokenizer's."""
@@ -32,14 +36,19 @@ class PrunedVocabulary:
     Attributes:
       model: the serialised sentencepiece model.
       pieces: number of pieces in it.
-      rows: for each new embedding row the old one: pieces, special tokens, then padding that
-        repeats the row of `<extra_id_99>`. `plan.narrow(plan.to_root({"vocab": rows}))` enters them
-        into the plan of the model that had the old vocabulary.
+      rows: for each new embedding row the old one: pieces, special tokens, the newline if it is
+        one, then padding that repeats the row of `<extra_id_99>`.
+        `plan.narrow(plan.to_root({"vocab": rows}))` enters them into the plan of the model that had
+        the old vocabulary.
+      merges: how many of the pieces were kept only because a BPE tokenizer joins others from them.
+      newline: whether the newline is a token of its own, as it was.
     """
 
     model: bytes
     pieces: int
     rows: tuple[int, ...]
+    merges: int
+    newline: bool
 
     def save(self, path: str | Path) -> None:
         """Writes the sentencepiece model."""
@@ -50,41 +59,47 @@ def pieces_of(model: str | Path) -> list[str]:
     """The pieces of a sentencepiece model, by id.
 
     Raises:
-      UserError: it cannot be read.
+      UserError: The model cannot be read.
     """
     return [piece.piece for piece in _read_model(model).pieces]
 
 
 def prune_vocabulary(
-    model: str | Path, counts: np.ndarray, size: int, special_tokens: int = SPECIAL_TOKENS
+    model: str | Path, counts: np.ndarray, size: int, newline: bool = False
 ) -> PrunedVocabulary:
     """Keeps the most frequent pieces, and all that are no ordinary text.
 
     Pieces whose type is not NORMAL (unknown, control, byte, user-defined) stay whatever their
-    count, so that there may be more than `size`. Order and scores of pieces stay as they are.
+    count, so that there may be more than `size`. Of a BPE model the pieces stay, too, that it joins
+    on the way to a piece that is kept. Order and scores of pieces stay as they are. A text that was
+    made of pieces that are kept is encoded as before; docs/pruning.md says why.
 
     Args:
       model: path of the sentencepiece model.
       counts: int `[ids]`, occurrences of each id, at most one per piece and special token; ids
         beyond the end count 0. Equal counts: lower id first.
       size: number of pieces to keep by frequency.
-      special_tokens: number of rows after the pieces; they all stay.
+      newline: the newline is a token of its own, whose row follows the other special ones.
 
     Raises:
-      UserError: the model cannot be read, the counts are not of this model, `size` is below the
-        number of special tokens or above the number of pieces, or no piece of text would be left.
+      UserError: The model cannot be read.
+      UserError: The model is a BPE model with unused pieces.
+      UserError: The counts name more ids than the model has.
+      UserError: `size` is below the number of special tokens or above the number of pieces.
+      UserError: No piece of text would be left.
     """
     proto = _read_model(model)
     total = len(proto.pieces)
+    special_tokens = SPECIAL_TOKENS + newline
     if len(counts) > total + special_tokens:
         raise UserError(
             f"the counts go to id {len(counts) - 1}, but {model} has {total} pieces and "
             f"{special_tokens} special tokens; count with the tokenizer that is to be pruned."
         )
-    if not special_tokens <= size <= total:
+    if not SPECIAL_TOKENS <= size <= total:
         raise UserError(
             f"cannot prune a vocabulary of {total} pieces to {size}; choose at least the number of "
-            f"special tokens, {special_tokens}, and at most {total}."
+            f"special tokens, {SPECIAL_TOKENS}, and at most {total}."
         )
     frequency = np.zeros(total, np.int64)
     frequency[: min(total, len(counts))] = counts[:total]
@@ -96,13 +111,38 @@ def prune_vocabulary(
             f"the {size} most frequent pieces of {model} are bytes and controls alone; keep more, "
             "or count a corpus of text."
         )
+    merges = _merges(proto, kept, model)
+    kept = sorted([*kept, *merges])
     pruned = _ModelProto()
     pruned.CopyFrom(proto)
     del pruned.pieces[:]
     pruned.pieces.extend(proto.pieces[i] for i in kept)
     rows = [*kept, *range(total, total + special_tokens)]
     rows += [total] * (padded_vocab_size(len(rows)) - len(rows))
-    return PrunedVocabulary(pruned.SerializeToString(), len(kept), tuple(rows))
+    return PrunedVocabulary(
+        pruned.SerializeToString(), len(kept), tuple(rows), len(merges), newline
+    )
+
+
+def _merges(proto: Any, kept: Sequence[int], model: str | Path) -> Sequence[int]:
+    """Further pieces that a BPE model needs to build those that are kept; none of other models."""
+    if proto.trainer_spec.model_type != proto.trainer_spec.BPE:
+        return ()
+    piece_type = _ModelProto.SentencePiece
+    if any(piece.type == piece_type.UNUSED for piece in proto.pieces):
+        raise UserError(
+            f"{model} is a BPE model with unused pieces, which take part in its merges and cannot "
+            "be pruned; make these pieces normal ones, or train a tokenizer without them."
+        )
+    ids = {
+        piece.piece: i
+        for i, piece in enumerate(proto.pieces)
+        if piece.type in (piece_type.NORMAL, piece_type.USER_DEFINED)
+    }
+    scores = {piece: proto.pieces[i].score for piece, i in ids.items()}
+    wanted = [proto.pieces[i].piece for i in kept if proto.pieces[i].type == piece_type.NORMAL]
+    present = set(kept)
+    return sorted(i for piece in merge_closure(wanted, scores) if (i := ids[piece]) not in present)
 
 
 def read_counts(path: str | Path, pieces: Sequence[str] = ()) -> np.ndarray:
@@ -116,8 +156,9 @@ def read_counts(path: str | Path, pieces: Sequence[str] = ()) -> np.ndarray:
       int64 `[largest id + 1]`; ids that the file does not list count 0.
 
     Raises:
-      UserError: the file is missing or empty, a line is not of these forms or repeats an id, or
-        the pieces are not those of the tokenizer.
+      UserError: The file is missing or empty.
+      UserError: A line is not of these forms, or repeats an id.
+      UserError: The pieces are not those of the tokenizer.
     """
     try:
         lines = Path(path).read_bytes().split(b"\n")
@@ -175,7 +216,7 @@ def coverage(counts: np.ndarray) -> np.ndarray:
       float64 `[ids]`, entry K - 1 for K ids; ascending to 1.
 
     Raises:
-      UserError: nothing was counted.
+      UserError: All counts are 0.
     """
     total = counts.sum(dtype=np.int64)
     if total == 0:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from openba_jax.data.chunks import Source
-from openba_jax.data.documents import column, read_records
 from openba_jax.data.loader import BatchLoader
-from openba_jax.data.preparation import prepare
-from openba_jax.data.rules import Instructions, Spans
-from openba_jax.data.vocabulary import Vocabulary, train_vocabulary
+from openba_jax.data.text.chunks import TextSource
+from openba_jax.data.text.documents import column, read_records
+from openba_jax.data.text.preparation import prepare
+from openba_jax.data.text.rules import Instructions, TextGroups
+from openba_jax.data.vocabulary import Vocabulary
+from openba_jax.data.vocabulary_training import train_vocabulary
 from openba_jax.errors import UserError
 from openba_jax.files import write_atomically
 from openba_jax.objectives.mixture import get_mixture
@@ -73,12 +74,12 @@ class Corpora:
         stores = []
         if "spans" in kinds:
             stores.append(folder / "spans")
-            spans = Spans(group_size=self.data.group_size, batch_size=0)
-            prepare([Source("corpus", self.data.corpus)], spans, vocabulary, stores[-1])
+            rule = TextGroups(group_size=self.data.group_size, batch_size=0)
+            prepare([TextSource("corpus", self.data.corpus)], rule, vocabulary, stores[-1])
         if "instructions" in kinds:
             stores.append(folder / "instructions")
             instructions = Instructions(max_length=self.data.encoder_length - 3)
-            sources = [Source("instructions", self.data.instructions)]
+            sources = [TextSource("instructions", self.data.instructions)]
             prepare(sources, instructions, vocabulary, stores[-1])
         return BatchLoader(
             mixture,

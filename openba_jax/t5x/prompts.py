@@ -9,7 +9,7 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
-from openba_jax.data.documents import column, read_records
+from openba_jax.data.text.documents import column, read_records
 from openba_jax.errors import UserError
 from openba_jax.gin_values import several
 from tasks.vocabulary import OpenBAVocabulary

@@ -19,9 +19,9 @@ import numpy as np
 from absl import app, flags
 
 from openba_jax.data.loader import BatchLoader
-from openba_jax.data.token_store import store_dtype
-from openba_jax.data.token_store_writer import TokenStoreWriter
-from openba_jax.data.vocabulary import train_vocabulary
+from openba_jax.data.store.token_store import store_dtype
+from openba_jax.data.store.writer import TokenStoreWriter
+from openba_jax.data.vocabulary_training import train_vocabulary
 from openba_jax.objectives import original_noise
 from openba_jax.objectives.mixture import get_mixture
 from openba_jax.objectives.special_ids import SpecialIds

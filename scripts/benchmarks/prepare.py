@@ -26,8 +26,8 @@ import psutil
 import sentencepiece
 from absl import app, flags
 
-from openba_jax.data.documents import column, read_records
-from openba_jax.data.vocabulary import train_vocabulary
+from openba_jax.data.text.documents import column, read_records
+from openba_jax.data.vocabulary_training import train_vocabulary
 from openba_jax.files import sha256
 
 _TEXT = flags.DEFINE_list("text", None, "Files with a column `text`.", required=True)

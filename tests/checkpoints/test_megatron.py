@@ -5,6 +5,7 @@ import zipfile
 import jax
 import numpy as np
 import pytest
+from openba_jax.checkpoints.streaming import InspectedSource, load_params
 
 from openba_jax.checkpoints.files.tensors import FileTensor
 from openba_jax.checkpoints.files.torch_reader import read_torch
@@ -12,7 +13,6 @@ from openba_jax.checkpoints.files.torch_writer import TensorSpec, TorchWriter
 from openba_jax.checkpoints.formats.huggingface import open_huggingface
 from openba_jax.checkpoints.formats.megatron import open_megatron, write_megatron
 from openba_jax.checkpoints.mapping import flatten
-from openba_jax.checkpoints.streaming import InspectedSource, load_params
 from openba_jax.errors import UserError
 from openba_jax.models.openba.network import OpenBA
 

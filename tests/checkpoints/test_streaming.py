@@ -4,12 +4,12 @@ import tracemalloc
 import ml_dtypes
 import numpy as np
 import pytest
+from openba_jax.checkpoints.formats.native_arrays import open_native, write_native
+from openba_jax.checkpoints.streaming import InspectedSource, load_params
 
 from openba_jax.checkpoints.files.tensors import FileTensor, JoinedTensor, count_not_finite
 from openba_jax.checkpoints.formats.huggingface import open_huggingface, write_huggingface
-from openba_jax.checkpoints.formats.native_arrays import open_native, write_native
 from openba_jax.checkpoints.mapping import Leaf
-from openba_jax.checkpoints.streaming import InspectedSource, load_params
 from openba_jax.errors import UserError
 from openba_jax.models.openba.config import OpenBAConfig
 from openba_jax.models.openba.network import abstract_params

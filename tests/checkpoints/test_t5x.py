@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
+from openba_jax.checkpoints.streaming import load_params
 
 from openba_jax.checkpoints.formats.t5x import find_checkpoint, open_t5x, write_t5x
-from openba_jax.checkpoints.streaming import load_params
 from openba_jax.errors import UserError
 
 
@@ -115,9 +115,9 @@ def test_t5x_reads_and_writes_the_same(make_source, tiny, tmp_path, same, t5x_fo
     import jax.numpy as jnp
     from flax import core
     from flax.linen import partitioning as flax_partitioning
+    from openba_jax.checkpoints.streaming import load_params
     from t5x import partitioning, train_state
 
-    from openba_jax.checkpoints.streaming import load_params
     from openba_jax.models.openba.network import logical_axes
 
     def axes_tree(tree):

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
+from openba_jax.checkpoints.verify import compare, compare_logits, encode_prompt
 
 from openba_jax.checkpoints.mapping import Leaf
-from openba_jax.checkpoints.verify import compare, compare_logits, encode_prompt
 from openba_jax.errors import UserError
 
 WO = Leaf("decoder/layers/mlp/wo/kernel", 1)

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from made_up_text import words
 
-from openba_jax.data.token_store import store_dtype
-from openba_jax.data.token_store_writer import TokenStoreWriter
-from openba_jax.data.vocabulary import Vocabulary, train_vocabulary
+from openba_jax.data.store.token_store import store_dtype
+from openba_jax.data.store.writer import TokenStoreWriter
+from openba_jax.data.vocabulary import Vocabulary
+from openba_jax.data.vocabulary_training import train_vocabulary
 
 
 @pytest.fixture(scope="session")

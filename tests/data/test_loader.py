@@ -7,10 +7,10 @@ import time
 import numpy as np
 import pytest
 
-from openba_jax.data.loader import BatchLoader, prefetch
-from openba_jax.data.manifest import write_manifest
-from openba_jax.data.token_store import open_stores
-from openba_jax.data.token_store_writer import TokenStoreWriter
+from openba_jax.data.loader import BatchLoader
+from openba_jax.data.store.manifest import write_manifest
+from openba_jax.data.store.token_store import open_stores
+from openba_jax.data.store.writer import TokenStoreWriter
 from openba_jax.errors import UserError
 from openba_jax.objectives.mixture import Mixture, get_mixture
 
@@ -91,7 +91,7 @@ def test_batch_size_does_not_change_the_stream(make, batch_size):
 def test_an_epoch_shows_each_example_once(make, stores, vocabulary):
     loader = make(batch_size=GROUPS)
     store = open_stores(stores)
-    groups = store.read("spans", np.arange(GROUPS)).ids
+    groups = store.read("text", np.arange(GROUPS)).ids
     expected = collections.Counter(tuple(sorted(group.tolist())) for group in groups)
     assert len(expected) == GROUPS
     epochs = [sources_of(loader.batch(step), vocabulary) for step in range(3)]
@@ -178,27 +178,10 @@ def test_held_out_examples(make, stores, vocabulary):
 def test_evaluation_stores(make, stores, vocabulary):
     loader = make(evaluation_stores=stores[1:], batch_size=23)
     assert len(set(sources_of(loader.evaluation_batches(1)[0], vocabulary))) == 23
-    with pytest.raises(UserError, match="no spans to evaluate ul2"):
+    with pytest.raises(UserError, match="no text to evaluate ul2"):
         make().evaluation_batches(1)
     with pytest.raises(UserError, match="no instructions to evaluate flan"):
         loader.evaluation_batches(1, mixture=get_mixture("flan"))
-
-
-def test_prefetched_batches_are_the_same(make):
-    loader = make()
-    for step, batch in enumerate(prefetch(loader, 3, 9, slice(0, 4)), 3):
-        assert_same(batch, loader.batch(step, slice(0, 4)))
-    assert step == 8
-    endless = prefetch(loader, 0)
-    next(endless)
-    endless.close()
-
-
-def test_prefetch_passes_errors_on(make):
-    loader = make()
-    loader.change_rates(5, loader.mixture.rates)
-    with pytest.raises(ValueError, match="schedule starts"):
-        next(prefetch(loader, 0))
 
 
 def test_user_mistakes(make, stores, vocabulary, tmp_path):
@@ -255,7 +238,7 @@ def test_cut_groups_are_told(make, caplog):
 
 def test_imports_are_light():
     code = (
-        "import sys, openba_jax.data.loader, openba_jax.data.preparation, openba_jax.prepare\n"
+        "import sys, openba_jax.data.loader, openba_jax.data.text.preparation, openba_jax.prepare\n"
         "print([m for m in ('tensorflow', 'seqio', 'torch', 'jax') if m in sys.modules])"
     )
     result = subprocess.run(

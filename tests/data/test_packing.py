@@ -10,9 +10,9 @@ from hypothesis import given, settings
 
 from openba_jax.data import packing
 from openba_jax.data.loader import BatchLoader
-from openba_jax.data.token_store import open_stores
-from openba_jax.data.token_store_writer import TokenStoreWriter
-from openba_jax.data.vocabulary import train_vocabulary
+from openba_jax.data.store.token_store import open_stores
+from openba_jax.data.store.writer import TokenStoreWriter
+from openba_jax.data.vocabulary_training import train_vocabulary
 from openba_jax.models.openba import network
 from openba_jax.models.openba.config import OpenBAConfig
 from openba_jax.objectives.instruction import Instruction

@@ -8,7 +8,8 @@ import time
 import pytest
 from made_up_text import words
 
-from openba_jax.data.token_store import TokenStore
+from openba_jax.data.store.manifest import read_manifest
+from openba_jax.data.store.token_store import TokenStore
 
 
 def prepare(*arguments):
@@ -35,7 +36,14 @@ def test_from_text_to_stores(tmp_path):
     )
     assert (made.returncode, made.stderr) == (0, "")
     assert "documents 20," in made.stdout
-    assert TokenStore(tmp_path / "groups").source("spans", 0).shape == (32,)
+    assert TokenStore(tmp_path / "groups").source("text", 0).shape == (32,)
+    made = prepare(
+        *(*common, corpus, "--text_column=body", f"--output={tmp_path}/same", "--group_size=32"),
+        "--kind=spans",
+    )
+    assert made.returncode == 0
+    assert "--kind=spans is now called --kind=text" in made.stderr
+    assert read_manifest(tmp_path / "same")["rule"] == read_manifest(tmp_path / "groups")["rule"]
     made = prepare(
         *common,
         f"--input={tmp_path / 'pairs.jsonl'}",
@@ -78,7 +86,7 @@ def test_unwritable_output_is_one_sentence(tmp_path):
         "vocabulary", f"--input={tmp_path / 'a.txt'}", "--size=280", "--output=/dev/null/x.model"
     )
     assert made.returncode == 2
-    assert made.stderr.startswith("error: /dev/null: ")
+    assert made.stderr.startswith("error: /dev/null/x.model cannot be made: /dev/null is a device")
     assert made.stderr.count("\n") == 1
 
 

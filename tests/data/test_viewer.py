@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from made_up_text import words
 
-from openba_jax.data.chunks import Source
 from openba_jax.data.loader import BatchLoader
-from openba_jax.data.preparation import prepare
-from openba_jax.data.rules import Spans
+from openba_jax.data.text.chunks import TextSource
+from openba_jax.data.text.preparation import prepare
+from openba_jax.data.text.rules import TextGroups
 from openba_jax.data.viewer import describe_samples, show
 from openba_jax.objectives.mixture import get_mixture
 
@@ -22,7 +22,7 @@ COLOUR = re.compile(r"\x1b\[\d*m")
 def store(tmp_path_factory, vocabulary):
     folder = tmp_path_factory.mktemp("viewer")
     (folder / "a.txt").write_text("\n".join(words(i, 60) for i in range(9)))
-    prepare([Source("a", [folder / "a.txt"])], Spans(40), vocabulary, folder / "store")
+    prepare([TextSource("a", [folder / "a.txt"])], TextGroups(40), vocabulary, folder / "store")
     return folder / "store"
 
 

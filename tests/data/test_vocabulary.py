@@ -7,7 +7,13 @@ import sentencepiece
 from hypothesis import given, settings
 from made_up_text import words
 
-from openba_jax.data.vocabulary import Vocabulary, train_vocabulary
+from openba_jax.data.vocabulary import Vocabulary, load_vocabulary, save_tokenizer
+from openba_jax.data.vocabulary_training import (
+    NORMALIZATIONS,
+    TextSample,
+    round_trips,
+    train_vocabulary,
+)
 from openba_jax.errors import UserError
 from openba_jax.objectives.special_ids import SpecialIds
 
@@ -28,14 +34,15 @@ def test_encodings_of_the_original(shared_dir, which):
     assert [vocabulary.r_id, vocabulary.s_id, vocabulary.x_id] == [expected[x] for x in "RSX"]
     assert vocabulary.special_tokens()["\n"] == expected["newline"]
     for case in facts[f"{which}_encodings"]:
-        assert vocabulary.encode(case["text"]) == case["ids"]
+        assert vocabulary.encode(case["text"], parse_special=True) == case["ids"]
         assert vocabulary.decode(case["ids"]) == case["detokenized"]
     texts = [case["text"] for case in facts[f"{which}_encodings"]]
-    assert vocabulary.encode_all(texts) == [case["ids"] for case in facts[f"{which}_encodings"]]
+    expected = [case["ids"] for case in facts[f"{which}_encodings"]]
+    assert vocabulary.encode_all(texts, parse_special=True) == expected
 
 
 def test_published_ids():
-    """§2.2: the mT5 vocabulary of OpenBA."""
+    """Those of the mT5 vocabulary of OpenBA."""
     ids = SpecialIds(250_100)
     assert (ids.sentinel(99), ids.sentinel(0)) == (250_100, 250_199)
     assert (ids.r_id, ids.s_id, ids.x_id) == (250_200, 250_201, 250_202)
@@ -46,13 +53,12 @@ def test_published_ids():
 
 
 def test_special_tokens_in_texts(vocabulary):
-    ids = vocabulary.encode("ba<S>ba <extra_id_12></s>\nba")
+    ids = vocabulary.encode("ba<S>ba<extra_id_12></s>\nba", parse_special=True)
     plain = vocabulary.encode("ba")
     special = [vocabulary.sentinel(12), vocabulary.eos_id]
     assert ids == [*plain, vocabulary.s_id, *plain, *special, *vocabulary.encode("\nba")]
-    assert vocabulary.encode("\nba") == plain  # Without a token of its own it is a space.
-    assert vocabulary.decode(ids, skip_special_tokens=True) == "ba ba ba"
-    assert vocabulary.decode(ids) == "ba <S> ba <extra_id_12>  </s> ba"
+    assert vocabulary.decode(ids, skip_special_tokens=True) == "ba ba \nba"
+    assert vocabulary.decode(ids) == "ba <S> ba <extra_id_12>  </s> \nba"
 
 
 @settings(deadline=None, max_examples=50)
@@ -67,12 +73,12 @@ def test_unknown_as_a_string_is_its_id(vocabulary):
     # As in both of the original's tokenizers; V2's and Hugging Face's agree.
     plain = vocabulary.encode("ba")
     ids = [*plain, vocabulary.unk_id, *plain]
-    assert vocabulary.encode("ba<unk>ba") == ids
+    assert vocabulary.encode("ba<unk>ba", parse_special=True) == ids
     assert vocabulary.decode(ids) == "ba <unk> ba"
 
 
 def _reference_tokenize(vocabulary, text):
-    """Reference §2.3 word by word: the earliest special string, again and again."""
+    """The original's way: the earliest special string, again and again."""
     specials, ids = vocabulary.special_tokens(), []
     pieces = sentencepiece.SentencePieceProcessor(model_file=str(vocabulary.path))
     while found := [token for token in specials if token in text]:
@@ -90,7 +96,7 @@ _ATOMS += [" ", "  ", "\n", "\t", "\u3000", "你好", "中国", "😀", "ba", "<
 @given(atoms=st.lists(st.sampled_from(_ATOMS), max_size=12), newline=st.booleans())
 def test_mixed_text_gives_the_ids_of_the_reference(vocabulary, atoms, newline):
     text, tokenizer = "".join(atoms), Vocabulary(vocabulary.path, newline=newline)
-    assert tokenizer.encode(text) == _reference_tokenize(tokenizer, text)
+    assert tokenizer.encode(text, parse_special=True) == _reference_tokenize(tokenizer, text)
 
 
 def test_rows_without_a_token_decode_as_unknown(vocabulary):
@@ -164,3 +170,108 @@ def test_models_with_other_control_ids_are_refused(tmp_path):
 def test_can_be_sent_to_another_process(vocabulary):
     copy = pickle.loads(pickle.dumps(vocabulary))
     assert copy.encode("ba de") == vocabulary.encode("ba de")
+
+
+@settings(deadline=None, max_examples=200)
+@given(atoms=st.lists(st.sampled_from(_ATOMS) | st.text(max_size=5), max_size=12))
+def test_any_text_comes_back_exactly(vocabulary, atoms):
+    """Also blanks, newlines, full-width signs, and what looks like a special token."""
+    text = "".join(atoms).replace("▁", "_")
+    ids = vocabulary.encode(text)
+    assert vocabulary.decode(ids) == text
+    assert vocabulary.decode(ids, skip_special_tokens=True) == text
+    assert max(ids, default=3) < vocabulary.piece_count
+    assert vocabulary.eos_id not in ids
+    assert vocabulary.pad_id not in ids
+
+
+@settings(deadline=None, max_examples=100)
+@given(atoms=st.lists(st.sampled_from(_ATOMS), max_size=12))
+def test_newlines_are_tokens_in_literal_text_too(vocabulary, atoms):
+    text, tokenizer = "".join(atoms), Vocabulary(vocabulary.path, newline=True)
+    ids = tokenizer.encode(text)
+    newline = tokenizer.special_tokens()["\n"]
+    assert ids.count(newline) == text.count("\n")
+    expected = []
+    for i, line in enumerate(text.split("\n")):
+        expected += [newline] * (i > 0) + vocabulary.encode(line)
+    assert ids == expected
+
+
+def test_special_tokens_of_a_text(vocabulary):
+    assert vocabulary.special_in("a <S></s> <extra_id_100> <extra_id_7>") == [
+        *("<S>", "</s>", "<extra_id_7>")
+    ]
+    assert vocabulary.special_in("a\n < b") == []
+
+
+def test_half_of_a_surrogate_pair_is_refused(vocabulary):
+    with pytest.raises(UserError, match="half of a surrogate pair"):
+        vocabulary.encode("ba \ud83d ba")
+
+
+def test_settings_lie_beside_the_model(vocabulary, tmp_path):
+    plain = save_tokenizer(tmp_path / "plain", vocabulary)
+    assert [path.name for path in plain.parent.iterdir()] == ["tokenizer.model"]
+    assert not load_vocabulary(tmp_path / "plain").newline
+    saved = save_tokenizer(tmp_path / "v2", Vocabulary(vocabulary.path, newline=True))
+    assert json.loads((tmp_path / "v2/tokenizer_settings.json").read_text()) == {"newline": True}
+    found = load_vocabulary(tmp_path / "v2")
+    assert (found.newline, found.token_count) == (True, vocabulary.token_count + 1)
+    assert not Vocabulary(saved, newline=False).newline
+    # By its path alone, and under another name.
+    renamed = save_tokenizer(tmp_path / "v2", saved, "spiece.model")
+    assert (tmp_path / "v2/spiece_settings.json").exists()
+    assert Vocabulary(renamed).newline
+    # What was there before does not stay.
+    save_tokenizer(tmp_path / "v2", vocabulary)
+    assert not load_vocabulary(tmp_path / "v2").newline
+
+
+@pytest.mark.parametrize(
+    ("settings_file", "message"),
+    [
+        ("{", "cannot be read as JSON"),
+        ("[" * 100_000, "cannot be read as JSON"),
+        ("[]", "holds no settings"),
+        ('{"newline": 1}', "holds no settings"),
+        ('{"newline": true, "tab": true}', "not known: tab"),
+    ],
+)
+def test_damaged_settings(vocabulary, tmp_path, settings_file, message):
+    model = save_tokenizer(tmp_path, vocabulary)
+    (tmp_path / "tokenizer_settings.json").write_text(settings_file)
+    with pytest.raises(UserError, match=message):
+        Vocabulary(model)
+
+
+def test_rows_count_the_newline(vocabulary, tmp_path):
+    """Where pieces and the other special tokens fill the rows, the newline begins the next ones."""
+    texts = [words(seed, 100) for seed in range(20)]
+    path = train_vocabulary(texts, 384 - 103, tmp_path / "t.model", newline=True).path
+    full = Vocabulary(path)
+    assert (full.newline, full.token_count, full.size) == (True, 385, 512)
+    with pytest.raises(UserError, match="has 281 pieces and needs 385 ids"):
+        full.check_rows(384)
+    Vocabulary(path, newline=False).check_rows(384)
+
+
+def test_normalizations(tmp_path):
+    texts = [f"{words(seed, 60)}，  好！\n{words(seed, 9)} " for seed in range(40)]
+    kept = {}
+    for normalization in NORMALIZATIONS:
+        path = tmp_path / f"{normalization}.model"
+        trained = train_vocabulary(texts, 330, path, normalization=normalization)
+        kept[normalization] = round_trips(trained, texts)
+    assert kept == {**dict.fromkeys(NORMALIZATIONS, 0), "identity": len(texts)}
+
+
+def test_samples_of_texts():
+    texts = [f"{i} " * 20_000 for i in range(50)]
+    sample = TextSample(10, 100)
+    assert list(sample.through(texts)) == texts
+    assert len(set(sample.texts)) == 10
+    assert max(map(len, sample.texts)) == 100
+    again = TextSample(10, 100)
+    list(again.through(texts))
+    assert again.texts == sample.texts

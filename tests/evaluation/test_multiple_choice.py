@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from openba_jax.data.vocabulary import Vocabulary, train_vocabulary
+from openba_jax.data.vocabulary import Vocabulary
+from openba_jax.data.vocabulary_training import train_vocabulary
 from openba_jax.errors import UserError
 from openba_jax.evaluation.loss import mean_loss
 from openba_jax.evaluation.multiple_choice import (

@@ -13,10 +13,10 @@ import jax
 import pytest
 
 from openba_jax.checkpoints import training_state
-from openba_jax.data.chunks import Source
-from openba_jax.data.preparation import prepare
-from openba_jax.data.rules import Spans
-from openba_jax.data.vocabulary import train_vocabulary
+from openba_jax.data.text.chunks import TextSource
+from openba_jax.data.text.preparation import prepare
+from openba_jax.data.text.rules import TextGroups
+from openba_jax.data.vocabulary_training import train_vocabulary
 from openba_jax.models.registry import model_of, named_config
 
 
@@ -31,7 +31,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     params = jax.jit(model.init)(jax.random.key(0))
     training_state.create(root / "model", model, params, tokenizer=vocabulary.path)
     (root / "text.txt").write_text("\n".join(texts))
-    prepare([Source("text", [root / "text.txt"])], Spans(24), vocabulary, root / "spans")
+    prepare([TextSource("text", [root / "text.txt"])], TextGroups(24), vocabulary, root / "spans")
     (root / "questions").mkdir()
     fields = {"question": "2?", "res1": "4", "res2": "8", "ans": "A"}
     (root / "questions" / "squares.json").write_text(json.dumps([{"demo": [], "data": fields}]))

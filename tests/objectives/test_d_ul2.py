@@ -10,7 +10,7 @@ from hypothesis import given, settings
 
 from openba_jax.errors import UserError
 from openba_jax.objectives import counter_random, d_ul2
-from openba_jax.objectives.d_ul2 import Rule
+from openba_jax.objectives.d_ul2 import RateRule
 from openba_jax.objectives.mixture import UL2_TASKS, get_mixture
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "d_ul2_updates.json").read_text())
@@ -37,7 +37,7 @@ def test_published_numbers():
 @settings(max_examples=100)
 @given(rates, losses, st.floats(0, 0.14), st.booleans())
 def test_floor_and_sum(present, measured, floor, clamp):
-    rule = Rule(clamp=clamp, shared_noise=False, floor=floor)
+    rule = RateRule(clamp=clamp, shared_noise=False, floor=floor)
     moved = np.array(rule(present, measured, d_ul2.TARGET_LOSSES))
     assert moved.sum() == pytest.approx(1, abs=1e-9)
     assert moved.min() >= min(floor, 1e-5) - 1e-9
@@ -46,8 +46,8 @@ def test_floor_and_sum(present, measured, floor, clamp):
 
 def test_the_floor_is_paid_in_proportion():
     starving = [2.0, 2.0, 9.0, 2.0, 2.0, 2.0, 2.0]
-    free = Rule(True, False)(PAPER.rates, starving, d_ul2.TARGET_LOSSES)
-    held = Rule(True, False, floor=0.05)(PAPER.rates, starving, d_ul2.TARGET_LOSSES)
+    free = RateRule(True, False)(PAPER.rates, starving, d_ul2.TARGET_LOSSES)
+    held = RateRule(True, False, floor=0.05)(PAPER.rates, starving, d_ul2.TARGET_LOSSES)
     assert min(free) < 0.001
     assert held == pytest.approx([0.05, 0.05, 0.7, 0.05, 0.05, 0.05, 0.05])
 
@@ -72,7 +72,7 @@ def test_instructions_keep_their_share():
 
 
 def test_published_sharing_of_the_random_number():
-    """At the first rates, S hides 6 to 120 of 568 tokens; evaluated alone, 1 to 142 (§3.7)."""
+    """At the first rates, S hides 6 to 120 of 568 tokens; evaluated alone, 1 to 142."""
     keys = counter_random.key(0, np.arange(20_000))
     lengths = np.full(len(keys), 568)
 
@@ -102,4 +102,4 @@ def test_mistakes():
     with pytest.raises(UserError, match="2 rates, 3 losses"):
         CODE.rule([0.5, 0.5], [1.0] * 3, [1.0] * 2)
     with pytest.raises(UserError, match=r"floor is 0\.5"):
-        Rule(False, False, floor=0.5)([0.5, 0.5], [1.0, 1.0], [1.0, 1.0])
+        RateRule(False, False, floor=0.5)([0.5, 0.5], [1.0, 1.0], [1.0, 1.0])

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from openba_jax.errors import UserError
 from openba_jax.objectives import counter_random, denoising, ul2
 from openba_jax.objectives.denoising import Denoiser
-from openba_jax.objectives.rows import Rows
 from openba_jax.objectives.special_ids import SENTINELS, SpecialIds
+from openba_jax.objectives.token_rows import TokenRows
 
 IDS = SpecialIds(1000)
 ALL = {**ul2.DENOISERS, "plain": ul2.SPAN_CORRUPTION}
@@ -60,7 +60,7 @@ def reassemble(inputs, targets, prefix):
 @settings(deadline=None, max_examples=150)
 @given(denoiser=denoisers, batch=texts, seed=st.integers(0, 2**31))
 def test_inputs_and_targets_hold_every_token_once(denoiser, batch, seed):
-    rows = Rows.of(batch)
+    rows = TokenRows.of(batch)
     sample = denoiser(rows, keys(seed, len(batch)), IDS, 400, 400)
     for text, inputs, targets in zip(batch, sample["inputs"], sample["targets"], strict=True):
         assert reassemble(inputs, targets, denoiser.prefix_id(IDS)) == text
@@ -94,7 +94,7 @@ def test_masks_have_exactly_the_noise_and_spans_asked_for(denoiser, lengths):
 def test_cut_texts_fit(denoiser, encoder_length, decoder_length, seed):
     longest = denoiser.fitting_length(encoder_length, decoder_length)
     rng = np.random.default_rng(seed)
-    rows = Rows.of([rng.integers(3, 999, n) for n in rng.integers(2, 700, 5)])
+    rows = TokenRows.of([rng.integers(3, 999, n) for n in rng.integers(2, 700, 5)])
     sample = denoiser(rows, keys(seed, 5), IDS, encoder_length, decoder_length)
     for text, length, inputs, targets in zip(rows.ids, rows.lengths, *sample.values(), strict=True):
         expected = list(text[: min(length, longest)])
@@ -114,7 +114,7 @@ def test_longer_groups_never_need_more_sentinels_than_there_are():
 
 
 def test_too_many_spans_by_hand_are_refused():
-    tokens = Rows.of([np.full(300, 5)])
+    tokens = TokenRows.of([np.full(300, 5)])
     mask = np.arange(300)[None] % 2 == 1
     with pytest.raises(UserError, match="150 spans and there are 100 sentinels"):
         denoising.corrupt(tokens, mask, None, IDS, 400, 400)
@@ -130,9 +130,9 @@ def test_no_room_at_all():
 def test_noise_depends_on_the_key_alone():
     """Neither the company in the batch nor its width matters."""
     texts = [np.arange(3, 3 + n) for n in (40, 100, 7)]
-    together = ul2.DENOISERS["x3"](Rows.of(texts), keys(5, 3), IDS, 200, 200)
+    together = ul2.DENOISERS["x3"](TokenRows.of(texts), keys(5, 3), IDS, 200, 200)
     for row, text in enumerate(texts):
-        alone = ul2.DENOISERS["x3"](Rows.of([text]), keys(5, 3)[[row]], IDS, 200, 200)
+        alone = ul2.DENOISERS["x3"](TokenRows.of([text]), keys(5, 3)[[row]], IDS, 200, 200)
         for name, values in alone.items():
             np.testing.assert_array_equal(values[0], together[name][row])
 

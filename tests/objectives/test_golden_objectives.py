@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from openba_jax.data.token_store import TokenStore
+from openba_jax.data.store.token_store import TokenStore
 from openba_jax.objectives import counter_random, original_noise, ul2
 from openba_jax.objectives.denoising import corrupt
 from openba_jax.objectives.instruction import Instruction
-from openba_jax.objectives.rows import Rows
 from openba_jax.objectives.special_ids import SpecialIds
+from openba_jax.objectives.token_rows import TokenRows
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "short_cases.json").read_text())
 DENOISERS = list(ul2.DENOISERS.values())
@@ -31,7 +31,7 @@ def check(denoiser, case, tokens, mask, text_enc, labels):
         assert original_noise.choose(rng, len(DENOISERS), one_hot) == case["denoiser"] - 1
     if denoiser.mean_span is None:
         rng = np.random.default_rng(case["seed"])
-    groups = Rows.of([tokens]).cut(denoiser.max_tokens)
+    groups = TokenRows.of([tokens]).cut(denoiser.max_tokens)
     drawn = original_noise.mask(denoiser, groups.ids.shape[1], rng)
     np.testing.assert_array_equal(drawn, np.asarray(mask, bool))
     widths = len(text_enc) + 5, len(labels) + 3
@@ -90,7 +90,7 @@ def test_whole_dataset_of_the_original(shared_dir):
             denoiser = DENOISERS[task - 1]
             if denoiser.mean_span is None:
                 rng = np.random.default_rng(facts["seed"] + item)
-            groups = store.read("spans", np.array([index]))
+            groups = store.read("text", np.array([index]))
             mask = original_noise.mask(denoiser, groups.ids.shape[1], rng)[None]
             prefix = denoiser.prefix_id(ids)
             sample = corrupt(groups, mask, prefix, ids, facts["enc"], facts["dec"])
@@ -103,8 +103,8 @@ def test_whole_dataset_of_the_original(shared_dir):
 @pytest.mark.parametrize("case", GOLDEN["multitask"], ids=lambda case: case["name"])
 def test_instruction_cases(case):
     sample = Instruction()(
-        Rows.of([case["src"]]),
-        Rows.of([case["tgt"]]),
+        TokenRows.of([case["src"]]),
+        TokenRows.of([case["tgt"]]),
         IDS,
         case["encoder_length"],
         case["decoder_length"],

@@ -3,14 +3,17 @@ import pytest
 
 from openba_jax.errors import UserError
 from openba_jax.objectives.instruction import Instruction
-from openba_jax.objectives.rows import Rows
 from openba_jax.objectives.special_ids import SpecialIds
+from openba_jax.objectives.token_rows import TokenRows
 
 IDS = SpecialIds(10)
 
 
 def test_rows_of_different_lengths():
-    sources, targets = Rows.of([[3, 4], [], [5, 6, 7, 8, 9]]), Rows.of([[6, 1], [1], [3, 4, 5, 1]])
+    sources, targets = (
+        TokenRows.of([[3, 4], [], [5, 6, 7, 8, 9]]),
+        TokenRows.of([[6, 1], [1], [3, 4, 5, 1]]),
+    )
     sample = Instruction()(sources, targets, IDS, 6, 4)
     e0 = IDS.sentinel(0)
     np.testing.assert_array_equal(
@@ -22,4 +25,4 @@ def test_rows_of_different_lengths():
 
 def test_no_room():
     with pytest.raises(UserError, match="no room"):
-        Instruction()(Rows.of([[3]]), Rows.of([[1]]), IDS, 3, 4)
+        Instruction()(TokenRows.of([[3]]), TokenRows.of([[1]]), IDS, 3, 4)

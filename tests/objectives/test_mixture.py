@@ -9,7 +9,7 @@ def test_ul2_has_the_seven_denoisers_at_equal_rates():
     ul2_mixture = mixture.get_mixture("ul2")
     assert len(set(ul2_mixture.rates)) == 1
     assert [task.objective for task in ul2_mixture.tasks] == list(ul2.DENOISERS.values())
-    assert {task.kind for task in ul2_mixture.tasks} == {"spans"}
+    assert {task.kind for task in ul2_mixture.tasks} == {"text"}
 
 
 def test_a_task_is_a_mixture_of_itself():

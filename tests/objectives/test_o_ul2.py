@@ -12,8 +12,8 @@ from openba_jax.errors import UserError
 from openba_jax.objectives import counter_random, o_ul2, original_noise
 from openba_jax.objectives.denoising import corrupt
 from openba_jax.objectives.mixture import get_mixture
-from openba_jax.objectives.rows import Rows
 from openba_jax.objectives.special_ids import SENTINELS, SpecialIds
+from openba_jax.objectives.token_rows import TokenRows
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "o_ul2_cases.json").read_text())
 IDS = SpecialIds(GOLDEN["piece_count"])
@@ -21,7 +21,7 @@ IDS = SpecialIds(GOLDEN["piece_count"])
 
 def check(case, tokens, mask, text_enc, labels):
     """The mask from the seed, and, where there are sentinels enough, the ids from the mask."""
-    tokens = Rows.of([tokens])
+    tokens = TokenRows.of([tokens])
     if case["task"] == 1:
         length = tokens.ids.shape[1]
         drawn = o_ul2.SEQUENTIAL.mask(np.array([length]), length, counter_random.key(0)[None])[0]
@@ -110,7 +110,7 @@ def test_presets():
 def test_published_lengths_fit():
     assert o_ul2.SEQUENTIAL.fitting_length(1040, 1040) == o_ul2.GROUP_SIZE
     assert o_ul2.MIX.fitting_length(1040, 1040) == o_ul2.MIX_TOKENS
-    rows = Rows.of([np.arange(3, 903)] * 4)
+    rows = TokenRows.of([np.arange(3, 903)] * 4)
     keys = counter_random.key(1, np.arange(4))
     sample = o_ul2.SEQUENTIAL(rows, keys, IDS, 1040, 1040)
     assert ((sample["inputs"] > 0).sum(axis=1) == 453).all()

@@ -8,8 +8,8 @@ import pytest
 from openba_jax.objectives import counter_random
 from openba_jax.objectives.instruction import Instruction
 from openba_jax.objectives.mixture import get_mixture, mixture_names
-from openba_jax.objectives.rows import Rows
 from openba_jax.objectives.special_ids import SENTINELS, SpecialIds
+from openba_jax.objectives.token_rows import TokenRows
 
 IDS = SpecialIds(1000)
 SENTINEL = IDS.sentinel(0)
@@ -17,7 +17,7 @@ TASKS = {
     task.name: task.objective
     for name in mixture_names()
     for task in get_mixture(name).tasks
-    if task.kind == "spans"
+    if task.kind == "text"
 }
 TEXTS = {
     "shorter than a span": [5, 6],
@@ -36,7 +36,7 @@ def test_there_are_all_tasks():
 @pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
 def test_no_token_is_lost(task, text):
     widths = 300, 300
-    rows = Rows.of([text] * 3)
+    rows = TokenRows.of([text] * 3)
     sample = task(rows, counter_random.key(1, np.arange(3)), IDS, *widths)
     used = text[: task.fitting_length(*widths)]
     for inputs, targets in zip(sample["inputs"], sample["targets"], strict=True):
@@ -57,7 +57,7 @@ def test_no_token_is_lost(task, text):
 @pytest.mark.parametrize("source", [[], [5, 6]])
 @pytest.mark.parametrize("target", [[], [1], [7, 1]])
 def test_empty_instructions(source, target):
-    sample = Instruction()(Rows.of([source]), Rows.of([target]), IDS, 8, 6)
+    sample = Instruction()(TokenRows.of([source]), TokenRows.of([target]), IDS, 8, 6)
     inputs, targets = sample["inputs"][0], sample["targets"][0]
     assert inputs[inputs > 0].tolist() == [IDS.s_id, *source, SENTINEL, IDS.eos_id]
     assert targets[targets > 0].tolist() == [SENTINEL, *target]
@@ -65,7 +65,7 @@ def test_empty_instructions(source, target):
 
 @pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
 def test_one_token_has_no_noise(task):
-    sample = task(Rows.of([[5]]), counter_random.key(1, np.arange(1)), IDS, 300, 300)
+    sample = task(TokenRows.of([[5]]), counter_random.key(1, np.arange(1)), IDS, 300, 300)
     prefix = task.prefix_id(IDS)
     inputs, targets = sample["inputs"][0], sample["targets"][0]
     assert inputs[inputs > 0].tolist() == [*[prefix] * (prefix is not None), 5, IDS.eos_id]

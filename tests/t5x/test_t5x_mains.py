@@ -14,9 +14,10 @@ pytest.importorskip("t5x.models", reason="T5X is not importable; see docs/t5x.md
 
 from openba_jax.checkpoints.formats.t5x import open_t5x
 from openba_jax.checkpoints.training_state import read_whole, write_whole
-from openba_jax.data.token_store import store_dtype
-from openba_jax.data.token_store_writer import TokenStoreWriter
-from openba_jax.data.vocabulary import Vocabulary, train_vocabulary
+from openba_jax.data.store.token_store import store_dtype
+from openba_jax.data.store.writer import TokenStoreWriter
+from openba_jax.data.vocabulary import Vocabulary
+from openba_jax.data.vocabulary_training import train_vocabulary
 from openba_jax.inference.decoding import generate
 from openba_jax.inference.generator import Generator
 from openba_jax.pruning.apply import prune_model

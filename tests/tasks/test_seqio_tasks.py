@@ -15,9 +15,10 @@ import pytest
 
 from openba_jax.data.loader import as_batch
 from openba_jax.data.samples import build_samples
-from openba_jax.data.token_store import open_stores, store_dtype
-from openba_jax.data.token_store_writer import TokenStoreWriter
-from openba_jax.data.vocabulary import Vocabulary, train_vocabulary
+from openba_jax.data.store.token_store import open_stores, store_dtype
+from openba_jax.data.store.writer import TokenStoreWriter
+from openba_jax.data.vocabulary import Vocabulary
+from openba_jax.data.vocabulary_training import train_vocabulary
 from openba_jax.errors import UserError
 from openba_jax.objectives.mixture import get_mixture, mixture_names
 

@@ -14,10 +14,10 @@ import pytest
 
 import gin
 from openba_jax.checkpoints import model_folder, training_state
-from openba_jax.data.chunks import Source
-from openba_jax.data.preparation import prepare
-from openba_jax.data.rules import Spans
-from openba_jax.data.vocabulary import train_vocabulary
+from openba_jax.data.text.chunks import TextSource
+from openba_jax.data.text.preparation import prepare
+from openba_jax.data.text.rules import TextGroups
+from openba_jax.data.vocabulary_training import train_vocabulary
 from openba_jax.models.openba.config import NAMED_CONFIGS, named_config
 from openba_jax.training import gin_bindings, metrics, optimizer
 
@@ -61,8 +61,8 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for i in range(0, 200, 10):
             file.write(json.dumps({"text": " ".join(lines[i : i + 10])}) + "\n")
     vocabulary = train_vocabulary(lines, 300, folder / "tokenizer.model")
-    source = Source("text", [folder / "text.jsonl"])
-    prepare([source], Spans(group_size=24), vocabulary, folder / "spans")
+    source = TextSource("text", [folder / "text.jsonl"])
+    prepare([source], TextGroups(group_size=24), vocabulary, folder / "spans")
     return folder
 
 

@@ -92,9 +92,9 @@ def toy_train(folder: str | Path, **changes: Any) -> Any:
 
 def write_toy_store(folder: Path) -> None:
     """`tokenizer.model` and a token store `spans` of 40 random groups of 24 tokens."""
-    from openba_jax.data.token_store import store_dtype
-    from openba_jax.data.token_store_writer import TokenStoreWriter
-    from openba_jax.data.vocabulary import train_vocabulary
+    from openba_jax.data.store.token_store import store_dtype
+    from openba_jax.data.store.writer import TokenStoreWriter
+    from openba_jax.data.vocabulary_training import train_vocabulary
 
     texts = [f"{i} {i * i} {i**3}" for i in range(200)]
     vocabulary = train_vocabulary(texts, 280, folder / "tokenizer.model")

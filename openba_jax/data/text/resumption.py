@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 from absl import logging
 
-from openba_jax.data.chunks import Position
-from openba_jax.data.manifest import sibling
+from openba_jax.data.store.manifest import sibling
+from openba_jax.data.text.chunks import Position
 from openba_jax.files import write_atomically
 
 NUMBERS = (

@@ -9,23 +9,25 @@ from typing import Any, get_args
 
 import numpy as np
 
-from openba_jax.data.manifest import (
+from openba_jax.data.store.manifest import (
     describe_files,
     manifest_path,
     previous_manifest,
     read_manifest,
     sibling,
     sources_of,
+    text_counts,
     write_manifest,
 )
-from openba_jax.data.token_store import TokenStore, open_stores
-from openba_jax.data.token_store_writer import TokenStoreWriter
+from openba_jax.data.store.outputs import check_output
+from openba_jax.data.store.token_store import TokenStore, open_stores
+from openba_jax.data.store.writer import TokenStoreWriter
 from openba_jax.errors import UserError
 from openba_jax.files import sha256, write_atomically
-from openba_jax.objectives.rows import Kind
+from openba_jax.objectives.token_rows import Kind
 
 SPLIT_SEED = 423
-"""The original's (reference §4.4)."""
+"""The original's seed."""
 
 _KINDS: tuple[Kind, ...] = get_args(Kind)
 _PAIRS_AT_ONCE = 1 << 12
@@ -33,7 +35,7 @@ _IDS_AT_ONCE = 1 << 22
 
 
 def merge_stores(prefixes: Sequence[str | Path], output: str | Path) -> dict[str, Any]:
-    """Writes one store with the pairs of several, in the order given (reference §4.7).
+    """Writes one store with the pairs of several, in the order given.
 
     Args:
       prefixes: stores, also of the original's.
@@ -43,9 +45,11 @@ def merge_stores(prefixes: Sequence[str | Path], output: str | Path) -> dict[str
       The manifest; its sources are those of all stores.
 
     Raises:
-      UserError: a store is missing or damaged, element types or vocabularies differ, or there is
-        something else at `output`.
+      UserError: A store is missing or damaged.
+      UserError: The stores differ in element type, vocabulary, or the newline token.
+      UserError: The output cannot be written, or something else is in its place.
     """
+    output = check_output(output)
     stores = open_stores(prefixes).stores
     for store in stores:
         store.check_index()
@@ -56,6 +60,11 @@ def merge_stores(prefixes: Sequence[str | Path], output: str | Path) -> dict[str
             raise UserError(
                 f"the stores were made with {vocabularies[0]['path']} and {vocabulary['path']}, "
                 "which differ; prepare them with one vocabulary."
+            )
+        if vocabulary.get("newline", False) != vocabularies[0].get("newline", False):
+            raise UserError(
+                "some of the stores have the newline as a token and others have not; prepare all "
+                "of them with --newline, or none."
             )
     manifest = {
         "rule": {"kind": "merge", "stores": [str(prefix) for prefix in prefixes]},
@@ -73,7 +82,7 @@ def merge_stores(prefixes: Sequence[str | Path], output: str | Path) -> dict[str
 def split_store(
     prefix: str | Path, parts: int, output: str | Path, seed: int = SPLIT_SEED
 ) -> list[dict[str, Any]]:
-    """Deals the pairs of a store out to several, by chance (reference §4.4).
+    """Deals the pairs of a store out to several, by chance, as the original does.
 
     Each pair goes where `numpy.random.RandomState(seed).choice(parts)`, called once for each pair,
     groups of text first, sends it.
@@ -88,10 +97,12 @@ def split_store(
       The manifests.
 
     Raises:
-      UserError: the store is missing or damaged, or there is something else at an output.
+      UserError: The store is missing or damaged.
+      UserError: A part cannot be written, or something else is in its place.
     """
     if parts < 2:
         raise UserError(f"a store cannot be split in {parts} parts; the least is 2.")
+    outputs = [check_output(f"{output}-{part}") for part in range(parts)]
     store = TokenStore(prefix)
     store.check_index()
     rng = np.random.RandomState(seed)
@@ -99,8 +110,7 @@ def split_store(
     found = read_manifest(prefix)
     names = _pieces([store.prefix])
     manifests = []
-    for part in range(parts):
-        of_part = Path(f"{output}-{part}")
+    for part, of_part in enumerate(outputs):
         chosen = {kind: np.flatnonzero(drawn[kind] == part) for kind in _KINDS}
         manifest = {
             "rule": {
@@ -133,7 +143,8 @@ def verify_store(prefix: str | Path) -> dict[str, Any]:
       `groups`, `instructions`, `tokens`, and `checksums`: of how many files they were compared.
 
     Raises:
-      UserError: index and data do not belong together, or a file is not what the manifest says.
+      UserError: Index and data do not belong together.
+      UserError: The store is unfinished, or a file is not what the manifest says.
     """
     store = TokenStore(prefix)
     manifest = read_manifest(prefix)
@@ -150,7 +161,7 @@ def verify_store(prefix: str | Path) -> dict[str, Any]:
                 "again."
             )
     tokens = sum(store.tokens(kind) for kind in _KINDS)
-    counts = {"groups": store.count("spans"), "instructions": store.count("instructions")}
+    counts = {"groups": store.count("text"), "instructions": store.count("instructions")}
     return {**counts, "tokens": tokens, "checksums": len(files)}
 
 
@@ -181,6 +192,7 @@ def _finish(
         for ids in store.blocks(_IDS_AT_ONCE):
             present = np.bincount(ids)
             counts[: len(present)] += present[: len(counts)]
+        counts = text_counts(counts)
         order = np.argsort(-counts, kind="stable")
         lines = [f"{names[i]} {i} {counts[i]}\n" for i in map(int, order) if i in names]
         write_atomically(sibling(output, ".counts.txt"), "".join(lines))

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from openba_jax.errors import UserError
+from openba_jax.paths import address_or_local
 
 Progress = Callable[[int], object]
 
@@ -28,20 +29,23 @@ _OPENERS: dict[str, Callable[[Any], Any]] = {".gz": gzip.open, ".bz2": bz2.open,
 
 
 def plain_name(path: str) -> str:
-    """The path without the ending of a compression."""
+    """The path without the ending of a compression, which may be in capital letters."""
     for suffix in (*_OPENERS, ".zst"):
-        path = path.removesuffix(suffix)
+        if path.lower().endswith(suffix):
+            path = path[: -len(suffix)]
     return path
 
 
 def expand(patterns: Sequence[str | Path]) -> list[str]:
-    """Paths, those with `*`, `?` or `[` replaced by the files that match, sorted.
+    """Paths with `~` expanded; those with `*`, `?` or `[` become the files that match, sorted.
 
     Raises:
-      UserError: nothing matches, or what is named is no file.
+      UserError: No file matches a pattern, or a path names no file that can be read twice.
     """
     paths: list[str] = []
-    for pattern in map(str, patterns):
+    if not all(map(str, patterns)):
+        raise UserError("the name of an input is empty; see whether there is a comma too many.")
+    for pattern in map(address_or_local, patterns):
         if not glob.has_magic(pattern) or Path(pattern).is_file():
             paths.append(pattern)
             continue
@@ -65,8 +69,6 @@ def _check_file(path: str) -> None:
         exists, is_file, is_folder = system.exists, system.isfile, system.isdir
     else:
         name, exists, is_file, is_folder = path, os.path.exists, os.path.isfile, os.path.isdir
-    if not path:
-        raise UserError("the name of an input is empty; see whether there is a comma too many.")
     if is_file(name):
         return
     if is_folder(name):
@@ -100,7 +102,7 @@ def open_raw(path: str) -> Iterator[IO[bytes]]:
     """Opens a file as it lies there.
 
     Raises:
-      UserError: it cannot be opened.
+      UserError: The file cannot be opened.
     """
     with contextlib.ExitStack() as stack:
         try:
@@ -120,9 +122,9 @@ def unpacked(path: str, raw: IO[bytes]) -> Iterator[IO[bytes]]:
     """What is inside an opened file, by the ending of its name.
 
     Raises:
-      UserError: it is damaged, cut off, or of another compression than its name says.
+      UserError: The file is damaged, cut off, or of another compression than its name says.
     """
-    suffix = path[len(plain_name(path)) :]
+    suffix = path[len(plain_name(path)) :].lower()
     opened: IO[bytes]
     if suffix in _OPENERS:
         opened = _OPENERS[suffix](raw)
@@ -147,7 +149,7 @@ def optional(package: str, what: str, path: str) -> Any:
     """Imports a package that only some inputs need.
 
     Raises:
-      UserError: it is not installed.
+      UserError: The package is not installed.
     """
     import importlib
 
@@ -163,7 +165,7 @@ def _remote(path: str) -> tuple[Any, str]:
     """The file system of a URL and the path on it.
 
     Raises:
-      UserError: the protocol is unknown, or its package is not installed.
+      UserError: The protocol is unknown, or its package is not installed.
     """
     fsspec = optional("fsspec", "a URL", path)
     try:

@@ -1,4 +1,4 @@
-"""Dialogues and translations as instruction pairs: further rules for `rules.Rule`'s users."""
+"""Dialogues and translations as instruction pairs: further rules for `rules.RecordRule`'s users."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from typing import ClassVar
 
 import numpy as np
 
-from openba_jax.data.documents import Record, column
-from openba_jax.data.rules import Pair
+from openba_jax.data.text.documents import Record, column
+from openba_jax.data.text.rules import Pair
 from openba_jax.errors import UserError
-from openba_jax.objectives.rows import Kind
 from openba_jax.objectives.special_ids import SpecialIds
+from openba_jax.objectives.token_rows import Kind
 
 _EOS = np.array([SpecialIds.eos_id], np.int32)
 
 
 @dataclasses.dataclass(frozen=True)
 class Dialogues:
-    """Multi-round dialogues, a pair for each turn, as the original's tool makes them (§4.5).
+    """Multi-round dialogues, a pair for each turn, as the original's tool makes them.
 
     A record holds a list of turns, `[{"human": x, "assistant": y}, ...]`. Source of a turn: all
     before it, `Human: `, x, eos, `Assistant: `; target: y and eos. The parts are encoded apart.
@@ -47,7 +47,7 @@ class Dialogues:
         """Four texts a turn.
 
         Raises:
-          UserError: there are no turns, or one lacks a text.
+          UserError: The record has no list of turns, or a turn lacks a text.
         """
         turns = record.get(self.turns_column)
         if not isinstance(turns, list) or not turns or not all(isinstance(t, dict) for t in turns):
@@ -79,8 +79,8 @@ class Dialogues:
 class Translations:
     """A text in two languages, a pair for each direction, told apart by an instruction before it.
 
-    The original's own tool for translations does not fit its data format (§4.4); these are framed
-    as its other instructions are: no eos behind the source, one behind the target.
+    The original's own tool for translations does not fit its data format; these are framed as its
+    other instructions are: no eos behind the source, one behind the target.
     """
 
     first_column: str = "en"

@@ -1,20 +1,26 @@
-"""`Rows`: token sequences of different lengths as one array."""
+"""`TokenRows`: token sequences of different lengths as one array."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
 
-Kind = Literal["spans", "instructions"]
+Kind = Literal["text", "instructions"]
 """Pairs of a token store: groups of text, which have no target, or instructions."""
+
+STREAM_NAMES: Mapping[Kind, str] = {"text": "spans", "instructions": "instructions"}
+"""What the random order of each kind is seeded with.
+
+Text keeps the name that the kind had before, so that a run that resumes meets the same examples.
+"""
 
 Side = Literal["source", "target"]
 """Which sequence of an example; groups of text are sources without a target."""
 
 
-class Rows(NamedTuple):
+class TokenRows(NamedTuple):
     """Sequences of ids.
 
     Attributes:
@@ -26,7 +32,7 @@ class Rows(NamedTuple):
     lengths: np.ndarray
 
     @classmethod
-    def of(cls, sequences: Sequence[Sequence[int] | np.ndarray]) -> Rows:
+    def of(cls, sequences: Sequence[Sequence[int] | np.ndarray]) -> TokenRows:
         """Puts sequences side by side."""
         lengths = np.array([len(sequence) for sequence in sequences], np.int64)
         ids = np.zeros((len(sequences), int(lengths.max(initial=0))), np.int32)
@@ -34,11 +40,11 @@ class Rows(NamedTuple):
             row[: len(sequence)] = sequence
         return cls(ids, lengths)
 
-    def cut(self, length: int) -> Rows:
+    def cut(self, length: int) -> TokenRows:
         """The first `length` ids of each row."""
         if self.ids.shape[1] <= length:
             return self
-        return Rows(self.ids[:, :length], np.minimum(self.lengths, length))
+        return TokenRows(self.ids[:, :length], np.minimum(self.lengths, length))
 
     def valid(self) -> np.ndarray:
         """Where there is a token: bool `[n, width]`."""

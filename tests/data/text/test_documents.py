@@ -5,7 +5,7 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given, settings
 
-from openba_jax.data.documents import column, read_records
+from openba_jax.data.text.documents import column, read_records
 from openba_jax.errors import UserError
 
 

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, Literal
 
-from openba_jax.data.inputs import (
+from openba_jax.data.text.open_files import (
     Progress,
+    expand,
     input_size,
     open_raw,
     optional,
@@ -32,16 +34,51 @@ Form = Literal["json", "parquet", "text"]
 _BLOCK_BYTES = 1 << 20
 _MOST_ROWS = 1000
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+_REFUSED = (
+    *(".csv", ".tsv", ".xls", ".xlsx", ".ods", ".arrow", ".feather", ".orc", ".avro"),
+    *(".zip", ".tar", ".tgz", ".7z", ".rar", ".lz4", ".br", ".z"),
+    *(".pdf", ".doc", ".docx", ".odt", ".epub", ".html", ".htm", ".xml"),
+    *(".pkl", ".npy", ".npz", ".bin", ".idx", ".model", ".safetensors"),
+)
 _decode_json = json.JSONDecoder().raw_decode
 
 
 @functools.lru_cache(maxsize=64)
 def form_of(path: str) -> Form:
-    """What a file holds, by its name: `.jsonl` and `.json`, `.parquet`, all others plain text."""
-    name = plain_name(path)
-    if name.endswith((".jsonl", ".json")):
+    """What a file holds, by the ending of its name, in small or capital letters.
+
+    `.jsonl`, `.ndjson` and `.json` hold JSON, `.parquet` a table, all others plain text.
+
+    Raises:
+      UserError: The ending is that of a form which is not read, such as `.csv`.
+    """
+    name = plain_name(path).lower()
+    if name.endswith((".jsonl", ".ndjson", ".json")):
         return "json"
+    if name.endswith(_REFUSED):
+        raise UserError(
+            f"input {path} is no plain text by its name, and {Path(name).suffix} files are not "
+            "read; convert it to JSON lines (.jsonl), parquet or plain text (.txt)."
+        )
     return "parquet" if name.endswith(".parquet") else "text"
+
+
+def text_files(patterns: Sequence[str | Path]) -> list[str]:
+    """The files that paths and patterns name, see `open_files.expand`.
+
+    Raises:
+      UserError: Nothing matches a pattern, or it names something that is no file.
+      UserError: A file is named twice, or is of a form that is not read.
+    """
+    paths = expand(patterns)
+    seen: dict[str, str] = {}
+    for path in paths:
+        form_of(path)
+        place = path if "://" in path else os.path.realpath(path)
+        if place in seen:
+            raise UserError(f"input {path} is given twice, first as {seen[place]}; name it once.")
+        seen[place] = path
+    return paths
 
 
 def read_blocks(
@@ -60,7 +97,7 @@ def read_blocks(
       lies on the disk, were read for it.
 
     Raises:
-      UserError: the file cannot be read or is damaged.
+      UserError: The file cannot be read or is damaged.
     """
     with open_raw(path) as raw:
         if form_of(path) == "parquet":
@@ -95,7 +132,7 @@ def parse(path: str, number: int, item: Item, text_column: str) -> Record | None
     A line of plain text becomes `{text_column: line}`.
 
     Raises:
-      UserError: a line is not UTF-8, or no JSON object.
+      UserError: The line is not UTF-8, or is no JSON object.
     """
     if isinstance(item, dict):
         return item
@@ -121,10 +158,9 @@ def read_records(
 ) -> Iterator[tuple[str, Record]]:
     """The records of some files, in order.
 
-    `.jsonl` and `.json` files hold one JSON object per line, `.parquet` files rows, all others are
-    plain text with one document per line, which becomes `{text_column: line}`. Compressed files
-    are unpacked (`inputs`). Blank lines are no records in JSON lines, and empty documents in plain
-    text.
+    `form_of` says what a file holds: one JSON object per line, rows, or plain text with one
+    document per line, which becomes `{text_column: line}`. Compressed files are unpacked. Blank
+    lines are no records in JSON lines, and empty documents in plain text.
 
     Args:
       files: paths.
@@ -136,8 +172,8 @@ def read_records(
       `FILE line N`, for messages, and the record.
 
     Raises:
-      UserError: a file is missing or damaged; without `on_bad` also: a line is not UTF-8, or not a
-        JSON object.
+      UserError: A file is missing or damaged.
+      UserError: A line is not UTF-8, or is no JSON object, and there is no `on_bad`.
     """
     for path in map(str, files):
         for block, last, read in read_blocks(path, _BLOCK_BYTES):
@@ -164,8 +200,8 @@ def column(record: Record, name: str, place: str) -> str:
     """A text column of a record.
 
     Raises:
-      MissingColumnError: it is missing.
-      UserError: it holds no text.
+      MissingColumnError: The record has no such column.
+      UserError: The column holds no text.
     """
     if name not in record:
         raise MissingColumnError(

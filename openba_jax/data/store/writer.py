@@ -12,7 +12,7 @@ from typing import IO
 
 import numpy as np
 
-from openba_jax.data.token_store import (
+from openba_jax.data.store.token_store import (
     CODES,
     HEADER,
     MAGIC,
@@ -22,7 +22,7 @@ from openba_jax.data.token_store import (
     paths_of,
 )
 from openba_jax.errors import UserError
-from openba_jax.objectives.rows import Kind
+from openba_jax.objectives.token_rows import Kind
 
 
 class TokenStoreWriter:
@@ -44,8 +44,8 @@ class TokenStoreWriter:
             off, and the writing goes on.
 
         Raises:
-          UserError: the element type has no code.
-          FileNotFoundError: what is to be resumed is not there, see `holds`.
+          UserError: A token store cannot hold elements of this type.
+          FileNotFoundError: The files that are to be resumed are not there, see `holds`.
         """
         self.dtype = np.dtype(dtype).newbyteorder("<")
         if self.dtype.str.replace("|", "<") not in CODES:
@@ -71,6 +71,8 @@ class TokenStoreWriter:
     def holds(prefix: str | Path, mark: Mapping[str, int]) -> bool:
         """Whether all that a writer had written at a mark is still there, to `resume`."""
         paths = _unfinished(Path(prefix))
+        if mark.keys() != paths.keys():  # Of another version.
+            return False
         if not paths["data"].exists():
             paths["data"] = paths_of(Path(prefix))[1]  # It was killed while closing.
         return all(path.is_file() and path.stat().st_size >= mark[k] for k, path in paths.items())
@@ -83,7 +85,7 @@ class TokenStoreWriter:
     def add_groups(self, groups: np.ndarray) -> None:
         """Appends groups of text: integers `[n, length]`."""
         count, length = groups.shape
-        self.add_pairs("spans", groups.ravel(), np.tile(np.array([length, 0], np.int32), count))
+        self.add_pairs("text", groups.ravel(), np.tile(np.array([length, 0], np.int32), count))
 
     def add_pair(self, kind: Kind, source: Sequence[int], target: Sequence[int] = ()) -> None:
         """Appends one pair."""
@@ -98,7 +100,7 @@ class TokenStoreWriter:
           lengths: integers `[2 n]`, of source and target by turns.
 
         Raises:
-          ValueError: the element type would wrap an id.
+          ValueError: An id does not fit the element type.
         """
         if ids.size:
             limits = np.iinfo(self.dtype)
@@ -111,10 +113,10 @@ class TokenStoreWriter:
         self._pairs += count
 
     def add_store(self, store: TokenStore) -> None:
-        """Appends all pairs of another store, in their order (§4.7).
+        """Appends all pairs of another store, in their order.
 
         Raises:
-          UserError: the element types differ.
+          UserError: The stores have different element types.
         """
         if store.dtype != self.dtype:
             raise UserError(
@@ -141,7 +143,7 @@ class TokenStoreWriter:
         """Gives the store its names, but keeps what `resume` needs until `discard`."""
         sizes = self.mark()
         code = CODES[self.dtype.str.replace("|", "<")]
-        counts = [size // 8 for name, size in sizes.items() if name in ("spans", "instructions")]
+        counts = [size // 8 for name, size in sizes.items() if name in ("text", "instructions")]
         with _temporary(self._index_path).open("wb") as index:
             index.write(HEADER.pack(MAGIC, VERSION, code, 2 * self._pairs, *counts))
             self._copy("lengths", index)
@@ -151,7 +153,7 @@ class TokenStoreWriter:
                 ends = end + np.cumsum(widths)
                 index.write((ends - widths).astype("<i8").tobytes())
                 end = int(ends[-1])
-            self._copy("spans", index)
+            self._copy("text", index)
             self._copy("instructions", index)
             _flush(index)
         for path in (self._data_path, self._index_path):
@@ -217,7 +219,7 @@ class TokenStoreWriter:
 def _unfinished(prefix: Path) -> dict[str, Path]:
     """The files that are written until the store is whole."""
     _, data = paths_of(prefix)
-    paths = {name: data.with_suffix(f".{name}") for name in ("lengths", "spans", "instructions")}
+    paths = {name: data.with_suffix(f".{name}") for name in ("lengths", "text", "instructions")}
     return {name: _temporary(path) for name, path in ({"data": data} | paths).items()}
 
 

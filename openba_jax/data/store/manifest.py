@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
+from absl import logging
 
-from openba_jax.data.token_store import TokenStore
-from openba_jax.data.vocabulary import Vocabulary
+from openba_jax.data.store.token_store import TokenStore
+from openba_jax.data.vocabulary import Vocabulary, settings_path
 from openba_jax.errors import UserError
 from openba_jax.files import sha256, write_atomically
-from openba_jax.objectives.rows import Kind
+from openba_jax.objectives.special_ids import SpecialIds
+from openba_jax.objectives.token_rows import Kind
 
 
 def sibling(prefix: str | Path, suffix: str) -> Path:
@@ -32,14 +34,27 @@ def read_manifest(prefix: str | Path) -> dict[str, Any] | None:
         manifest = json.loads(manifest_path(prefix).read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         return None
-    return manifest if isinstance(manifest, dict) and "complete" in manifest else None
+    if not isinstance(manifest, dict) or "complete" not in manifest:
+        return None
+    return _in_present_words(manifest)
+
+
+def _in_present_words(manifest: dict[str, Any]) -> dict[str, Any]:
+    """A manifest with the kind `text` by its name, which was `spans` in earlier versions."""
+    rule = manifest.get("rule")
+    if isinstance(rule, dict) and rule.get("kind") == "spans":
+        manifest["rule"] = {**rule, "kind": "text"}
+    for source in manifest.get("sources", ()):
+        if "spans" in source:
+            source["text"] = source.pop("spans")
+    return manifest
 
 
 def previous_manifest(output: str | Path) -> dict[str, Any] | None:
     """The manifest of what was written to an output before; None if it is free.
 
     Raises:
-      UserError: there are files that `prepare` did not write.
+      UserError: There are files at the output that `prepare` did not write.
     """
     manifest = read_manifest(output)
     foreign = [path for s in (".bin", ".idx", ".json") if (path := sibling(output, s)).exists()]
@@ -87,7 +102,7 @@ def sources_of(store: TokenStore) -> list[dict[str, Any]]:
       Of each at least `name`, `weight`, and the number of pairs of each kind that it has.
 
     Raises:
-      UserError: manifest and index disagree.
+      UserError: Manifest and index disagree on the number of pairs.
     """
     manifest = read_manifest(store.prefix)
     counts = {kind: store.count(kind) for kind in get_args(Kind)}
@@ -104,11 +119,18 @@ def sources_of(store: TokenStore) -> list[dict[str, Any]]:
 
 
 def counts_text(vocabulary: Vocabulary, frequencies: np.ndarray) -> str:
-    """Lines `piece id count`, most frequent first, ties by id (the form of §6.5)."""
-    counts = frequencies[: vocabulary.piece_count]
+    """Lines `piece id count`, most frequent first, ties by id; see `text_counts`."""
+    counts = text_counts(frequencies[: vocabulary.piece_count])
     order = np.argsort(-counts, kind="stable")
     rows = zip(vocabulary.pieces(order.tolist()), order, counts[order], strict=True)
     return "".join(f"{piece} {i} {count}\n" for piece, i, count in rows)
+
+
+def text_counts(counts: np.ndarray) -> np.ndarray:
+    """Counts of ids, integers `[ids]`, without `<pad>` and `</s>`, which no text is made of."""
+    counts = counts.copy()
+    counts[: SpecialIds.eos_id + 1] = 0
+    return counts
 
 
 def check_vocabulary(prefix: str | Path, vocabulary: Vocabulary) -> None:
@@ -117,7 +139,9 @@ def check_vocabulary(prefix: str | Path, vocabulary: Vocabulary) -> None:
     A store without a manifest, made by another program, is taken as it is.
 
     Raises:
-      UserError: it does not.
+      UserError: The store is unfinished, or a file has another size than the manifest says.
+      UserError: The store was made with another vocabulary.
+      UserError: The store has newline tokens, and the vocabulary has none.
     """
     manifest = read_manifest(prefix)
     if manifest is None:
@@ -137,4 +161,17 @@ def check_vocabulary(prefix: str | Path, vocabulary: Vocabulary) -> None:
         raise UserError(
             f"token store {prefix} was made with {manifest['vocabulary']['path']}, whose pieces "
             f"are not those of {vocabulary.path}; prepare it again or give that vocabulary."
+        )
+    if manifest["vocabulary"].get("newline") and not vocabulary.newline:
+        raise UserError(
+            f"token store {prefix} has the newline as a token of its own, which {vocabulary.path} "
+            f"does not know; prepare it again without --newline, or write "
+            f'{{"newline": true}} to {settings_path(vocabulary.path)}.'
+        )
+    if vocabulary.newline and not manifest["vocabulary"].get("newline"):
+        logging.warning(
+            "Token store %s was made without the newline token that %s has; prepare it again to "
+            "train on newlines.",
+            prefix,
+            vocabulary.path,
         )

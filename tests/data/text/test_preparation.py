@@ -8,26 +8,29 @@ import pytest
 from hypothesis import given, settings
 from made_up_text import words
 
-from openba_jax.data import encoding
-from openba_jax.data.chunks import Source
-from openba_jax.data.conversations import Dialogues, Translations
 from openba_jax.data.loader import BatchLoader
-from openba_jax.data.preparation import prepare
-from openba_jax.data.rules import Instructions, Spans
-from openba_jax.data.token_store import TokenStore
+from openba_jax.data.store.token_store import TokenStore
+from openba_jax.data.text import encoding
+from openba_jax.data.text.chunks import TextSource
+from openba_jax.data.text.conversations import Dialogues, Translations
+from openba_jax.data.text.preparation import prepare
+from openba_jax.data.text.rules import Instructions, TextGroups
 from openba_jax.data.vocabulary import Vocabulary
+from openba_jax.data.vocabulary_training import train_vocabulary
 from openba_jax.errors import UserError
 from openba_jax.files import only_process, sha256
 from openba_jax.objectives.mixture import get_mixture
 from openba_jax.pruning import vocabulary as pruning
 
 
-def prepare_spans(files, vocabulary, output, *, strict=False, **rule):
-    return prepare([Source("all", files)], Spans(**rule), vocabulary, output, strict=strict)
+def prepare_text(files, vocabulary, output, *, strict=False, **rule):
+    return prepare(
+        [TextSource("all", files)], TextGroups(**rule), vocabulary, output, strict=strict
+    )
 
 
 def prepare_instructions(files, vocabulary, output, **rule):
-    return prepare([Source("all", files)], Instructions(**rule), vocabulary, output)
+    return prepare([TextSource("all", files)], Instructions(**rule), vocabulary, output)
 
 
 def write_jsonl(path, records):
@@ -39,7 +42,7 @@ def test_groups_of_the_original(shared_dir, tmp_path):
     golden = shared_dir / "golden/indexed"
     vocabulary = Vocabulary(shared_dir / "golden/vocab/old.model", newline=True)
     rule = json.loads((golden / "pretrain_spancorr.json").read_text())
-    prepare_spans(
+    prepare_text(
         [golden / "pretrain_docs.jsonl"],
         vocabulary,
         tmp_path / "store",
@@ -87,12 +90,12 @@ def test_rule_of_groups(tmp_path_factory, vocabulary, sizes, group_size, batch_s
     arguments = {"group_size": group_size, "batch_size": batch_size}
     if not groups:
         with pytest.raises(UserError, match=f"no group of {group_size} tokens"):
-            prepare_spans([source], vocabulary, folder / "out", **arguments)
+            prepare_text([source], vocabulary, folder / "out", **arguments)
         assert not list(folder.glob("out*"))
         return
-    numbers = prepare_spans([source], vocabulary, folder / "out", **arguments)["numbers"]
+    numbers = prepare_text([source], vocabulary, folder / "out", **arguments)["numbers"]
     store = TokenStore(folder / "out")
-    made = [store.source("spans", j).tolist() for j in range(store.count("spans"))]
+    made = [store.source("text", j).tolist() for j in range(store.count("text"))]
     assert made == groups
     assert numbers["documents"] == len(texts)
     assert numbers["empty_documents"] == sizes.count(0)
@@ -103,7 +106,7 @@ def test_rule_of_groups(tmp_path_factory, vocabulary, sizes, group_size, batch_s
 def test_manifest_and_counts(vocabulary, tmp_path):
     source = tmp_path / "docs.txt.gz"
     source.write_bytes(gzip.compress("\n".join(words(i, 30) for i in range(9)).encode()))
-    manifest = prepare_spans([source], vocabulary, tmp_path / "out", group_size=16)
+    manifest = prepare_text([source], vocabulary, tmp_path / "out", group_size=16)
     assert manifest == json.loads((tmp_path / "out.json").read_text())
     assert manifest["complete"]
     assert manifest["vocabulary"]["sha256"] == vocabulary.fingerprint
@@ -114,13 +117,15 @@ def test_manifest_and_counts(vocabulary, tmp_path):
     assert not list(tmp_path.glob("*.tmp"))
 
     store = TokenStore(tmp_path / "out")
-    ids = store.read("spans", np.arange(store.count("spans"))).ids
+    ids = store.read("text", np.arange(store.count("text"))).ids
     lines = (tmp_path / "out.counts.txt").read_text().split("\n")
     assert lines.pop() == ""
     rows = [line.rsplit(" ", 2) for line in lines]
     counts = {int(i): int(count) for _, i, count in rows}
     assert len(counts) == vocabulary.piece_count
     expected = np.bincount(ids.ravel(), minlength=vocabulary.piece_count)
+    assert expected[vocabulary.eos_id] > 0
+    expected[vocabulary.eos_id] = 0  # It stands between documents and is no text.
     assert [counts[i] for i in range(vocabulary.piece_count)] == expected.tolist()
     assert vocabulary.pieces([int(i) for _, i, _ in rows]) == [piece for piece, _, _ in rows]
     assert list(counts.values()) == sorted(counts.values(), reverse=True)
@@ -128,17 +133,19 @@ def test_manifest_and_counts(vocabulary, tmp_path):
 
 def test_counts_can_be_read_by_vocabulary_pruning(vocabulary, tmp_path):
     source = write_jsonl(tmp_path / "a.jsonl", [{"text": words(1, 90)}])
-    prepare_spans([source], vocabulary, tmp_path / "out", group_size=8)
+    prepare_text([source], vocabulary, tmp_path / "out", group_size=8)
     store = TokenStore(tmp_path / "out")
-    ids = store.read("spans", np.arange(store.count("spans"))).ids
+    ids = store.read("text", np.arange(store.count("text"))).ids
     counts = pruning.read_counts(tmp_path / "out.counts.txt")
-    np.testing.assert_array_equal(counts, np.bincount(ids.ravel(), minlength=len(counts)))
+    expected = np.bincount(ids.ravel(), minlength=len(counts))
+    np.testing.assert_array_equal(counts[2:], expected[2:])
+    assert counts[:2].tolist() == [0, 0]
 
 
 def test_prepared_stores_train(vocabulary, tmp_path):
     groups = write_jsonl(tmp_path / "a.jsonl", [{"text": words(i, 40)} for i in range(5)])
     pairs = write_jsonl(tmp_path / "b.jsonl", [{"inputs": "ba de", "targets": "gi"}])
-    prepare_spans([groups], vocabulary, tmp_path / "groups", group_size=20)
+    prepare_text([groups], vocabulary, tmp_path / "groups", group_size=20)
     prepare_instructions([pairs], vocabulary, tmp_path / "pairs")
     for name, prefix in (("ul2", "groups"), ("flan", "pairs")):
         loader = BatchLoader(get_mixture(name), [tmp_path / prefix], vocabulary, 8, 30, 30)
@@ -169,46 +176,52 @@ def test_instructions(vocabulary, tmp_path):
     assert not list(tmp_path.glob("q*"))
 
 
-@pytest.mark.parametrize("space", [" ", "\n", "\n \n"])
+@pytest.mark.parametrize("space", [" ", "\n", "\n \n", "  ", " <S> "])
 @pytest.mark.parametrize("newline", [False, True])
-def test_documents_of_any_length(vocabulary, monkeypatch, space, newline):
-    """Cutting a text before spaces and newlines does not change its ids."""
+@pytest.mark.parametrize("normalization", ["identity", "nmt_nfkc"])
+def test_documents_of_any_length(tmp_path, monkeypatch, space, newline, normalization):
+    """Cutting a text between words does not change its ids."""
     text = words(3, 2000).replace(" ", space)
-    vocabulary = Vocabulary(vocabulary.path, newline=newline)
+    texts = [words(seed, 100) for seed in range(20)]
+    path = tmp_path / "tokenizer.model"
+    vocabulary = train_vocabulary(texts, 300, path, normalization=normalization, newline=newline)
+    assert " " in vocabulary.separators
+    assert ("\n" in vocabulary.separators) == (normalization == "nmt_nfkc" and not newline)
     (whole,) = encoding.encode_texts(vocabulary, [text])
     monkeypatch.setattr(encoding, "_PART_CHARACTERS", 100)
     (parts,) = encoding.encode_texts(vocabulary, [text])
     np.testing.assert_array_equal(parts, whole)
-    (uncut,) = encoding.encode_texts(vocabulary, [text.replace(space, "")])
-    assert len(uncut) > 0
+    uncut = text.replace(space, "")
+    (ids,) = encoding.encode_texts(vocabulary, [uncut])
+    assert ids.tolist() == vocabulary.encode(uncut)
 
 
 def test_finished_work_is_left_alone(vocabulary, tmp_path):
     source = write_jsonl(tmp_path / "a.jsonl", [{"text": words(1, 90)}])
     output = tmp_path / "out"
-    first = prepare_spans([source], vocabulary, output, group_size=8)
+    first = prepare_text([source], vocabulary, output, group_size=8)
     times = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
-    assert prepare_spans([source], vocabulary, output, group_size=8) == first
+    assert prepare_text([source], vocabulary, output, group_size=8) == first
     assert times == {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
     with pytest.raises(UserError, match="from other files or by another rule"):
-        prepare_spans([source], vocabulary, output, group_size=9)
+        prepare_text([source], vocabulary, output, group_size=9)
     (tmp_path / "out.bin").write_bytes(b"")  # Damaged: made again.
-    assert prepare_spans([source], vocabulary, output, group_size=8) == first
-    assert TokenStore(output).count("spans") == first["numbers"]["pairs"]
+    assert prepare_text([source], vocabulary, output, group_size=8) == first
+    assert TokenStore(output).count("text") == first["numbers"]["pairs"]
     write_jsonl(source, [{"text": words(2, 90)}])
     with pytest.raises(UserError, match="from other files or by another rule"):
-        prepare_spans([source], vocabulary, output, group_size=8)
+        prepare_text([source], vocabulary, output, group_size=8)
 
 
 def test_a_killed_run_can_be_started_again(vocabulary, tmp_path):
     """Its manifest says that it did not finish, whatever else it left, and with whatever rule."""
     source = write_jsonl(tmp_path / "a.jsonl", [{"text": words(1, 90)}])
-    first = prepare_spans([source], vocabulary, tmp_path / "out", group_size=8)
+    first = prepare_text([source], vocabulary, tmp_path / "out", group_size=8)
     (tmp_path / "out.json").write_text(json.dumps(first | {"complete": False}))
     (tmp_path / "out.bin.tmp").write_bytes(b"half")
-    second = prepare_spans([source], vocabulary, tmp_path / "out", group_size=9)
+    second = prepare_text([source], vocabulary, tmp_path / "out", group_size=9)
     assert second["complete"]
-    assert TokenStore(tmp_path / "out").source("spans", 0).shape == (9,)
+    assert TokenStore(tmp_path / "out").source("text", 0).shape == (9,)
     assert not list(tmp_path.glob("*.tmp"))
 
 
@@ -216,24 +229,24 @@ def test_files_from_elsewhere_are_not_overwritten(vocabulary, tmp_path):
     source = write_jsonl(tmp_path / "a.jsonl", [{"text": words(1, 90)}])
     (tmp_path / "out.idx").write_bytes(b"precious")
     with pytest.raises(UserError, match=r"out.idx in .* from elsewhere"):
-        prepare_spans([source], vocabulary, tmp_path / "out")
+        prepare_text([source], vocabulary, tmp_path / "out")
     assert (tmp_path / "out.idx").read_bytes() == b"precious"
     (tmp_path / "notes.json").write_text('{"my": "notes"}')
     with pytest.raises(UserError, match=r"notes.json in .* from elsewhere"):
-        prepare_spans([source], vocabulary, tmp_path / "notes")
+        prepare_text([source], vocabulary, tmp_path / "notes")
 
 
 def test_bad_input_leaves_nothing(vocabulary, tmp_path):
     source = write_jsonl(tmp_path / "a.jsonl", [{"text": words(1, 90)}, {"body": "x"}])
     with pytest.raises(UserError, match=r"a.jsonl line 2 has no column 'text'; it has 'body'"):
-        prepare_spans([source], vocabulary, tmp_path / "out", group_size=8, strict=True)
+        prepare_text([source], vocabulary, tmp_path / "out", group_size=8, strict=True)
     (tmp_path / "empty.jsonl").write_text("")
     with pytest.raises(UserError, match="0 documents give no group"):
-        prepare_spans([tmp_path / "empty.jsonl"], vocabulary, tmp_path / "out")
+        prepare_text([tmp_path / "empty.jsonl"], vocabulary, tmp_path / "out")
     with pytest.raises(UserError, match=r"nowhere.jsonl does not exist"):
-        prepare_spans([tmp_path / "nowhere.jsonl"], vocabulary, tmp_path / "out")
+        prepare_text([tmp_path / "nowhere.jsonl"], vocabulary, tmp_path / "out")
     with pytest.raises(UserError, match="no input file"):
-        prepare_spans([], vocabulary, tmp_path / "out")
+        prepare_text([], vocabulary, tmp_path / "out")
     assert not list(tmp_path.glob("out*"))
 
 
@@ -246,44 +259,49 @@ def test_corrupt_lines_are_left_out_and_told(vocabulary, tmp_path, caplog):
     source.write_bytes("\n".join(lines).encode("utf-8", "surrogateescape"))
     (tmp_path / "good.jsonl").write_text("\n".join(good))
     with caplog.at_level("WARNING", logger="absl"):
-        manifest = prepare_spans([source], vocabulary, tmp_path / "out", group_size=8)
+        manifest = prepare_text([source], vocabulary, tmp_path / "out", group_size=8)
     assert manifest["numbers"]["bad_items"] == len(bad)
     assert len(manifest["bad_items"]) == len(caplog.records) == len(bad)
     for number, told in zip(range(2, 13, 2), manifest["bad_items"], strict=True):
         assert told.startswith(f"{source} line {number} ")
-    prepare_spans([tmp_path / "good.jsonl"], vocabulary, tmp_path / "good", group_size=8)
+    prepare_text([tmp_path / "good.jsonl"], vocabulary, tmp_path / "good", group_size=8)
     assert (tmp_path / "out.bin").read_bytes() == (tmp_path / "good.bin").read_bytes()
     with pytest.raises(UserError, match=r"a.jsonl line 2 is not JSON"):
-        prepare_spans([source], vocabulary, tmp_path / "strict", group_size=8, strict=True)
+        prepare_text([source], vocabulary, tmp_path / "strict", group_size=8, strict=True)
     assert not list(tmp_path.glob("strict*"))
 
 
 def test_a_corpus_that_lacks_the_column_is_another_one(vocabulary, tmp_path):
     source = write_jsonl(tmp_path / "a.jsonl", [{"body": "x", "title": "y"}])
     with pytest.raises(UserError, match=r"line 1 has no column 'text'; it has 'body', 'title'"):
-        prepare_spans([source], vocabulary, tmp_path / "out")
+        prepare_text([source], vocabulary, tmp_path / "out")
     (tmp_path / "b.jsonl").write_text("broken\n\n")
     with pytest.raises(UserError, match=r"1 that cannot be used, the first: .*b.jsonl line 1 is"):
-        prepare_spans([tmp_path / "b.jsonl"], vocabulary, tmp_path / "out")
+        prepare_text([tmp_path / "b.jsonl"], vocabulary, tmp_path / "out")
     assert not list(tmp_path.glob("out*"))
 
 
-def test_special_tokens_in_the_text(vocabulary, tmp_path):
+def test_special_tokens_in_the_text(vocabulary, tmp_path, caplog):
     """They become what they spell, as in the original's tokenizer, and are counted."""
-    text = "ba <extra_id_0> de</s> gi <S>"
+    text = "ba <extra_id_0> de</s> gi<S>"
     source = write_jsonl(tmp_path / "a.jsonl", [{"text": text}])
-    manifest = prepare_spans([source], vocabulary, tmp_path / "out", group_size=7)
+    manifest = prepare_text([source], vocabulary, tmp_path / "out", group_size=2)
     stored = TokenStore(tmp_path / "out")
-    ids = stored.read("spans", np.arange(stored.count("spans"))).ids.ravel().tolist()
+    ids = stored.read("text", np.arange(stored.count("text"))).ids.ravel().tolist()
     assert {vocabulary.sentinel(0), vocabulary.s_id} <= set(ids)
     assert ids.count(1) == 2  # The document's own eos, and that in the text.
     assert manifest["numbers"]["special_tokens"] == 3
+    named = [r.getMessage() for r in caplog.records if "special token" in r.getMessage()]
+    assert named == [
+        f"A text spells out a special token, {source} line 1: {token}"
+        for token in ("<extra_id_0>", "</s>", "<S>")
+    ]
 
 
 def test_newlines_are_no_special_tokens_in_the_text(vocabulary, tmp_path):
     source = write_jsonl(tmp_path / "a.jsonl", [{"text": "ba\nde\n<X>"}])
     with_newlines = Vocabulary(vocabulary.path, newline=True)
-    manifest = prepare_spans([source], with_newlines, tmp_path / "out", group_size=2)
+    manifest = prepare_text([source], with_newlines, tmp_path / "out", group_size=2)
     assert manifest["numbers"]["special_tokens"] == 1
 
 
@@ -292,15 +310,15 @@ def test_totals_of_sources(vocabulary, tmp_path):
     files = [tmp_path / f"{i}.txt" for i in range(3)]
     for i, file in enumerate(files):
         file.write_text("\n".join(words(10 * i + j, 30) for j in range(4)))
-    sources = [Source("one", files[:2], 2.0), Source("two", files[2:], 1.0)]
-    manifest = prepare(sources, Spans(16, batch_size=0), vocabulary, tmp_path / "both")
+    sources = [TextSource("one", files[:2], 2.0), TextSource("two", files[2:], 1.0)]
+    manifest = prepare(sources, TextGroups(16, batch_size=0), vocabulary, tmp_path / "both")
     parts = b""
     for source in sources:
-        alone = prepare([source], Spans(16, batch_size=0), vocabulary, tmp_path / source.name)
+        alone = prepare([source], TextGroups(16, batch_size=0), vocabulary, tmp_path / source.name)
         described = next(s for s in manifest["sources"] if s["name"] == source.name)
         assert described["numbers"] == alone["numbers"]
         assert described["weight"] == source.weight
-        assert described["spans"] == alone["numbers"]["pairs"]
+        assert described["text"] == alone["numbers"]["pairs"]
         assert len(described["inputs"]) == len(source.files)
         parts += (tmp_path / f"{source.name}.bin").read_bytes()
     assert (tmp_path / "both.bin").read_bytes() == parts
@@ -325,12 +343,12 @@ def test_dialogues_and_translations(vocabulary, tmp_path):
     dialogue = [{"human": "ba", "assistant": "de"}, {"human": words(1, 99), "assistant": "gi"}]
     source = write_jsonl(tmp_path / "a.jsonl", [{"conversation": dialogue}])
     manifest = prepare(
-        [Source("a", [source])], Dialogues(max_length=60), vocabulary, tmp_path / "a"
+        [TextSource("a", [source])], Dialogues(max_length=60), vocabulary, tmp_path / "a"
     )
     assert (manifest["numbers"]["pairs"], manifest["numbers"]["too_long"]) == (1, 1)
     assert TokenStore(tmp_path / "a").target("instructions", 0)[-1] == 1
     source = write_jsonl(tmp_path / "b.jsonl", [{"en": "ba", "zh": "de"}])
-    prepare([Source("b", [source])], Translations(), vocabulary, tmp_path / "b")
+    prepare([TextSource("b", [source])], Translations(), vocabulary, tmp_path / "b")
     store = TokenStore(tmp_path / "b")
     assert store.count("instructions") == 2
     assert store.target("instructions", 1).tolist() == [*vocabulary.encode("ba"), 1]
@@ -342,8 +360,8 @@ def test_text_that_is_no_unicode_is_left_out(vocabulary, tmp_path, workers):
     lines.insert(3, '{"text": "half a pair: \\ud800"}')
     lines.insert(5, '{"text": "a whole pair: \\ud83d\\ude00"}')
     (tmp_path / "docs.jsonl").write_text("\n".join(lines))
-    source = Source("all", [tmp_path / "docs.jsonl"])
-    manifest = prepare([source], Spans(8), vocabulary, tmp_path / "out", workers=workers)
+    source = TextSource("all", [tmp_path / "docs.jsonl"])
+    manifest = prepare([source], TextGroups(8), vocabulary, tmp_path / "out", workers=workers)
     (bad,) = manifest["bad_items"]
     assert "docs.jsonl line 4 has half of a surrogate pair" in bad
     assert manifest["numbers"]["documents"] == 7
@@ -351,20 +369,20 @@ def test_text_that_is_no_unicode_is_left_out(vocabulary, tmp_path, workers):
 
 def test_a_null_in_the_first_record_is_left_out(vocabulary, tmp_path):
     source = write_jsonl(tmp_path / "a.jsonl", [{"text": None}, {"text": words(1, 90)}])
-    manifest = prepare_spans([source], vocabulary, tmp_path / "out", group_size=8)
+    manifest = prepare_text([source], vocabulary, tmp_path / "out", group_size=8)
     assert manifest["numbers"]["bad_items"] == 1
     with pytest.raises(UserError, match="line 1 has no text in column 'text' but None"):
-        prepare_spans([source], vocabulary, tmp_path / "strict", group_size=8, strict=True)
+        prepare_text([source], vocabulary, tmp_path / "strict", group_size=8, strict=True)
 
 
 def test_names_with_brackets_are_names(vocabulary, tmp_path):
     source = write_jsonl(tmp_path / "[zh] a.jsonl", [{"text": words(1, 90)}])
-    assert prepare_spans([source], vocabulary, tmp_path / "out", group_size=8)["complete"]
+    assert prepare_text([source], vocabulary, tmp_path / "out", group_size=8)["complete"]
 
 
 def test_one_process_writes_an_output(vocabulary, tmp_path):
     source = write_jsonl(tmp_path / "a.jsonl", [{"text": words(1, 90)}])
     with only_process(tmp_path / "out"), pytest.raises(UserError, match="another process"):
-        prepare_spans([source], vocabulary, tmp_path / "out", group_size=8)
-    prepare_spans([source], vocabulary, tmp_path / "out", group_size=8)
+        prepare_text([source], vocabulary, tmp_path / "out", group_size=8)
+    prepare_text([source], vocabulary, tmp_path / "out", group_size=8)
     assert not (tmp_path / "out.lock").exists()

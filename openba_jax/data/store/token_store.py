@@ -1,7 +1,7 @@
-"""The memory-mapped token store: `PREFIX.bin` and `PREFIX.idx` (reference §4.6), byte for byte.
+"""The memory-mapped token store: `PREFIX.bin` and `PREFIX.idx` of the original, byte for byte.
 
 `.bin` holds the ids of all sequences one after another. Sequence 2p is the source and 2p+1 the
-target of pair p; a pair is a group of text for denoising (`"spans"`, empty target) or an
+target of pair p; a pair is a group of text for denoising (`"text"`, empty target) or an
 instruction (`"instructions"`). `.idx`, little endian and unaligned:
 
     0   9 bytes   magic            26  u64       number of groups, A
@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from openba_jax.errors import UserError
-from openba_jax.objectives.rows import Kind, Rows, Side
+from openba_jax.objectives.token_rows import Kind, Side, TokenRows
 
 HEADER = struct.Struct("<9sQBQQQ")
 MAGIC = b"MMIDIDX\x00\x00"
@@ -41,7 +41,7 @@ class TokenStore:
         """Maps `PREFIX.bin` and `PREFIX.idx`.
 
         Raises:
-          UserError: a file is missing or damaged, or the two do not belong together.
+          UserError: A file is missing or damaged, or the two do not belong together.
         """
         self.prefix = Path(prefix)
         index_path, data_path = paths_of(self.prefix)
@@ -55,13 +55,15 @@ class TokenStore:
             header = file.read(HEADER.size)
         if len(header) < HEADER.size or not header.startswith(MAGIC):
             raise UserError(f"{index_path} is not the index of a token store.")
-        _, version, code, sequences, spans, instructions = HEADER.unpack(header)
-        if version != VERSION or code not in _TYPES or sequences != 2 * (spans + instructions):
+        _, version, code, sequences, groups, instructions = HEADER.unpack(header)
+        if version != VERSION or code not in _TYPES or sequences != 2 * (groups + instructions):
             raise UserError(
                 f"{index_path} is damaged or of another kind: version {version}, type code {code}, "
-                f"{sequences} sequences for {spans} groups and {instructions} instructions."
+                f"{sequences} sequences for {groups} groups and {instructions} instructions."
             )
-        bounds = np.cumsum([HEADER.size, 4 * sequences, 8 * sequences, 8 * spans, 8 * instructions])
+        bounds = np.cumsum(
+            [HEADER.size, 4 * sequences, 8 * sequences, 8 * groups, 8 * instructions]
+        )
         if index_path.stat().st_size != bounds[-1]:
             raise UserError(
                 f"{index_path} has {index_path.stat().st_size} bytes where its header promises "
@@ -72,7 +74,7 @@ class TokenStore:
         self._lengths = index[bounds[0] : bounds[1]].view("<i4")
         self._offsets = index[bounds[1] : bounds[2]].view("<i8")
         self._pairs: dict[Kind, np.ndarray] = {
-            "spans": index[bounds[2] : bounds[3]].view("<i8"),
+            "text": index[bounds[2] : bounds[3]].view("<i8"),
             "instructions": index[bounds[3] : bounds[4]].view("<i8"),
         }
         expected = 0
@@ -115,7 +117,7 @@ class TokenStore:
 
     def read(
         self, kind: Kind, indices: np.ndarray, side: Side = "source", longest: int | None = None
-    ) -> Rows:
+    ) -> TokenRows:
         """Reads many sequences at once.
 
         Args:
@@ -125,7 +127,7 @@ class TokenStore:
           longest: read no more than so many ids of each.
 
         Raises:
-          UserError: the index points outside `.bin`.
+          UserError: The index points outside `.bin`.
         """
         sequences = self._sequences(kind, indices) + (side == "target")
         lengths = self._lengths[sequences].astype(np.int64)
@@ -141,7 +143,7 @@ class TokenStore:
         valid = columns < lengths[:, None]
         ids = np.zeros(valid.shape, np.int32)
         ids[valid] = self._data[(starts[:, None] + columns)[valid]]
-        return Rows(ids, lengths)
+        return TokenRows(ids, lengths)
 
     def read_pairs(self, kind: Kind, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Pairs as `TokenStoreWriter.add_pairs` takes them.
@@ -163,7 +165,7 @@ class TokenStore:
         """Where the sources of pairs stand among all sequences; each target follows its source.
 
         Raises:
-          UserError: the index names a pair that is not there.
+          UserError: The index names a pair that is not there.
         """
         pairs = self._pairs[kind][indices]
         if len(pairs) and not 0 <= pairs.min() <= pairs.max() < len(self._lengths) // 2:
@@ -179,7 +181,7 @@ class TokenStore:
         """Checks every entry of the index.
 
         Raises:
-          UserError: sequences do not follow one another, or pairs are missing or named twice.
+          UserError: Sequences do not follow one another, or pairs are missing or named twice.
         """
         end = 0
         for i in range(0, len(self._lengths), PAIRS_AT_ONCE):
@@ -218,11 +220,11 @@ class JoinedStores:
 
     def read(
         self, kind: Kind, indices: np.ndarray, side: Side = "source", longest: int | None = None
-    ) -> Rows:
+    ) -> TokenRows:
         """`TokenStore.read` with numbers that run on from store to store."""
         starts = np.cumsum([0, *(store.count(kind) for store in self.stores)])
         if len(indices) and not 0 <= indices.min() <= indices.max() < starts[-1]:
-            raise IndexError(f"there are {starts[-1]} {kind}, numbered from 0.")
+            raise IndexError(f"there are {starts[-1]} pairs of kind {kind!r}, numbered from 0.")
         owner = np.searchsorted(starts, indices, side="right") - 1
         parts = [
             (owner == i, store.read(kind, indices[owner == i] - starts[i], side, longest))
@@ -234,14 +236,14 @@ class JoinedStores:
         for places, rows in parts:
             ids[places, : rows.ids.shape[1]] = rows.ids
             lengths[places] = rows.lengths
-        return Rows(ids, lengths)
+        return TokenRows(ids, lengths)
 
 
 def open_stores(prefixes: Sequence[str | Path]) -> JoinedStores:
     """Opens stores by their prefixes.
 
     Raises:
-      UserError: no prefix is given, or a store is missing or damaged.
+      UserError: No prefix is given, or a store is missing or damaged.
     """
     if not prefixes:
         raise UserError("no token store is given; name at least one prefix.")

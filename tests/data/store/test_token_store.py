@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from openba_jax.data.store_tools import merge_stores
-from openba_jax.data.token_store import TokenStore, open_stores, store_dtype
-from openba_jax.data.token_store_writer import TokenStoreWriter
+from openba_jax.data.store.token_store import TokenStore, open_stores, store_dtype
+from openba_jax.data.store.tools import merge_stores
+from openba_jax.data.store.writer import TokenStoreWriter
 from openba_jax.errors import UserError
 
 GOLDEN = Path(__file__).parent / "golden"
-KINDS = {"span-corruption": "spans", "multi-task": "instructions"}
+KINDS = {"span-corruption": "text", "multi-task": "instructions"}
 
 
 def check_golden(prefix, items, folder):
@@ -25,7 +25,7 @@ def check_golden(prefix, items, folder):
             assert store.source(kind, j).tolist() == item["source"]
             assert store.target(kind, j).tolist() == item["target"]
             writer.add_pair(kind, item["source"], item["target"])
-    assert store.count("spans") + store.count("instructions") == len(items)
+    assert store.count("text") + store.count("instructions") == len(items)
     for suffix in (".bin", ".idx"):
         original = prefix.with_name(prefix.name + suffix).read_bytes()
         assert (folder / f"copy{suffix}").read_bytes() == original
@@ -85,12 +85,12 @@ def test_groups_at_once_are_pairs_without_targets(tmp_path):
         writer.add_groups(groups[2:])
     with TokenStoreWriter(tmp_path / "pairs", np.dtype("<u2")) as writer:
         for group in groups:
-            writer.add_pair("spans", group)
+            writer.add_pair("text", group)
     for suffix in ("bin", "idx"):
         files = [(tmp_path / f"{name}.{suffix}").read_bytes() for name in ("groups", "pairs")]
         assert files[0] == files[1]
     store = TokenStore(tmp_path / "groups")
-    assert (store.longest("spans"), store.tokens("spans"), store.longest("instructions")) == (
+    assert (store.longest("text"), store.tokens("text"), store.longest("instructions")) == (
         4,
         12,
         0,
@@ -104,9 +104,9 @@ def test_element_types(tmp_path):
         TokenStoreWriter(tmp_path / "x", np.dtype(float))
     writer = TokenStoreWriter(tmp_path / "x", np.dtype(np.uint16))
     with pytest.raises(ValueError, match="65536 do not fit uint16"):
-        writer.add_pair("spans", [1, 65_536])
+        writer.add_pair("text", [1, 65_536])
     with TokenStoreWriter(tmp_path / "a", np.dtype(np.uint16)) as writer:
-        writer.add_pair("spans", [1])
+        writer.add_pair("text", [1])
     with pytest.raises(UserError, match="cannot be joined"):
         merge_stores([GOLDEN / "mixed_int32", tmp_path / "a"], tmp_path / "b")
 
@@ -114,7 +114,7 @@ def test_element_types(tmp_path):
 def test_a_failed_writer_leaves_nothing(tmp_path):
     def write():
         with TokenStoreWriter(tmp_path / "x", np.dtype("u2")) as writer:
-            writer.add_pair("spans", [1, 2])
+            writer.add_pair("text", [1, 2])
             raise RuntimeError("the source broke off")
 
     with pytest.raises(RuntimeError, match="broke off"):
@@ -156,7 +156,7 @@ def test_damaged_stores(tmp_path, suffix, change, message):
         shutil.copy(file, tmp_path)
     damage(tmp_path / f"mixed_int32{suffix}", change)
     with pytest.raises(UserError, match=message):
-        TokenStore(tmp_path / "mixed_int32").source("spans", 0)
+        TokenStore(tmp_path / "mixed_int32").source("text", 0)
 
 
 def test_missing_stores(tmp_path):
@@ -168,10 +168,10 @@ def test_missing_stores(tmp_path):
 
 def test_numbers_run_through_joined_stores():
     joined = open_stores([GOLDEN / "mixed_int32"] * 2)
-    with pytest.raises(IndexError, match="there are 8 spans"):
-        joined.read("spans", np.array([8]))
+    with pytest.raises(IndexError, match="there are 8 pairs"):
+        joined.read("text", np.array([8]))
 
 
 def test_an_empty_store_can_be_opened(tmp_path):
     TokenStoreWriter(tmp_path / "empty", np.dtype("u2")).close()
-    assert open_stores([tmp_path / "empty"]).count("spans") == 0
+    assert open_stores([tmp_path / "empty"]).count("text") == 0

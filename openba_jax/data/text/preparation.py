@@ -16,9 +16,7 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from openba_jax.data.chunks import Chunk, Source, read_chunks
-from openba_jax.data.encoding import Encoded, encode_chunks
-from openba_jax.data.manifest import (
+from openba_jax.data.store.manifest import (
     counts_text,
     describe_files,
     manifest_path,
@@ -26,23 +24,26 @@ from openba_jax.data.manifest import (
     sibling,
     write_manifest,
 )
-from openba_jax.data.resumption import NUMBERS, Progress
-from openba_jax.data.rules import Rule, Spans
-from openba_jax.data.token_store import store_dtype
-from openba_jax.data.token_store_writer import TokenStoreWriter
+from openba_jax.data.store.outputs import check_output
+from openba_jax.data.store.token_store import store_dtype
+from openba_jax.data.store.writer import TokenStoreWriter
+from openba_jax.data.text.chunks import Chunk, TextSource, read_chunks
+from openba_jax.data.text.encoding import SPECIAL_PLACES, Encoded, encode_chunks
+from openba_jax.data.text.preparation_job import PreparationJob, bar, same_job
+from openba_jax.data.text.resumption import NUMBERS, Progress
+from openba_jax.data.text.rules import RecordRule, TextGroups
 from openba_jax.data.vocabulary import Vocabulary
-from openba_jax.data.work import Work, bar, same_work
 from openba_jax.errors import UserError
 from openba_jax.files import only_process, write_atomically
-from openba_jax.objectives.rows import Kind
+from openba_jax.objectives.token_rows import Kind
 
 _BAD_ITEMS_LISTED = 1000
 _BYTES_PER_WORKER = 4 << 20
 
 
 def prepare(
-    sources: Sequence[Source],
-    rule: Rule,
+    sources: Sequence[TextSource],
+    rule: RecordRule,
     vocabulary: Vocabulary,
     output: str | Path,
     *,
@@ -72,18 +73,21 @@ def prepare(
       stays as it is.
 
     Raises:
-      UserError: a file or record is bad, `output` holds something else, another process is
-        writing it, or there is no pair.
-      OSError: the disk is full; what was done is kept.
+      UserError: A file cannot be read or, if strict, a line cannot be used.
+      UserError: The output cannot be written, or would replace an input, see `check_output`.
+      UserError: The output holds another store, or another process is writing it.
+      UserError: The sources give no pair.
+      OSError: The disk is full; what was done is kept.
     """
-    output = Path(output)
-    with only_process(output), Work(sources, rule, vocabulary) as work:
-        return _prepare(work, rule, vocabulary, output, workers, strict, progress, save_seconds)
+    job = PreparationJob(sources, rule, vocabulary)
+    output = check_output(output, [vocabulary.path, *itertools.chain(*job.files)])
+    with only_process(output), job:
+        return _prepare(job, rule, vocabulary, output, workers, strict, progress, save_seconds)
 
 
 def _prepare(
-    work: Work,
-    rule: Rule,
+    job: PreparationJob,
+    rule: RecordRule,
     vocabulary: Vocabulary,
     output: Path,
     workers: int,
@@ -92,51 +96,54 @@ def _prepare(
     save_seconds: float,
 ) -> dict[str, Any]:
     found = previous_manifest(output)
-    state = Progress(output, vocabulary.token_count, len(work.files))
+    state = Progress(output, vocabulary.token_count, len(job.files))
     resumed = False
-    if found is not None and same_work(output, found, work.described(progress)):
+    if found is not None and same_job(output, found, job.described(progress)):
         if found["complete"]:
             state.remove()  # It may have been killed before it came to this.
             TokenStoreWriter.remove_unfinished(output)
             return found
         resumed = state.load() and TokenStoreWriter.holds(output, state.mark)
     if not resumed:
-        state.remove()  # Of other work, also unfinished, or somebody took files away.
-        state = Progress(output, vocabulary.token_count, len(work.files))
+        state.remove()  # Of another job, also unfinished, or somebody took files away.
+        state = Progress(output, vocabulary.token_count, len(job.files))
         write_manifest(output, {"complete": False})
-    workers = min(workers, work.bytes // _BYTES_PER_WORKER)
+    workers = min(workers, job.bytes // _BYTES_PER_WORKER)
     writer = TokenStoreWriter(
         output, store_dtype(vocabulary.token_count), resume=state.mark if resumed else None
     )
     encoded = encode_chunks(
-        read_chunks(work.files, rule.columns, state.position), vocabulary, rule, strict, workers
+        read_chunks(job.files, rule.columns, state.position), vocabulary, rule, strict, workers
     )
 
     def save() -> None:
         if not state.saved:
-            write_manifest(output, {"complete": False, **work.described()})
+            write_manifest(output, {"complete": False, **job.described()})
         state.save(writer.mark())
 
     try:
         with (
             contextlib.closing(encoded),
-            bar(work.bytes, state.read, progress, "preparing") as shown,
+            bar(job.bytes, state.read, progress, "preparing") as shown,
         ):
-            saved = time.monotonic()
+            saved, special_places = time.monotonic(), 0
             for chunk, result in encoded:
                 for reason in result.bad:
                     logging.warning("Left out: %s", reason)
+                for place in result.special_places[: max(SPECIAL_PLACES - special_places, 0)]:
+                    logging.warning("A text spells out a special token, %s", place)
+                special_places += len(result.special_places)
                 state.bad += result.bad[: _BAD_ITEMS_LISTED - len(state.bad)]
                 _add(writer, state, chunk, rule, result)
                 state.position = chunk.after
                 state.read += chunk.read
                 shown.update(chunk.read)
-                if time.monotonic() > saved + save_seconds and (work.known or save_seconds <= 0):
+                if time.monotonic() > saved + save_seconds and (job.known or save_seconds <= 0):
                     save()
                     saved = time.monotonic()
         if not state.total("pairs"):
             raise UserError(_nothing(state, rule))
-        return _finish(writer, state, work.described(), rule.kind, vocabulary)
+        return _finish(writer, state, job.described(), rule.kind, vocabulary)
     except BaseException:
         # Saved progress is worth keeping, whatever it was that went wrong.
         if not state.saved:
@@ -148,7 +155,7 @@ def _prepare(
 
 
 def _add(
-    writer: TokenStoreWriter, state: Progress, chunk: Chunk, rule: Rule, result: Encoded
+    writer: TokenStoreWriter, state: Progress, chunk: Chunk, rule: RecordRule, result: Encoded
 ) -> None:
     """Writes and counts what a chunk gave."""
     numbers = state.numbers[chunk.source]
@@ -157,7 +164,7 @@ def _add(
     numbers["too_long"] += result.too_long
     numbers["bad_items"] += len(result.bad)
     numbers["special_tokens"] += result.special
-    if not isinstance(rule, Spans):
+    if not isinstance(rule, TextGroups):
         writer.add_pairs(rule.kind, result.ids, result.lengths)
         state.count(chunk.source, result.ids, len(result.lengths) // 2)
         return
@@ -177,7 +184,7 @@ def _add(
 
 
 def _batch_ends(
-    state: Progress, rule: Spans, lengths: np.ndarray, ends_source: bool
+    state: Progress, rule: TextGroups, lengths: np.ndarray, ends_source: bool
 ) -> Sequence[int]:
     """After how many ids of a chunk a batch ends; counts its lines."""
     ends: list[int] = []
@@ -194,7 +201,7 @@ def _batch_ends(
 def _finish(
     writer: TokenStoreWriter,
     state: Progress,
-    work: dict[str, Any],
+    job: dict[str, Any],
     kind: Kind,
     vocabulary: Vocabulary,
 ) -> dict[str, Any]:
@@ -205,11 +212,11 @@ def _finish(
     )
     sources = [
         {**source, kind: numbers["pairs"], "numbers": numbers}
-        for source, numbers in zip(work["sources"], state.numbers, strict=True)
+        for source, numbers in zip(job["sources"], state.numbers, strict=True)
     ]
     manifest = {
         "complete": True,
-        **work,
+        **job,
         "sources": sources,
         "numbers": {name: state.total(name) for name in NUMBERS},
         "bad_items": state.bad,
@@ -221,11 +228,11 @@ def _finish(
     return manifest
 
 
-def _nothing(state: Progress, rule: Rule) -> str:
+def _nothing(state: Progress, rule: RecordRule) -> str:
     """Why there is no pair."""
     documents, bad = state.total("documents"), state.total("bad_items")
     reason = f" and {bad} that cannot be used, the first: {state.bad[0]}" if bad else ""
-    if isinstance(rule, Spans):
+    if isinstance(rule, TextGroups):
         return (
             f"{documents} documents give no group of {rule.group_size} tokens, "
             f"{state.total('dropped_tokens')} tokens are left over{reason}; give more text, a "

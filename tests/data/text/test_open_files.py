@@ -7,8 +7,8 @@ import lzma
 
 import pytest
 
-from openba_jax.data.documents import items_of, parse, read_blocks, read_records
-from openba_jax.data.inputs import expand, input_sha256, input_size
+from openba_jax.data.text.documents import items_of, parse, read_blocks, read_records
+from openba_jax.data.text.open_files import expand, input_sha256, input_size
 from openba_jax.errors import UserError
 from openba_jax.files import sha256
 

@@ -15,10 +15,10 @@ import pytest
 from hypothesis import given, settings
 from made_up_text import words
 
-from openba_jax.data import chunks, encoding, preparation
-from openba_jax.data.chunks import Source
-from openba_jax.data.preparation import prepare
-from openba_jax.data.rules import Instructions, Spans
+from openba_jax.data.text import chunks, encoding, preparation
+from openba_jax.data.text.chunks import TextSource
+from openba_jax.data.text.preparation import prepare
+from openba_jax.data.text.rules import Instructions, TextGroups
 from openba_jax.errors import UserError
 
 FILES = (".bin", ".idx", ".json", ".counts.txt")
@@ -48,8 +48,8 @@ def sources(tmp_path_factory):
     (folder / "b.jsonl.gz").write_bytes(gzip.compress("\n".join(lines[70:]).encode()))
     (folder / "c.txt").write_text("\n".join(words(200 + i, 30) for i in range(50)))
     return [
-        Source("one", [folder / "a.jsonl", folder / "b.jsonl.gz"], 2.0),
-        Source("two", [folder / "c.txt"], 1.0),
+        TextSource("one", [folder / "a.jsonl", folder / "b.jsonl.gz"], 2.0),
+        TextSource("two", [folder / "c.txt"], 1.0),
     ]
 
 
@@ -61,7 +61,7 @@ def sources(tmp_path_factory):
 )
 def test_broken_runs(tmp_path_factory, vocabulary, sources, breaks, batch_size, chunk_bytes):
     folder = tmp_path_factory.mktemp("broken")
-    rule = Spans(group_size=16, batch_size=batch_size)
+    rule = TextGroups(group_size=16, batch_size=batch_size)
     prepare(sources, rule, vocabulary, folder / "whole")
     encode = preparation.encode_chunks
 
@@ -87,7 +87,7 @@ def test_broken_runs(tmp_path_factory, vocabulary, sources, breaks, batch_size, 
 
 @pytest.mark.parametrize("moment", ["write_atomically", "describe_files", "write_manifest"])
 def test_broken_off_while_finishing(vocabulary, sources, tmp_path, monkeypatch, moment):
-    rule = Spans(group_size=16)
+    rule = TextGroups(group_size=16)
     prepare(sources, rule, vocabulary, tmp_path / "whole")
 
     def fail(*arguments):
@@ -112,22 +112,22 @@ def test_other_work_starts_anew(vocabulary, sources, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(preparation, "_finish", lambda *arguments: 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            prepare(sources, Spans(16), vocabulary, tmp_path / "out", save_seconds=-1)
+            prepare(sources, TextGroups(16), vocabulary, tmp_path / "out", save_seconds=-1)
     assert (tmp_path / "out.progress").exists()
-    prepare(sources[1:], Spans(16), vocabulary, tmp_path / "out")
-    prepare(sources[1:], Spans(16), vocabulary, tmp_path / "fresh")
+    prepare(sources[1:], TextGroups(16), vocabulary, tmp_path / "out")
+    prepare(sources[1:], TextGroups(16), vocabulary, tmp_path / "fresh")
     assert written(tmp_path / "out") == written(tmp_path / "fresh")
 
 
 def test_broken_off_after_the_end(vocabulary, sources, tmp_path, monkeypatch):
     """Nothing but the store stays, whenever the run was killed."""
-    prepare(sources, Spans(16), vocabulary, tmp_path / "whole")
+    prepare(sources, TextGroups(16), vocabulary, tmp_path / "whole")
     with monkeypatch.context() as patch:
         patch.setattr(preparation.Progress, "remove", lambda state: 1 / (not state.saved))
         with pytest.raises(ZeroDivisionError):
-            prepare(sources, Spans(16), vocabulary, tmp_path / "out", save_seconds=-1)
-    assert (tmp_path / "out.spans.tmp").exists()
-    prepare(sources, Spans(16), vocabulary, tmp_path / "out")
+            prepare(sources, TextGroups(16), vocabulary, tmp_path / "out", save_seconds=-1)
+    assert (tmp_path / "out.text.tmp").exists()
+    prepare(sources, TextGroups(16), vocabulary, tmp_path / "out")
     assert written(tmp_path / "out") == written(tmp_path / "whole")
 
 
@@ -137,29 +137,29 @@ def test_unfinished_files_that_were_lost(
     vocabulary, sources, tmp_path, monkeypatch, lost, all_of_it
 ):
     """The work starts anew."""
-    prepare(sources, Spans(16), vocabulary, tmp_path / "whole")
+    prepare(sources, TextGroups(16), vocabulary, tmp_path / "whole")
     with monkeypatch.context() as patch:
         patch.setattr(preparation, "_finish", lambda *arguments: 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            prepare(sources, Spans(16), vocabulary, tmp_path / "out", save_seconds=-1)
+            prepare(sources, TextGroups(16), vocabulary, tmp_path / "out", save_seconds=-1)
     path = tmp_path / f"out{lost}"
     if all_of_it:
         path.unlink()
     else:
         path.write_bytes(path.read_bytes()[:-1])
-    prepare(sources, Spans(16), vocabulary, tmp_path / "out")
+    prepare(sources, TextGroups(16), vocabulary, tmp_path / "out")
     assert written(tmp_path / "out") == written(tmp_path / "whole")
 
 
 def test_a_full_disk(vocabulary, sources, tmp_path, monkeypatch):
     """What was written stays; with room again, the run goes on."""
-    prepare(sources, Spans(16), vocabulary, tmp_path / "whole")
+    prepare(sources, TextGroups(16), vocabulary, tmp_path / "whole")
     monkeypatch.setattr(chunks, "CHUNK_BYTES", 1000)
     _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (6000, most))
     try:
         with pytest.raises(OSError, match="File too large"):
-            prepare(sources, Spans(16), vocabulary, tmp_path / "out", save_seconds=-1)
+            prepare(sources, TextGroups(16), vocabulary, tmp_path / "out", save_seconds=-1)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
     assert (tmp_path / "out.progress").exists()
@@ -170,7 +170,7 @@ def test_a_full_disk(vocabulary, sources, tmp_path, monkeypatch):
         return encode((read.append(chunk) or chunk for chunk in sources), *arguments)
 
     monkeypatch.setattr(preparation, "encode_chunks", count)
-    prepare(sources, Spans(16), vocabulary, tmp_path / "out")
+    prepare(sources, TextGroups(16), vocabulary, tmp_path / "out")
     assert written(tmp_path / "out") == written(tmp_path / "whole")
     assert read[0].start > 0
 
@@ -207,12 +207,12 @@ def command(file, vocabulary, output, *more):
     ]
 
 
-@pytest.mark.parametrize("kind", ["spans", "instructions"])
+@pytest.mark.parametrize("kind", ["text", "instructions"])
 def test_workers_change_nothing(large, vocabulary, tmp_path, kind, monkeypatch):
-    rule = Spans(100) if kind == "spans" else Instructions("text", instruction_column="none")
+    rule = TextGroups(100) if kind == "text" else Instructions("text", instruction_column="none")
     for name, workers, threads in (("one", 1, 4), ("threads", 2, 4), ("processes", 2, 1)):
         monkeypatch.setattr(encoding, "_MOST_THREADS", threads)
-        source = [Source("all", [large])]
+        source = [TextSource("all", [large])]
         prepare(source, rule, vocabulary, tmp_path / name, workers=workers)
     assert written(tmp_path / "one") == written(tmp_path / "threads")
     assert written(tmp_path / "one") == written(tmp_path / "processes")
@@ -223,7 +223,7 @@ def run_with_kills(large, vocabulary, tmp_path, kills, seed):
 
     A run that ends before it is killed must have the same bytes, too, and another one is begun.
     """
-    prepare([Source("input", [large])], Spans(), vocabulary, tmp_path / "whole")
+    prepare([TextSource("input", [large])], TextGroups(), vocabulary, tmp_path / "whole")
     whole = written(tmp_path / "whole")
     rng = np.random.default_rng(seed)
     fast = ("--workers=2", "--save_seconds=0")
@@ -262,7 +262,7 @@ def test_workers_end_with_their_parent(large, vocabulary, tmp_path):
     if not Path("/proc/self/stat").exists():
         pytest.skip("there is no /proc to find the workers in")
     program = (
-        "from openba_jax import prepare; from openba_jax.data import encoding\n"
+        "from openba_jax import prepare; from openba_jax.data.text import encoding\n"
         "if __name__ == '__main__': encoding._MOST_THREADS = 1; prepare.run()"
     )
     arguments = command(large, vocabulary, tmp_path / "out", "--workers=2")[3:]
@@ -295,7 +295,7 @@ def test_a_dead_worker_is_told(large, vocabulary, tmp_path, monkeypatch):
     monkeypatch.setattr(encoding, "_MOST_THREADS", 1)
     monkeypatch.setattr(encoding, "_work", dies)
     with pytest.raises(UserError, match="a worker process ended before its time"):
-        prepare([Source("all", [large])], Spans(), vocabulary, tmp_path / "out", workers=2)
+        prepare([TextSource("all", [large])], TextGroups(), vocabulary, tmp_path / "out", workers=2)
 
 
 def dies(chunk):
@@ -305,13 +305,15 @@ def dies(chunk):
 _TRAINING = """
 import sys
 import hashlib
-from openba_jax.data.loader import BatchLoader, prefetch
+import itertools
+from openba_jax.data.loader import BatchLoader
 from openba_jax.data.vocabulary import Vocabulary
 from openba_jax.objectives.mixture import get_mixture
 
 store, model, start = sys.argv[1:]
 loader = BatchLoader(get_mixture("ul2"), [store], Vocabulary(model), 8, 120, 100, seed=3)
-for step, batch in enumerate(prefetch(loader, int(start)), int(start)):
+for step in itertools.count(int(start)):
+    batch = loader.batch(step)
     digest = hashlib.sha256(b"".join(batch[name].tobytes() for name in sorted(batch)))
     print(step, digest.hexdigest(), flush=True)
 """
@@ -322,8 +324,8 @@ for step, batch in enumerate(prefetch(loader, int(start)), int(start)):
     [3, pytest.param(20, marks=pytest.mark.slow(reason="starts twenty processes"))],
 )
 def test_killed_readers_see_the_same_batches(large, vocabulary, tmp_path, kills):
-    sources = [Source("one", [large], 2.0), Source("two", [large], 1.0)]
-    prepare(sources, Spans(100), vocabulary, tmp_path / "store")
+    sources = [TextSource("one", [large], 2.0), TextSource("two", [large], 1.0)]
+    prepare(sources, TextGroups(100), vocabulary, tmp_path / "store")
     command = [sys.executable, "-c", _TRAINING, str(tmp_path / "store"), str(vocabulary.path)]
 
     def read(start, count):

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from openba_jax.data.conversations import Dialogues, Translations
-from openba_jax.data.vocabulary import train_vocabulary
+from openba_jax.data.text.conversations import Dialogues, Translations
+from openba_jax.data.vocabulary_training import train_vocabulary
 from openba_jax.errors import UserError
 
 

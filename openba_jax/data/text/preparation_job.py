@@ -1,4 +1,7 @@
-"""`Work`: what a preparation makes of what. By it a run knows what was done before."""
+"""`PreparationJob`: what a preparation reads, and by which rule and vocabulary.
+
+Manifests record it, so that a later run knows whether its work is done already.
+"""
 
 from __future__ import annotations
 
@@ -12,15 +15,16 @@ from typing import Any
 
 from tqdm import tqdm
 
-from openba_jax.data.chunks import Source
-from openba_jax.data.inputs import expand, input_sha256, input_size
-from openba_jax.data.manifest import describe_vocabulary, manifest_path
-from openba_jax.data.rules import Rule, describe
+from openba_jax.data.store.manifest import describe_vocabulary, manifest_path
+from openba_jax.data.text.chunks import TextSource
+from openba_jax.data.text.documents import text_files
+from openba_jax.data.text.open_files import input_sha256, input_size
+from openba_jax.data.text.rules import RecordRule, describe
 from openba_jax.data.vocabulary import Vocabulary
 from openba_jax.errors import UserError
 
 
-class Work:
+class PreparationJob:
     """Sources, rule and vocabulary, as manifests record them.
 
     Within its context the files' fingerprints are computed, in a thread: hashing does not hinder
@@ -31,18 +35,21 @@ class Work:
       bytes: of all files.
     """
 
-    def __init__(self, sources: Sequence[Source], rule: Rule, vocabulary: Vocabulary) -> None:
+    def __init__(
+        self, sources: Sequence[TextSource], rule: RecordRule, vocabulary: Vocabulary
+    ) -> None:
         """Finds the files.
 
         Raises:
-          UserError: there is none, one does not exist, or a weight is not above 0.
+          UserError: No file is given, or one does not exist.
+          UserError: The weight of a source is not above 0.
         """
         if not any(source.files for source in sources):
             raise UserError("no input file is given; name at least one.")
         weights = [source.weight for source in sources]
         if any(weight is not None and not 0 < weight < float("inf") for weight in weights):
             raise UserError(f"sources have weights {weights}; they must be above 0.")
-        self.files = [expand(source.files) for source in sources]
+        self.files = [text_files(source.files) for source in sources]
         self._sizes = [[input_size(path) for path in paths] for paths in self.files]
         self.bytes = sum(map(sum, self._sizes))
         self._sources = sources
@@ -51,7 +58,7 @@ class Work:
         self._stop = threading.Event()
         self._executor = concurrent.futures.ThreadPoolExecutor(1)
 
-    def __enter__(self) -> Work:
+    def __enter__(self) -> PreparationJob:
         """Starts."""
         self._inputs = self._executor.submit(self._fingerprints)
         return self
@@ -72,10 +79,10 @@ class Work:
         return self._inputs.done()
 
     def described(self, progress: bool = False) -> dict[str, Any]:
-        """The part of a manifest that says which work it is; waits until all files are hashed.
+        """The part of a manifest that tells jobs apart; waits until all files are hashed.
 
         Raises:
-          UserError: a file cannot be read.
+          UserError: A file cannot be read.
         """
         if not self.known:
             with bar(self.bytes, self._hashed, progress, "checking") as shown:
@@ -103,13 +110,13 @@ class Work:
             raise concurrent.futures.CancelledError
 
 
-def same_work(output: Path, found: dict[str, Any], work: dict[str, Any]) -> bool:
-    """Whether files found at an output are those of this work, finished and whole, or unfinished.
+def same_job(output: Path, found: dict[str, Any], job: dict[str, Any]) -> bool:
+    """Whether files found at an output are those of this job, finished and whole, or unfinished.
 
     Raises:
-      UserError: they are finished and of other work.
+      UserError: The files are finished and belong to another job.
     """
-    same = _identity(found) == _identity(work)
+    same = _identity(found) == _identity(job)
     if not found["complete"]:
         return same
     if not same:
@@ -124,7 +131,7 @@ def same_work(output: Path, found: dict[str, Any], work: dict[str, Any]) -> bool
 
 
 def _identity(manifest: dict[str, Any]) -> Any:
-    """What of a manifest says which work it is."""
+    """The part of a manifest that tells jobs apart."""
     sources = manifest.get("sources", ())
     vocabulary = manifest.get("vocabulary") or {}
     return (

@@ -6,13 +6,13 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from openba_jax.data.documents import Block, read_blocks
+from openba_jax.data.text.documents import Block, read_blocks
 
 CHUNK_BYTES = 1 << 20
 
 
 @dataclasses.dataclass(frozen=True)
-class Source:
+class TextSource:
     """Files that belong together; groups of text never span sources.
 
     Attributes:
@@ -82,7 +82,7 @@ def read_chunks(
       At least one chunk of each file, the last of which may be empty.
 
     Raises:
-      UserError: a file cannot be read or is damaged.
+      UserError: A file cannot be read or is damaged.
     """
     position = start
     while position.source < len(sources):

@@ -1,8 +1,8 @@
-"""What becomes of a record: rules that turn texts into the pairs of a token store.
+"""Rules for records: which texts of a record are encoded, and which pairs become of their ids.
 
 A rule names the columns that it reads, and gives the texts of a record, which are encoded together
-with those of many others. Most put the ids of one record together to pairs; `Spans` joins them with
-those of the next, which is done for whole chunks at once.
+with those of many others. A `PairRule` makes pairs of the ids of one record. `TextGroups` joins the
+ids of many records and cuts them in groups, which is done for whole chunks at once.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
-from openba_jax.data.documents import Record, column
+from openba_jax.data.text.documents import Record, column
 from openba_jax.errors import UserError
-from openba_jax.objectives.rows import Kind
 from openba_jax.objectives.special_ids import SpecialIds
+from openba_jax.objectives.token_rows import Kind
 from openba_jax.objectives.ul2 import GROUP_SIZE
 
 Pair = tuple[np.ndarray, np.ndarray]
@@ -50,7 +50,7 @@ class PairRule(Protocol):
         """The texts of a record.
 
         Raises:
-          UserError: a column is missing or holds something else.
+          UserError: A column is missing, or holds no text.
         """
         ...
 
@@ -60,8 +60,8 @@ class PairRule(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
-class Spans:
-    """Text for denoising, as the original's tool prepares it (reference §4.1).
+class TextGroups:
+    """Text for denoising, as the original's tool prepares it.
 
     Of every `batch_size` lines those that are not empty are encoded, each followed by eos, joined
     and cut in groups of `group_size` ids; what remains of the batch is dropped. Documents may span
@@ -73,14 +73,14 @@ class Spans:
     batch_size: int = 1000
     text_column: str = "text"
 
-    name: ClassVar[str] = "spans"
-    kind: ClassVar[Kind] = "spans"
+    name: ClassVar[str] = "text"
+    kind: ClassVar[Kind] = "text"
 
     def __post_init__(self) -> None:
         """Checks the numbers.
 
         Raises:
-          UserError: they make no groups.
+          UserError: The group size is below 2, or the batch size is negative.
         """
         if self.group_size < 2 or self.batch_size < 0:
             raise UserError(
@@ -100,7 +100,7 @@ class Spans:
 
 @dataclasses.dataclass(frozen=True)
 class Instructions:
-    """Instruction pairs, as the original's tool prepares them (reference §4.3).
+    """Instruction pairs, as the original's tool prepares them.
 
     Source: the instruction, if the record has one, without the “ ” around it and stripped, and the
     input; no eos. Target: `task_prefix`, the target and eos. Pairs whose source is longer than
@@ -141,10 +141,10 @@ class Instructions:
         return [(ids[0], np.concatenate((ids[1], _EOS)))]
 
 
-Rule = Spans | PairRule
+RecordRule = TextGroups | PairRule
 
 
-def describe(rule: Rule) -> dict[str, Any]:
+def describe(rule: RecordRule) -> dict[str, Any]:
     """A rule as manifests record it."""
     return {"kind": rule.name, **dataclasses.asdict(rule)}  # type: ignore[arg-type]
 

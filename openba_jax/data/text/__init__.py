@@ -1,0 +1,1 @@
+"""From files of text to token stores: documents, rules, encoding, and preparation that resumes."""
