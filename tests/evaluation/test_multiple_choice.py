@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,17 +13,19 @@ import pytest
 
 from openba_jax.data.vocabulary import Vocabulary, train_vocabulary
 from openba_jax.errors import UserError
-from openba_jax.evaluation.loss import mean_loss
+from openba_jax.evaluation.loss import LossOnBatches
 from openba_jax.evaluation.multiple_choice import (
     Question,
     answer_questions,
     read_questions,
     score_files,
 )
-from openba_jax.evaluation.scoring import answer_log_likelihoods, fitting_length, pad_rows
+from openba_jax.evaluation.scoring import answer_log_likelihoods
 from openba_jax.inference.generator import Generator
-from openba_jax.models.registry import named_config
-from openba_jax.models.openba.network import OpenBA, init_params
+from openba_jax.inference.padding import fitting_length, pad_rows
+from openba_jax.models.base import Model
+from openba_jax.models.registry import model_of, named_config
+from openba_jax.parallel import sharding
 
 QUESTIONS = [
     Question("What is water?", ("H2O", "a metal and no liquid", "NaCl", "gold"), 0),
@@ -37,9 +40,9 @@ def vocabulary(tmp_path_factory: pytest.TempPathFactory) -> Vocabulary:
 
 
 @pytest.fixture(scope="module")
-def model(vocabulary: Vocabulary):
-    config = named_config("tiny", vocab_size=vocabulary.size, initializer_std=0.3)
-    return config, jax.jit(init_params, static_argnums=0)(config, jax.random.key(0))
+def loaded(vocabulary: Vocabulary) -> tuple[Model, dict[str, Any]]:
+    model = model_of(named_config("tiny", vocab_size=vocabulary.size, initializer_std=0.3))
+    return model, jax.jit(model.init)(jax.random.key(0))
 
 
 def _item(question: Question) -> dict:
@@ -48,39 +51,39 @@ def _item(question: Question) -> dict:
     return {"demo": [], "data": {"question": question.text, **fields, "ans": answer}}
 
 
-def test_likelihoods_equal_a_plain_computation(model) -> None:
-    config, params = model
+def test_likelihoods_equal_a_plain_computation(loaded) -> None:
+    model, params = loaded
     inputs = pad_rows([[5, 6, 7, 1], [9, 1]], 6)
     targets = pad_rows([[3, 4, 1], [8, 1], [4, 4, 4, 1], [7, 1]], 5).reshape(2, 2, 5)
     weights = (targets > 1).astype(np.float32)
-    ours = answer_log_likelihoods(config, params, inputs, targets, weights)
+    ours = answer_log_likelihoods(model, params, inputs, targets, weights)
     for i in range(2):
         for j in range(2):
             target = targets[i, j]
             decoder = np.concatenate([[0], target[:-1]])[None]
-            logits = OpenBA(config).apply(
+            logits = model.module.apply(
                 {"params": params}, jnp.asarray(inputs[i : i + 1]), decoder, enable_dropout=False
             )
             log_p = jax.nn.log_softmax(logits[0])[np.arange(5), target]
             np.testing.assert_allclose(ours[i, j], (log_p * weights[i, j]).sum(), rtol=1e-5)
 
 
-def test_large_batches_go_position_by_position(model, monkeypatch) -> None:
-    config, params = model
+def test_large_batches_go_position_by_position(loaded, monkeypatch) -> None:
+    model, params = loaded
     rng = np.random.default_rng(0)
     inputs = rng.integers(3, 200, (2, 6))
     targets = rng.integers(3, 200, (2, 2, 5))
     weights = np.ones(targets.shape, np.float32)
-    at_once = answer_log_likelihoods(config, params, inputs, targets, weights)
+    at_once = answer_log_likelihoods(model, params, inputs, targets, weights)
     monkeypatch.setattr("openba_jax.evaluation.scoring.MAX_CHUNK_LOGITS", 1)
-    by_position = answer_log_likelihoods.__wrapped__(config, params, inputs, targets, weights)
+    by_position = answer_log_likelihoods.__wrapped__(model, params, inputs, targets, weights)
     np.testing.assert_allclose(by_position, at_once, rtol=1e-5)
 
 
-def test_the_answer_is_the_likeliest_per_token(model, vocabulary: Vocabulary) -> None:
-    config, params = model
+def test_the_answer_is_the_likeliest_per_token(loaded, vocabulary: Vocabulary) -> None:
+    model, params = loaded
     predicted = answer_questions(
-        config, params, vocabulary, QUESTIONS, encoder_length=32, decoder_length=24, batch_size=4
+        model, params, vocabulary, QUESTIONS, encoder_length=32, decoder_length=24, batch_size=4
     )
     for question, prediction in zip(QUESTIONS, predicted, strict=True):
         frame = [vocabulary.sentinel(0)]
@@ -92,18 +95,18 @@ def test_the_answer_is_the_likeliest_per_token(model, vocabulary: Vocabulary) ->
             weights = np.zeros((1, 1, 24), np.float32)
             weights[0, 0, 1 : 1 + len(ids)] = 1
             sums = answer_log_likelihoods(
-                config, params, pad_rows([inputs], 32), targets[None], weights
+                model, params, pad_rows([inputs], 32), targets[None], weights
             )
             means.append(float(sums[0, 0]) / len(ids))
         assert prediction == int(np.argmax(means))
 
 
-def test_scores_of_files(model, vocabulary: Vocabulary, tmp_path: Path) -> None:
-    config, params = model
+def test_scores_of_files(loaded, vocabulary: Vocabulary, tmp_path: Path) -> None:
+    model, params = loaded
     for i, question in enumerate(QUESTIONS):
         (tmp_path / f"subject{i}.json").write_text(json.dumps([_item(question)] * (i + 1)))
     scores = score_files(
-        config,
+        model,
         params,
         vocabulary,
         sorted(tmp_path.glob("*.json")),
@@ -139,21 +142,21 @@ def test_other_files_are_refused(tmp_path: Path, content: str, message: str) -> 
         read_questions(path)
 
 
-def test_too_long_is_said(model, vocabulary: Vocabulary) -> None:
-    config, params = model
+def test_too_long_is_said(loaded, vocabulary: Vocabulary) -> None:
+    model, params = loaded
     with pytest.raises(UserError, match="exceeds the encoder length 8"):
-        answer_questions(config, params, vocabulary, QUESTIONS, encoder_length=8, decoder_length=24)
+        answer_questions(model, params, vocabulary, QUESTIONS, encoder_length=8, decoder_length=24)
     with pytest.raises(UserError, match="exceeds the decoder length 4"):
-        answer_questions(config, params, vocabulary, QUESTIONS, encoder_length=64, decoder_length=4)
+        answer_questions(model, params, vocabulary, QUESTIONS, encoder_length=64, decoder_length=4)
     with pytest.raises(UserError, match="exceeds the 5 that fit"):
-        Generator(config, params, vocabulary, 8)(["what is water and gold"], max_new_tokens=4)
+        Generator(model, params, vocabulary, 8)(["what is water and gold"], max_new_tokens=4)
 
 
-def test_answers_do_not_depend_on_their_company(model, vocabulary: Vocabulary) -> None:
-    config, params = model
+def test_answers_do_not_depend_on_their_company(loaded, vocabulary: Vocabulary) -> None:
+    model, params = loaded
     prompts = ["who", "what is water", "gold", "they"]
-    many = Generator(config, params, vocabulary, 24, batch_size=3)(prompts, max_new_tokens=6)
-    alone = Generator(config, params, vocabulary, 24, batch_size=1)
+    many = Generator(model, params, vocabulary, 24, batch_size=3)(prompts, max_new_tokens=6)
+    alone = Generator(model, params, vocabulary, 24, batch_size=1)
     assert many == [alone([prompt], max_new_tokens=6)[0] for prompt in prompts]
 
 
@@ -164,19 +167,19 @@ def test_what_is_short_is_padded_to_little() -> None:
     assert fitting_length([], 40) == 0
 
 
-def test_a_longer_limit_changes_no_answer(model, vocabulary: Vocabulary) -> None:
-    config, params = model
+def test_a_longer_limit_changes_no_answer(loaded, vocabulary: Vocabulary) -> None:
+    model, params = loaded
     answers = [
         answer_questions(
-            config, params, vocabulary, QUESTIONS, encoder_length=length, decoder_length=length
+            model, params, vocabulary, QUESTIONS, encoder_length=length, decoder_length=length
         ).tolist()
         for length in (40, 4096)
     ]
     assert answers[0] == answers[1]
 
 
-def test_mean_loss_weighs_tokens_not_batches(model) -> None:
-    config, params = model
+def test_mean_loss_weighs_tokens_not_batches(loaded) -> None:
+    model, params = loaded
 
     def batch(targets: list[list[int]]) -> dict[str, np.ndarray]:
         rows = pad_rows(targets, 4)
@@ -188,6 +191,11 @@ def test_mean_loss_weighs_tokens_not_batches(model) -> None:
         }
 
     short, long = batch([[7]]), batch([[9, 8, 7, 6]])
-    one, four, both = (mean_loss(config, params, b) for b in ([short], [long], [short, long]))
+    mesh = sharding.make_mesh((1, 1, 1))
+    with sharding.use_mesh(mesh):
+        one, four, both = (
+            LossOnBatches(model, mesh, batches, 1)(params)
+            for batches in ([short], [long], [short, long])
+        )
     assert both["targets"] == 5
     assert both["loss"] == pytest.approx((one["loss"] + 4 * four["loss"]) / 5, rel=1e-5)

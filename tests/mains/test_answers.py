@@ -17,8 +17,7 @@ from openba_jax.data.chunks import Source
 from openba_jax.data.preparation import prepare
 from openba_jax.data.rules import Spans
 from openba_jax.data.vocabulary import train_vocabulary
-from openba_jax.models.registry import named_config
-from openba_jax.models.openba.network import init_params
+from openba_jax.models.registry import model_of, named_config
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -30,9 +29,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     texts = [f"The square of {i} is {i * i}, its cube is {i**3}." for i in range(300)]
     vocabulary = train_vocabulary(texts, 300, root / "tokenizer.model")
     train_vocabulary(texts, 420, root / "large.model")
-    config = named_config("tiny", vocab_size=vocabulary.size, initializer_std=0.3)
-    params = jax.jit(init_params, static_argnums=0)(config, jax.random.key(0))
-    training_state.create(root / "model", config, params, tokenizer=vocabulary.path)
+    model = model_of(named_config("tiny", vocab_size=vocabulary.size, initializer_std=0.3))
+    params = jax.jit(model.init)(jax.random.key(0))
+    training_state.create(root / "model", model, params, tokenizer=vocabulary.path)
     (root / "text.txt").write_text("\n".join(texts))
     prepare([Source("text", [root / "text.txt"])], Spans(24), vocabulary, root / "spans")
     (root / "questions").mkdir()
