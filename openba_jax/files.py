@@ -6,10 +6,13 @@ import contextlib
 import errno
 import fcntl
 import hashlib
+import json
+import math
 import os
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from absl import logging
 
@@ -17,19 +20,80 @@ from openba_jax.errors import UserError
 
 
 def write_atomically(path: str | Path, content: bytes | str) -> None:
-    """Writes beside `path`, flushes to the disk and renames; text is UTF-8."""
+    """Writes a file by `atomic_path`; text is UTF-8."""
+    data = content.encode("utf-8") if isinstance(content, str) else content
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Writes JSON by `atomic_path`.
+
+    Raises:
+      UserError: a number in it is NaN or infinite.
+    """
+    write_atomically(path, json_text(value, path, indent=2) + "\n")
+
+
+def json_text(value: Any, where: object, indent: int | None = None) -> str:
+    """The JSON of a value, which JSON's own readers take: without NaN and infinite numbers.
+
+    Args:
+      value: dicts, lists, texts and numbers.
+      where: what the JSON is for, for the message.
+      indent: blanks per level; None: one line.
+
+    Raises:
+      UserError: a number in it is NaN or infinite; the message names its key.
+    """
+    for key, number in _numbers(value, ""):
+        if not math.isfinite(number):
+            raise UserError(f"{where}: {key} is {number}, which is no figure; nothing is written.")
+    return json.dumps(value, indent=indent, allow_nan=False)
+
+
+def _numbers(value: Any, key: str) -> Iterator[tuple[str, float]]:
+    """The floating-point numbers in a JSON value, by keys such as `rows[2].loss`."""
+    if isinstance(value, float):
+        yield key or "the value", value
+    elif isinstance(value, Mapping):
+        for name, item in value.items():
+            yield from _numbers(item, f"{key}.{name}" if key else str(name))
+    elif isinstance(value, list | tuple):
+        for number, item in enumerate(value):
+            yield from _numbers(item, f"{key}[{number}]")
+
+
+@contextlib.contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """Where to write a file: `PATH.tmp`, flushed to the disk and renamed to `path` at the end.
+
+    On any error it is removed, and what was at `path` stays.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
     try:
-        with temporary.open("wb") as file:
-            file.write(content.encode("utf-8") if isinstance(content, str) else content)
-            file.flush()
-            os.fsync(file.fileno())
+        yield temporary
+        sync(temporary)
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+    sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Flushes a file, or the names in a folder, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        # Some network disks and mounted buckets cannot flush a folder; they keep names at once.
+        if error.errno != errno.EINVAL or not path.is_dir():
+            raise
+    finally:
+        os.close(descriptor)
 
 
 @contextlib.contextmanager
@@ -42,6 +106,7 @@ def only_process(output: Path) -> Iterator[None]:
     Raises:
       UserError: another one does.
     """
+    output = output.resolve()  # One lock, whatever links and spellings lead there.
     lock = output.with_name(output.name + ".lock")
     lock.parent.mkdir(parents=True, exist_ok=True)
     with lock.open("a+", encoding="utf-8") as file:
