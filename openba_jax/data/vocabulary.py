@@ -83,9 +83,25 @@ class Vocabulary(SpecialIds):
         """Path and sizes."""
         return f"Vocabulary({str(self.path)!r}, pieces={self.piece_count}, size={self.size})"
 
-    def encode(self, text: str) -> list[int]:
-        """The ids of a text; special token strings in it become their ids, no eos is added."""
-        return self.encode_all([text])[0]
+    def encode(self, text: str, parse_special: bool = True) -> list[int]:
+        """The ids of a text; no eos is added.
+
+        Args:
+          text: any text.
+          parse_special: strings such as `<extra_id_0>` become the tokens that they name; else they
+            are text like any other.
+        """
+        if parse_special:
+            return self.encode_all([text])[0]
+        ids: list[int] = []
+        for number, line in enumerate(text.split("\n") if self.newline else [text]):
+            ids += [self._ids_of_special["\n"]] if number else []
+            ids += self._pieces.EncodeAsIds(line)
+        return ids
+
+    def special_in(self, text: str) -> list[str]:
+        """The special tokens, newlines aside, that a text spells out, in order."""
+        return [token for token in self._special.findall(text) if token != "\n"]
 
     def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
         """`encode` for many texts at once, in sentencepiece's threads."""
