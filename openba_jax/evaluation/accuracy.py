@@ -1,199 +1,165 @@
-"""Multiple-choice questions in the JSON format of the original (reference §7.2, §7.6 "ppl").
-
-An answer's score is the mean log-likelihood of its tokens, sentinel and end of sequence left out;
-the best one is the prediction.
-"""
+"""The accuracy of a model on a benchmark: the same path for openba-eval and the pipeline."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
-from collections.abc import Iterable, Mapping
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
+from absl import logging
 
-from openba_jax.data.vocabulary import Vocabulary
 from openba_jax.errors import UserError
+from openba_jax.evaluation.benchmarks.base import (
+    TOTAL,
+    Benchmark,
+    FramedQuestion,
+    Question,
+    Subjects,
+)
 from openba_jax.evaluation.scoring import answer_log_likelihoods
 from openba_jax.inference.padding import fitting_length, pad_rows
+from openba_jax.inference.prompts import PromptFrame, UnusablePromptError
 from openba_jax.models.base import Model, Params
 from openba_jax.parallel.sharding import to_host
-
-LETTERS = "ABCDE"
-
-
-@dataclasses.dataclass(frozen=True)
-class Question:
-    """One question.
-
-    Attributes:
-      text: the question.
-      options: the answers to choose from.
-      answer: index of the right one.
-    """
-
-    text: str
-    options: tuple[str, ...]
-    answer: int
 
 
 @dataclasses.dataclass(frozen=True)
 class Score:
     """Right answers among all questions, and what guessing would give.
 
+    A question that the model cannot be asked, being too long for instance, counts as answered
+    wrongly: the denominator is the same for all models.
+
     Attributes:
       right: questions answered rightly.
-      count: questions.
+      count: questions, those skipped included.
       chance: expected accuracy of a guess.
+      skipped: questions that could not be asked.
     """
 
     right: int
     count: int
     chance: float
+    skipped: int = 0
 
     @property
     def accuracy(self) -> float:
-        """Share of right answers."""
+        """Share of right answers among all questions."""
         return self.right / self.count
 
-
-def read_questions(path: str | Path) -> list[Question]:
-    """Reads one subject: a list of `{"demo": [...], "data": {"question", "res1", ..., "ans"}}`.
-
-    Raises:
-      UserError: the file is no such list.
-    """
-    try:
-        items = json.loads(Path(path).read_text(encoding="utf-8"))
-        questions = [_question(item["data"]) for item in items]
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise UserError(f"cannot read questions from {path}: {error}.") from error
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(
-            f"{path} is no question file ({error!r}): a list of objects with 'data' holding "
-            "'question', 'res1', 'res2', ... and 'ans' is expected."
-        ) from error
-    if not questions:
-        raise UserError(f"{path} holds no question.")
-    return questions
+    def __str__(self) -> str:
+        """For a terminal."""
+        if self.skipped == self.count:
+            return f"none of {self.count} questions could be asked"
+        skipped = f", {self.skipped} of them skipped and counted as wrong" if self.skipped else ""
+        return f"{self.accuracy:.1%} of {self.count}{skipped}, chance {self.chance:.1%}"
 
 
-def _question(fields: Mapping[str, Any]) -> Question:
-    options = [fields[f"res{i}"] for i in range(1, len(LETTERS) + 1) if f"res{i}" in fields]
-    answer = list(LETTERS).index(fields["ans"])
-    if answer >= len(options):
-        raise ValueError(f"answer {fields['ans']} among {len(options)} options")
-    if not isinstance(fields["question"], str):
-        raise ValueError(f"question {fields['question']!r} is no text")
-    return Question(fields["question"], tuple(str(option) for option in options), answer)
-
-
-def question_files(folder: str | Path) -> list[Path]:
-    """All `*.json` of a folder, sorted.
-
-    Raises:
-      UserError: there is none.
-    """
-    files = sorted(Path(folder).glob("*.json"))
-    if not files:
-        raise UserError(f"{folder} holds no question file (*.json).")
-    return files
-
-
-def answer_questions(
+def measure_accuracy(
+    benchmark: Benchmark,
+    subjects: Subjects,
     model: Model,
     params: Params,
-    vocabulary: Vocabulary,
-    questions: Iterable[Question],
+    frame: PromptFrame,
     *,
-    encoder_length: int,
-    decoder_length: int,
     batch_size: int = 64,
-) -> np.ndarray:
-    """The index of the best answer to each question, int `[questions]`.
+) -> dict[str, Score]:
+    """Asks all questions.
 
-    Every question is framed `<S> question <extra_id_0> </s>`, every answer
-    `<extra_id_0> answer </s>` (reference §3.5).
+    A question that cannot be asked is named in a warning and counted as skipped.
+
+    Args:
+      benchmark: how to ask.
+      subjects: the questions that it loaded.
+      model: the model.
+      params: its parameters.
+      frame: makes ids; it has both lengths.
+      batch_size: questions at once; what the mesh divides.
+
+    Returns:
+      The score of each subject, and under `TOTAL` that of all questions together.
 
     Raises:
-      UserError: a question or an answer does not fit into its length.
+      UserError: no question can be asked, or the score of an answer is not finite.
     """
-    frames = [
-        _frame(question, vocabulary, encoder_length, decoder_length) for question in questions
-    ]
-    width = max(len(answers) for _, answers in frames)
-    encoder_length = fitting_length([ids for ids, _ in frames], encoder_length)
-    decoder_length = fitting_length(
-        [ids for _, answers in frames for ids in answers], decoder_length
-    )
-    predictions = []
-    for start in range(0, len(frames), batch_size):
-        chunk = frames[start : start + batch_size]
+    chosen = {name: [-1] * len(questions) for name, questions in subjects.items()}
+    asked: list[tuple[str, int]] = []
+    framed: list[FramedQuestion] = []
+    for name, questions in subjects.items():
+        for number, question in enumerate(questions):
+            try:
+                framed.append(benchmark.prompt(question, frame))
+            except UnusablePromptError as error:
+                logging.warning("%s It is skipped and counts as wrong.", error)
+            else:
+                asked.append((name, number))
+    if not asked:
+        count = sum(map(len, subjects.values()))
+        raise UserError(
+            f"none of the {count} questions of {benchmark.name} can be asked; see the warnings, "
+            "and give larger TASK_FEATURE_LENGTHS if they are too long."
+        )
+    places = [subjects[name][number].place for name, number in asked]
+    choices = choose_answers(benchmark, framed, places, model, params, frame, batch_size)
+    for (name, number), choice in zip(asked, choices, strict=True):
+        chosen[name][number] = choice
+    scores = {name: _score(questions, chosen[name]) for name, questions in subjects.items()}
+    every = [question for questions in subjects.values() for question in questions]
+    scores[TOTAL] = _score(every, [choice for choices in chosen.values() for choice in choices])
+    return scores
+
+
+def choose_answers(
+    benchmark: Benchmark,
+    questions: Sequence[FramedQuestion],
+    places: Sequence[str],
+    model: Model,
+    params: Params,
+    frame: PromptFrame,
+    batch_size: int = 64,
+) -> list[int]:
+    """The index of the best answer to each question.
+
+    Args:
+      benchmark: its metric decides.
+      questions: framed.
+      places: where the questions stand, for messages.
+      model: the model.
+      params: its parameters.
+      frame: that of the questions, which tells what tokens count.
+      batch_size: questions at once.
+
+    Raises:
+      UserError: the score of an answer is not finite.
+    """
+    width = max(len(answers) for _, answers in questions)
+    every = [ids for _, answers in questions for ids in answers]
+    encoder_length = fitting_length([ids for ids, _ in questions], frame.encoder_length)
+    decoder_length = fitting_length(every, frame.decoder_length or max(map(len, every)))
+    choices: list[int] = []
+    for start in range(0, len(questions), batch_size):
+        chunk = list(questions[start : start + batch_size])
         # The last batch is filled up, so that one shape is compiled.
-        filled = chunk + [([], [])] * (batch_size - len(chunk))
+        filled = chunk + [FramedQuestion([], [])] * (batch_size - len(chunk))
         inputs = pad_rows([ids for ids, _ in filled], encoder_length)
         targets = [ids for _, answers in filled for ids in answers + [[]] * (width - len(answers))]
         rows = pad_rows(targets, decoder_length).reshape(batch_size, width, decoder_length)
-        special = (0, vocabulary.sentinel(0), vocabulary.eos_id)
-        weights = np.isin(rows, special, invert=True).astype(np.float32)
+        weights = np.isin(rows, frame.unscored_ids, invert=True).astype(np.float32)
         sums = to_host(answer_log_likelihoods(model, params, inputs, rows, weights))
-        tokens = weights.sum(-1)
-        means = np.where(tokens > 0, sums / np.maximum(tokens, 1), -np.inf)
-        predictions.append(means.argmax(-1)[: len(chunk)])
-    return np.concatenate(predictions)
+        scores = benchmark.metric(sums, weights.sum(-1).astype(np.int32))
+        for row, place, (_, answers) in zip(scores, places[start:], chunk, strict=False):
+            if not np.isfinite(row[: len(answers)]).all():
+                raise UserError(
+                    f"{place}: the score of an answer is not finite, and no figure would mean "
+                    "anything; the compute type is too narrow for the parameters, or these are "
+                    "damaged."
+                )
+            choices.append(int(row[: len(answers)].argmax()))
+    return choices
 
 
-def _frame(
-    question: Question, vocabulary: Vocabulary, encoder_length: int, decoder_length: int
-) -> tuple[list[int], list[list[int]]]:
-    """Ids of a question and of its answers, framed."""
-    sentinel, eos = vocabulary.sentinel(0), vocabulary.eos_id
-    ids = [vocabulary.s_id, *vocabulary.encode(question.text), sentinel, eos]
-    if len(ids) > encoder_length:
-        raise UserError(
-            f"a question of {len(ids)} tokens exceeds the encoder length {encoder_length}: "
-            f"{question.text[:60]!r}."
-        )
-    answers = [[sentinel, *vocabulary.encode(option), eos] for option in question.options]
-    for option, answer in zip(question.options, answers, strict=True):
-        if len(answer) > decoder_length:
-            raise UserError(
-                f"an answer of {len(answer)} tokens exceeds the decoder length {decoder_length}: "
-                f"{option[:60]!r}."
-            )
-    return ids, answers
-
-
-def score_files(
-    model: Model,
-    params: Params,
-    vocabulary: Vocabulary,
-    files: Iterable[Path],
-    *,
-    encoder_length: int,
-    decoder_length: int,
-    batch_size: int = 64,
-) -> dict[str, Score]:
-    """Scores every file; the key `total` is the micro average over all questions (§7.7)."""
-    subjects = {file.stem: read_questions(file) for file in files}
-    every = [question for questions in subjects.values() for question in questions]
-    predictions = answer_questions(
-        model,
-        params,
-        vocabulary,
-        every,
-        encoder_length=encoder_length,
-        decoder_length=decoder_length,
-        batch_size=batch_size,
-    )
-    right = predictions == [question.answer for question in every]
-    chance = np.array([1 / len(question.options) for question in every])
-    scores, start = {}, 0
-    for name, questions in subjects.items():
-        part = slice(start, start + len(questions))
-        scores[name] = Score(int(right[part].sum()), len(questions), float(chance[part].mean()))
-        start += len(questions)
-    scores["total"] = Score(int(right.sum()), len(every), float(chance.mean()))
-    return scores
+def _score(questions: Sequence[Question], choices: Sequence[int]) -> Score:
+    """The score of some questions; the choice of a skipped one is -1."""
+    right = sum(q.answer == c for q, c in zip(questions, choices, strict=True))
+    chance = float(np.mean([1 / len(question.options) for question in questions]))
+    return Score(right, len(questions), chance, sum(c < 0 for c in choices))

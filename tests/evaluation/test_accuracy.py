@@ -1,54 +1,37 @@
-"""Scoring of given answers, against a plain computation; question files that are none."""
+"""Scoring of given answers against a plain computation; questions that cannot be asked."""
 
 from __future__ import annotations
-
-import json
-from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from openba_jax.data.vocabulary import Vocabulary, train_vocabulary
+from openba_jax.data.vocabulary import Vocabulary
 from openba_jax.errors import UserError
+from openba_jax.evaluation.accuracy import Score, choose_answers, measure_accuracy
+from openba_jax.evaluation.benchmarks.base import Question
+from openba_jax.evaluation.benchmarks.json_choice import BENCHMARK
 from openba_jax.evaluation.loss import LossOnBatches
-from openba_jax.evaluation.multiple_choice import (
-    Question,
-    answer_questions,
-    read_questions,
-    score_files,
-)
 from openba_jax.evaluation.scoring import answer_log_likelihoods
-from openba_jax.inference.generator import Generator
 from openba_jax.inference.padding import fitting_length, pad_rows
-from openba_jax.models.base import Model
-from openba_jax.models.registry import model_of, named_config
+from openba_jax.inference.prompts import PromptFrame
 from openba_jax.parallel import sharding
 
 QUESTIONS = [
-    Question("What is water?", ("H2O", "a metal and no liquid", "NaCl", "gold"), 0),
-    Question("Who?", ("I", "you and me", "they"), 2),
+    Question("What is water?", ("H2O", "a metal and no liquid", "NaCl", "gold"), 0, "q.json 1"),
+    Question("Who?", ("I", "you and me", "they"), 2, "q.json 2"),
 ]
 
 
-@pytest.fixture(scope="module")
-def vocabulary(tmp_path_factory: pytest.TempPathFactory) -> Vocabulary:
-    texts = ["what is water who you and me they a metal liquid gold H2O NaCl ?"] * 20
-    return train_vocabulary(texts, 285, tmp_path_factory.mktemp("vocabulary") / "tok.model")
+def _choices(loaded, frame: PromptFrame, batch_size: int = 4) -> list[int]:
+    framed = [BENCHMARK.prompt(question, frame) for question in QUESTIONS]
+    places = [question.place for question in QUESTIONS]
+    return choose_answers(BENCHMARK, framed, places, *loaded, frame, batch_size)
 
 
-@pytest.fixture(scope="module")
-def loaded(vocabulary: Vocabulary) -> tuple[Model, dict[str, Any]]:
-    model = model_of(named_config("tiny", vocab_size=vocabulary.size, initializer_std=0.3))
-    return model, jax.jit(model.init)(jax.random.key(0))
-
-
-def _item(question: Question) -> dict:
-    fields = {f"res{i}": option for i, option in enumerate(question.options, start=1)}
-    answer = "ABCDE"[question.answer]
-    return {"demo": [], "data": {"question": question.text, **fields, "ans": answer}}
+def _accuracy(loaded, subjects, frame: PromptFrame) -> dict[str, Score]:
+    return measure_accuracy(BENCHMARK, subjects, *loaded, frame, batch_size=2)
 
 
 def test_likelihoods_equal_a_plain_computation(loaded) -> None:
@@ -82,9 +65,7 @@ def test_large_batches_go_position_by_position(loaded, monkeypatch) -> None:
 
 def test_the_answer_is_the_likeliest_per_token(loaded, vocabulary: Vocabulary) -> None:
     model, params = loaded
-    predicted = answer_questions(
-        model, params, vocabulary, QUESTIONS, encoder_length=32, decoder_length=24, batch_size=4
-    )
+    predicted = _choices(loaded, PromptFrame(vocabulary, 32, 24))
     for question, prediction in zip(QUESTIONS, predicted, strict=True):
         frame = [vocabulary.sentinel(0)]
         inputs = [vocabulary.s_id, *vocabulary.encode(question.text), *frame, 1]
@@ -101,63 +82,61 @@ def test_the_answer_is_the_likeliest_per_token(loaded, vocabulary: Vocabulary) -
         assert prediction == int(np.argmax(means))
 
 
-def test_scores_of_files(loaded, vocabulary: Vocabulary, tmp_path: Path) -> None:
-    model, params = loaded
-    for i, question in enumerate(QUESTIONS):
-        (tmp_path / f"subject{i}.json").write_text(json.dumps([_item(question)] * (i + 1)))
-    scores = score_files(
-        model,
-        params,
-        vocabulary,
-        sorted(tmp_path.glob("*.json")),
-        encoder_length=32,
-        decoder_length=24,
-        batch_size=2,
-    )
-    assert set(scores) == {"subject0", "subject1", "total"}
+def test_scores_of_subjects(loaded, vocabulary: Vocabulary) -> None:
+    subjects = {"one": QUESTIONS[:1], "two": QUESTIONS[1:] * 2}
+    scores = _accuracy(loaded, subjects, PromptFrame(vocabulary, 32, 24))
+    assert set(scores) == {"one", "two", "total"}
     assert scores["total"].count == 3
-    assert scores["total"].right == scores["subject0"].right + scores["subject1"].right
+    assert scores["total"].right == scores["one"].right + scores["two"].right
     assert scores["total"].chance == pytest.approx((1 / 4 + 1 / 3 + 1 / 3) / 3)
-
-
-def test_real_question_files_are_read(shared_dir: Path) -> None:
-    for path in sorted((shared_dir / "data/eval").glob("*/*.json")):
-        questions = read_questions(path)
-        assert all(0 <= q.answer < len(q.options) <= 5 for q in questions)
+    assert scores["total"].skipped == 0
 
 
 @pytest.mark.parametrize(
-    ("content", "message"),
+    ("odd", "parse_special", "message"),
     [
-        ("[", "cannot read"),
-        ("[]", "holds no question"),
-        ('[{"data": {"question": "q", "res1": "a"}}]', "no question file"),
-        ('[{"data": {"question": "q", "res1": "a", "ans": "B"}}]', "no question file"),
+        (Question("water " * 40, ("I", "you"), 0, "s.json 7"), False, "encoder length 32"),
+        (Question("Who?", ("I", "you " * 40), 0, "s.json 7"), False, "decoder length 24"),
+        (Question("Who?", ("I", ""), 0, "s.json 7"), False, "the answer '' has no token"),
+        (Question("Who?", ("I", "</s>"), 0, "s.json 7"), True, "'</s>' has no token"),
+        (Question("Who?", ("I", "they", "I"), 0, "s.json 7"), False, "there more than once"),
+        (Question("Who \ud800?", ("I", "they"), 0, "s.json 7"), False, "half of a pair"),
     ],
 )
-def test_other_files_are_refused(tmp_path: Path, content: str, message: str) -> None:
-    path = tmp_path / "q.json"
-    path.write_text(content)
-    with pytest.raises(UserError, match=message):
-        read_questions(path)
+def test_what_cannot_be_asked_is_named_and_counted_as_wrong(
+    loaded, vocabulary: Vocabulary, caplog, odd: Question, parse_special: bool, message: str
+) -> None:
+    frame = PromptFrame(vocabulary, 32, 24, parse_special)
+    asked = _accuracy(loaded, {"one": QUESTIONS}, frame)["total"]
+    assert asked.right > 0  # Else the next comparison says little.
+    scores = _accuracy(loaded, {"one": [odd, *QUESTIONS], "odd": [odd]}, frame)
+    assert (scores["one"].right, scores["one"].count) == (asked.right, 3)
+    assert scores["one"].skipped == 1
+    assert scores["one"].accuracy == asked.right / 3
+    assert "3, 1 of them skipped and counted as wrong" in str(scores["one"])
+    assert str(scores["odd"]) == "none of 1 questions could be asked"
+    assert caplog.text.count("It is skipped and counts as wrong") == 2
+    assert "s.json 7" in caplog.text
+    assert message in caplog.text
+    with pytest.raises(UserError, match="none of the 1 questions of json_choice"):
+        _accuracy(loaded, {"odd": [odd]}, frame)
 
 
-def test_too_long_is_said(loaded, vocabulary: Vocabulary) -> None:
+def test_the_same_option_twice_is_asked_where_it_is_wrong(loaded, vocabulary: Vocabulary) -> None:
+    question = Question("Who?", ("I", "they", "they"), 0, "s.json 7")
+    scores = _accuracy(loaded, {"one": [question]}, PromptFrame(vocabulary, 32, 24))
+    assert scores["one"].skipped == 0
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_scores_that_are_not_finite_are_refused(loaded, vocabulary, value: float) -> None:
     model, params = loaded
-    with pytest.raises(UserError, match="exceeds the encoder length 8"):
-        answer_questions(model, params, vocabulary, QUESTIONS, encoder_length=8, decoder_length=24)
-    with pytest.raises(UserError, match="exceeds the decoder length 4"):
-        answer_questions(model, params, vocabulary, QUESTIONS, encoder_length=64, decoder_length=4)
-    with pytest.raises(UserError, match="exceeds the 5 that fit"):
-        Generator(model, params, vocabulary, 8)(["what is water and gold"], max_new_tokens=4)
-
-
-def test_answers_do_not_depend_on_their_company(loaded, vocabulary: Vocabulary) -> None:
-    model, params = loaded
-    prompts = ["who", "what is water", "gold", "they"]
-    many = Generator(model, params, vocabulary, 24, batch_size=3)(prompts, max_new_tokens=6)
-    alone = Generator(model, params, vocabulary, 24, batch_size=1)
-    assert many == [alone([prompt], max_new_tokens=6)[0] for prompt in prompts]
+    bad = jax.tree.map(lambda x: x, params)
+    bad["decoder"]["final_layer_norm"]["scale"] = jnp.full_like(
+        bad["decoder"]["final_layer_norm"]["scale"], value
+    )
+    with pytest.raises(UserError, match=r"q\.json 1: the score of an answer is not finite"):
+        _choices((model, bad), PromptFrame(vocabulary, 32, 24))
 
 
 def test_what_is_short_is_padded_to_little() -> None:
@@ -168,13 +147,7 @@ def test_what_is_short_is_padded_to_little() -> None:
 
 
 def test_a_longer_limit_changes_no_answer(loaded, vocabulary: Vocabulary) -> None:
-    model, params = loaded
-    answers = [
-        answer_questions(
-            model, params, vocabulary, QUESTIONS, encoder_length=length, decoder_length=length
-        ).tolist()
-        for length in (40, 4096)
-    ]
+    answers = [_choices(loaded, PromptFrame(vocabulary, length, length)) for length in (40, 4096)]
     assert answers[0] == answers[1]
 
 
