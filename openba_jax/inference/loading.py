@@ -91,6 +91,6 @@ def check_finite(params: Params, where: str | Path, mesh: Mesh) -> None:
         if found:
             name = jax.tree_util.keystr(path, simple=True, separator="/")
             raise UserError(
-                f"{where}: {name} has {found:.0f} values that are NaN or infinite, and nothing that "
-                "this model says means anything; take another checkpoint."
+                f"{where}: {name} has {found:.0f} values that are NaN or infinite, and no answer "
+                "of this model would mean anything; take another checkpoint."
             )

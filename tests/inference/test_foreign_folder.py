@@ -13,6 +13,7 @@ from openba_jax.data.vocabulary import Vocabulary
 from openba_jax.errors import UserError
 from openba_jax.eval import evaluate
 from openba_jax.infer import infer
+from openba_jax.inference.loading import load
 from openba_jax.pruning.apply import prune_checkpoint
 from openba_jax.pruning.stages import Stage
 
@@ -69,3 +70,14 @@ def test_a_huge_plan_is_not_read(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="which no pruning plan takes"):
         prune_checkpoint(folder, tmp_path / "pruned", Stage("cut", drop_decoder=[1]))
     assert not (tmp_path / "pruned").exists()
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"model_type": ' + "[" * 100_000, "[]", "3"])
+def test_configs_that_are_none_are_refused(folder: Path, tmp_path: Path, text: str) -> None:
+    (folder / "config.json").write_text(text)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/config.json").write_text(text)
+    for path in (folder, tmp_path / "other"):
+        with pytest.raises(UserError):
+            load(path, (1, 1, 1))
+    assert not (tmp_path / "executed").exists()
