@@ -20,12 +20,15 @@ from openba_jax.files import json_text, write_json
 from openba_jax.paths import check_output_file, local, reject_overlap
 
 if TYPE_CHECKING:
-    from openba_jax.inference.loading import Loaded
+    from openba_jax.evaluation.benchmarks.base import Benchmark, Subjects
+    from openba_jax.inference.loading import PlacedModel
 
 
 def evaluate(
     model_dir: str,
     questions: str = "",
+    benchmarks: str | Sequence[str] = "json_choice",
+    parse_special: bool = False,
     mixture: str = "",
     stores: str | Sequence[str] = (),
     feature_lengths: Mapping[str, int] | None = None,
@@ -38,7 +41,9 @@ def evaluate(
 
     Args:
       model_dir: a model folder, or `DIR/checkpoints/<step>`.
-      questions: folder of question files (reference §7.2).
+      questions: folder of questions.
+      benchmarks: names of the benchmarks that read it and ask them.
+      parse_special: strings such as `</s>` in questions become the special tokens that they name.
       mixture: task or mixture whose loss is measured.
       stores: prefixes of token stores to measure it on.
       feature_lengths: `{'inputs': ..., 'targets': ...}`; by default the model's longest.
@@ -47,12 +52,18 @@ def evaluate(
       output_file: JSON file for the figures, too.
       mesh_shape: data, fsdp, model; the batch is rounded up to what data x fsdp divides.
 
+    Returns:
+      `accuracy`: for each benchmark, for each subject and `total`, `right`, `count`, `skipped`,
+      `chance`; `loss`: `loss`, `accuracy` and `targets`. What was not asked for is left out.
+
     Raises:
-      UserError: there is nothing to measure, model or files cannot be used, or memory is full.
+      UserError: there is nothing to measure, a benchmark is unknown, model or files cannot be used,
+        a figure would not be finite, or memory is full.
     """
     import jax
 
     from openba_jax.checkpoints.model_folder import split_path
+    from openba_jax.evaluation.benchmarks.registry import benchmark
     from openba_jax.inference.loading import load
     from openba_jax.parallel import hardware
     from openba_jax.parallel.sharding import use_mesh
@@ -72,39 +83,55 @@ def evaluate(
             for file in store.parent.glob(f"{glob.escape(store.name)}.*"):
                 reject_overlap(file, output_file, "token store")
     lengths = None if feature_lengths is None else gin_values.feature_lengths(feature_lengths)
-    model = load(folder, mesh_shape)
-    config = model.model.config
+    asked = [benchmark(name) for name in gin_values.several(benchmarks)]
+    if questions and not asked:
+        raise UserError("BENCHMARKS is empty, and QUESTIONS need one that reads and asks them.")
+    loaded = [(each, each.load(local(questions))) for each in asked if questions]
+    placed = load(folder, mesh_shape)
+    config = placed.model.config
     longest = config.max_encoder_length, config.max_decoder_length
     encoder_length, decoder_length = lengths or longest
     sizes: dict[str, Any] = {
         "encoder_length": encoder_length,
         "decoder_length": decoder_length,
-        "batch_size": model.rows(batch_size),
+        "batch_size": placed.rows(batch_size),
     }
     figures: dict[str, Any] = {}
-    with hardware.explain_out_of_memory(), use_mesh(model.mesh):
-        if questions:
-            figures["accuracy"] = _accuracy(model, questions, sizes)
+    with hardware.explain_out_of_memory(), use_mesh(placed.mesh):
+        if loaded:
+            figures["accuracy"] = {
+                each.name: _accuracy(placed, each, subjects, sizes, parse_special)
+                for each, subjects in loaded
+            }
         if mixture and stores:
-            figures["loss"] = _loss(model, mixture, stores, eval_batches, sizes)
+            figures["loss"] = _loss(placed, mixture, stores, eval_batches, sizes)
     if output_file and jax.process_index() == 0:
         write_json(check_output_file(output_file), figures)
     return figures
 
 
-def _accuracy(model: Loaded, questions: str, sizes: Mapping[str, Any]) -> dict[str, Any]:
-    from openba_jax.evaluation.multiple_choice import question_files, score_files
+def _accuracy(
+    placed: PlacedModel,
+    benchmark: Benchmark,
+    subjects: Subjects,
+    sizes: Mapping[str, Any],
+    parse_special: bool,
+) -> dict[str, Any]:
+    from openba_jax.evaluation.accuracy import measure_accuracy
+    from openba_jax.inference.prompts import PromptFrame
 
-    scores = score_files(
-        model.model, model.params, model.vocabulary, question_files(local(questions)), **sizes
+    lengths = sizes["encoder_length"], sizes["decoder_length"]
+    frame = PromptFrame(placed.vocabulary, *lengths, parse_special)
+    scores = measure_accuracy(
+        benchmark, subjects, placed.model, placed.params, frame, batch_size=sizes["batch_size"]
     )
     for name, score in scores.items():
-        cli.say(f"{name}: {score.accuracy:.1%} of {score.count}, chance {score.chance:.1%}")
+        cli.say(f"{name}: {score}")
     return {name: dataclasses.asdict(score) for name, score in scores.items()}
 
 
 def _loss(
-    model: Loaded,
+    placed: PlacedModel,
     mixture: str,
     stores: Sequence[str],
     eval_batches: int,
@@ -115,12 +142,12 @@ def _loss(
     from openba_jax.objectives.mixture import get_mixture
 
     loader = BatchLoader(
-        get_mixture(mixture), stores, model.vocabulary, evaluation_stores=stores, **sizes
+        get_mixture(mixture), stores, placed.vocabulary, evaluation_stores=stores, **sizes
     )
-    rows = local_rows(model.mesh, sizes["batch_size"])
+    rows = local_rows(placed.mesh, sizes["batch_size"])
     batches = loader.evaluation_batches(eval_batches, rows=rows)
-    measure = LossOnBatches(model.model, model.mesh, batches, sizes["batch_size"])
-    figures = measure(model.params)
+    measure = LossOnBatches(placed.model, placed.mesh, batches, sizes["batch_size"])
+    figures = measure(placed.params)
     cli.say(f"{mixture}: {json_text(figures, mixture)}")
     return figures
 

@@ -32,6 +32,7 @@ def infer(
     top_k: int = 0,
     top_p: float = 1.0,
     seed: int = 0,
+    parse_special: bool = False,
     mesh_shape: Sequence[int] = (-1, 1, 1),
 ) -> None:
     """Answers prompts.
@@ -48,20 +49,22 @@ def infer(
       top_k: sample from so many tokens; 0 for all.
       top_p: sample from tokens of this probability together.
       seed: for sampling.
+      parse_special: strings such as `</s>` in prompts become the special tokens that they name.
       mesh_shape: data, fsdp, model; the batch is rounded up to what data x fsdp divides.
 
     Raises:
-      UserError: there is no prompt, model or files cannot be used, or memory is full.
+      UserError: there is no prompt, one is too long or no valid Unicode, model or files cannot be
+        used, logits are not finite, or memory is full.
     """
     import jax
     from tqdm import tqdm
 
     from openba_jax.checkpoints.model_folder import split_path
-    from openba_jax.data.text.documents import column, read_records
     from openba_jax.files import write_atomically
     from openba_jax.inference.decoding import Sampling
     from openba_jax.inference.generator import Generator
     from openba_jax.inference.loading import load
+    from openba_jax.inference.prompts import read_prompts
     from openba_jax.parallel import hardware
     from openba_jax.parallel.sharding import use_mesh
 
@@ -71,40 +74,28 @@ def infer(
         raise UserError(
             f"max_encoder_length is {max_encoder_length}; the frame of a prompt takes 3 tokens."
         )
-    texts = gin_values.several(prompts)
-    if input_file:
-        records = read_records([address_or_local(input_file)], "inputs")
-        texts += [column(record, "inputs", place) for place, record in records]
-    for number, text in enumerate(texts, start=1):
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise UserError(
-                f"prompt {number} holds {text[error.start]!r}, half of a pair that makes a "
-                "character; write the character itself."
-            ) from error
-    if not texts:
-        raise UserError("there is no prompt; give PROMPTS or an INPUT_FILE.")
+    texts, places = read_prompts(gin_values.several(prompts), input_file)
     folder = local(model_dir)
     if output_file:
         reject_overlap(split_path(folder)[0], check_output_file(output_file), "model")
         if input_file:
             reject_overlap(address_or_local(input_file), output_file, "file of prompts")
     sampling = Sampling(temperature, top_k, top_p)
-    model = load(folder, mesh_shape)
+    placed = load(folder, mesh_shape)
     generator = Generator(
-        model.model,
-        model.params,
-        model.vocabulary,
-        max_encoder_length or model.model.config.max_encoder_length,
-        model.rows(min(batch_size, len(texts))),
+        placed.model,
+        placed.params,
+        placed.vocabulary,
+        max_encoder_length or placed.model.config.max_encoder_length,
+        placed.rows(min(batch_size, len(texts))),
+        parse_special,
     )
     answers: list[str] = []
     first = jax.process_index() == 0
     hidden = None if first else True  # None: where there is no terminal.
     with (
         hardware.explain_out_of_memory(),
-        use_mesh(model.mesh),
+        use_mesh(placed.mesh),
         tqdm(total=len(texts), unit="prompt", disable=hidden) as bar,
     ):
         for batch in generator.stream(
@@ -112,6 +103,7 @@ def infer(
             max_new_tokens=max_new_tokens,
             sampling=sampling,
             seed=seed,
+            places=places,
         ):
             answers += batch
             bar.update(len(batch))

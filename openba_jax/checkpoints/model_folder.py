@@ -30,6 +30,9 @@ PLAN = "plan.json"
 TOKENIZER = "tokenizer.model"
 CHECKPOINTS = "checkpoints"
 
+MAX_PLAN_BYTES = 1 << 26
+"""More than any plan takes; a list of all units of each layer of a large model is a few MB."""
+
 PathLike = str | os.PathLike[str]
 
 
@@ -167,11 +170,13 @@ def plan_text(folder: PathLike) -> str | None:
     """The text of `plan.json` of a model folder, None if nothing was pruned.
 
     Raises:
-      UserError: it is not JSON.
+      UserError: it is larger than any plan, or not JSON.
     """
     path = Path(folder) / PLAN
     if not path.exists():
         return None
+    if (size := path.stat().st_size) > MAX_PLAN_BYTES:
+        raise UserError(f"{path} has {size} bytes, which no pruning plan takes; it is damaged.")
     text = path.read_text(encoding="utf-8", errors="replace")
     parse_plan(text, path)
     return text

@@ -72,7 +72,7 @@ class LossOnBatches:
           `loss` in nats per target token, `accuracy` of the most likely token, `targets` counted.
 
         Raises:
-          UserError: the batches have no target, or the loss is not finite.
+          UserError: the batches have no target token, or the loss is not finite.
         """
         placed = (
             sharding.global_batch(batch, self._sharding, self._rows, self._batch_size)
@@ -97,7 +97,7 @@ def averages(sums: Iterable[Mapping[str, Any]]) -> dict[str, float]:
       `loss`, `accuracy`, and `targets`, the sum of weights.
 
     Raises:
-      UserError: there is no target, or the loss is not finite.
+      UserError: the steps have no target token, or the loss is not finite.
     """
     steps = list(sums)
     loss, correct, weight = (

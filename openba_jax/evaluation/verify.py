@@ -45,7 +45,7 @@ def compare(first: Checkpoint, second: Checkpoint) -> list[Difference]:
     """Largest absolute difference of every parameter; vocabularies may be padded differently.
 
     Raises:
-      UserError: the models differ in more than that.
+      UserError: the models differ in a size other than that of the vocabulary.
     """
     a, b = first.model.axes, second.model.axes
     for key in dict.fromkeys([*a.sizes, *b.sizes]):
@@ -150,7 +150,7 @@ def encode_prompt(prompt: str, checkpoint: Checkpoint) -> list[int]:
     """Encoder ids of a prompt: text, or ids like `12,5,7`.
 
     Raises:
-      UserError: it is text and the checkpoint has no tokenizer, or an id is out of range.
+      UserError: the prompt is text and the checkpoint has no tokenizer, or an id is out of range.
     """
     pieces = prompt.split(",")
     if all(piece.strip().isdecimal() for piece in pieces):
@@ -159,7 +159,7 @@ def encode_prompt(prompt: str, checkpoint: Checkpoint) -> list[int]:
         raise UserError("the checkpoints have no tokenizer; give prompts as ids, like 12,5,7.")
     else:
         vocabulary = Vocabulary(checkpoint.tokenizer)
-        ids = [*vocabulary.encode(prompt), vocabulary.eos_id]
+        ids = [*vocabulary.encode(prompt, parse_special=True), vocabulary.eos_id]
     rows = checkpoint.model.config.vocab_size
     if max(ids) >= rows:
         raise UserError(f"the prompt has id {max(ids)}, and the model has {rows} ids.")

@@ -21,6 +21,8 @@ EOS_ID = 1
 START_ID = 0
 LEAST_TEMPERATURE = 1e-4
 """Logits divided by less may leave the range of their type."""
+NOT_FINITE = -1
+"""Stands in an answer where the logits are NaN or infinite."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +43,7 @@ class Sampling:
         """Checks the ranges.
 
         Raises:
-          UserError: a value out of its range.
+          UserError: a value is out of its range.
         """
         if self.temperature != 0 and not LEAST_TEMPERATURE <= self.temperature < math.inf:
             raise UserError(
@@ -98,9 +100,10 @@ def generate(
       stop_ids: ids that end a row; they are part of the answer.
 
     Returns:
-      int32 `[batch, max_new_tokens]`, without the start id, padded with 0 after a stop id.
+      int32 `[batch, max_new_tokens]`, without the start id, padded with 0 after a stop id. A row
+      whose logits are not finite ends with `NOT_FINITE`.
     """
-    batch = inputs.shape[0]
+    batch, ends = inputs.shape[0], (*stop_ids, NOT_FINITE)
     cache, fixed = model.start_decoding(params, inputs, max_new_tokens)
 
     def unfinished(state: tuple[Any, ...]) -> jax.Array:
@@ -112,9 +115,10 @@ def generate(
         state_now = DecodingState(cache, fixed)
         logits, cache = model.decode_step(params, state_now, inputs, last[:, None])
         chosen = choose_tokens(logits[:, 0], sampling, jax.random.fold_in(rng, step))
-        chosen = jnp.where(done, PAD_ID, chosen)
+        finite = jnp.isfinite(jnp.max(logits[:, 0], axis=-1))  # The maximum of a NaN is NaN.
+        chosen = jnp.where(done, PAD_ID, jnp.where(finite, chosen, NOT_FINITE))
         answer = jax.lax.dynamic_update_slice_in_dim(answer, chosen[:, None], step, axis=1)
-        return step + 1, chosen, cache, done | jnp.isin(chosen, jnp.array(stop_ids)), answer
+        return step + 1, chosen, cache, done | jnp.isin(chosen, jnp.array(ends)), answer
 
     state = (
         jnp.int32(0),

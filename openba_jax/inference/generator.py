@@ -1,4 +1,4 @@
-"""From text to text: frames prompts, generates, decodes (reference §9.1)."""
+"""From text to text: frames prompts, generates, decodes."""
 
 from __future__ import annotations
 
@@ -8,17 +8,15 @@ import jax
 
 from openba_jax.data.vocabulary import Vocabulary
 from openba_jax.errors import UserError
-from openba_jax.inference.decoding import GREEDY, Sampling, generate
+from openba_jax.inference.decoding import GREEDY, NOT_FINITE, Sampling, generate
 from openba_jax.inference.padding import fitting_length, pad_rows
+from openba_jax.inference.prompts import PromptFrame
 from openba_jax.models.base import Model, Params
 from openba_jax.parallel.sharding import to_host
 
 
 class Generator:
-    """Answers prompts.
-
-    A prompt is framed `<S> prompt <extra_id_0> </s>`; the model answers `<extra_id_0> answer </s>`.
-    """
+    """Answers prompts, which are framed as `PromptFrame` says."""
 
     def __init__(
         self,
@@ -27,6 +25,7 @@ class Generator:
         vocabulary: Vocabulary,
         encoder_length: int,
         batch_size: int = 16,
+        parse_special: bool = False,
     ) -> None:
         """Keeps a model.
 
@@ -36,11 +35,12 @@ class Generator:
           vocabulary: its vocabulary.
           encoder_length: longest prompt, frame included.
           batch_size: prompts at once.
+          parse_special: strings of special tokens in prompts become these tokens.
         """
         self._model = model
         self._params = params
         self._vocabulary = vocabulary
-        self._encoder_length = encoder_length
+        self._frame = PromptFrame(vocabulary, encoder_length, parse_special=parse_special)
         self._batch_size = batch_size
 
     def __call__(
@@ -62,6 +62,7 @@ class Generator:
         max_new_tokens: int,
         sampling: Sampling = GREEDY,
         seed: int = 0,
+        places: Sequence[str] | None = None,
     ) -> Iterator[list[str]]:
         """Yields the answers batch by batch, special tokens left out.
 
@@ -70,12 +71,19 @@ class Generator:
           max_new_tokens: longest answer, sentinel and end of sequence included.
           sampling: how tokens are chosen; greedy by default.
           seed: for sampling.
+          places: where the prompts stand, for messages; by default they are counted from 1.
 
         Raises:
-          UserError: a prompt is too long; nothing is cut off silently.
+          UserError: the logits of an answer are not finite.
+          UnusablePromptError: a prompt is too long, since nothing is cut off silently, or is no
+            valid Unicode. It is raised before anything is generated.
         """
-        framed = [self._frame(prompt) for prompt in prompts]
-        length = fitting_length(framed, self._encoder_length)
+        if places is None:
+            places = [f"prompt {number}" for number in range(1, len(prompts) + 1)]
+        framed = [
+            self._frame.prompt(prompt, place) for prompt, place in zip(prompts, places, strict=True)
+        ]
+        length = fitting_length(framed, self._frame.encoder_length)
         for start in range(0, len(framed), self._batch_size):
             chunk = framed[start : start + self._batch_size]
             # A row of padding fills the last batch up, so that one shape is compiled.
@@ -90,18 +98,13 @@ class Generator:
                 stop_ids=(self._vocabulary.eos_id,),
             )
             answers = to_host(ids)[: len(chunk)].tolist()
+            for answer, place in zip(answers, places[start:], strict=False):
+                if NOT_FINITE in answer:
+                    raise UserError(
+                        f"{place}: the logits are not finite, and no answer would mean anything; "
+                        "the compute type is too narrow for the parameters, or these are damaged."
+                    )
             yield [
                 self._vocabulary.decode(answer, skip_special_tokens=True).strip()
                 for answer in answers
             ]
-
-    def _frame(self, prompt: str) -> list[int]:
-        vocabulary = self._vocabulary
-        body = vocabulary.encode(prompt)
-        ids = [vocabulary.s_id, *body, vocabulary.sentinel(0), vocabulary.eos_id]
-        if len(ids) > self._encoder_length:
-            raise UserError(
-                f"a prompt of {len(body)} tokens exceeds the {self._encoder_length - 3} that fit "
-                f"into the encoder: {prompt[:60]!r}."
-            )
-        return ids

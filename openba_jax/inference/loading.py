@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from openba_jax.checkpoints import model_folder, training_state
+from openba_jax.checkpoints.formats.native import Native
+from openba_jax.checkpoints.registry import detect
 from openba_jax.data.vocabulary import Vocabulary
 from openba_jax.errors import UserError
 from openba_jax.models.base import Model, Params
 from openba_jax.parallel import sharding
 
 
-class Loaded(NamedTuple):
+class PlacedModel(NamedTuple):
     """A model that is to be used within `sharding.use_mesh(mesh)`.
 
     Attributes:
@@ -36,13 +40,14 @@ class Loaded(NamedTuple):
         return -(-batch_size // parts) * parts
 
 
-def load(model_dir: str | Path, mesh_shape: Sequence[int]) -> Loaded:
+def load(model_dir: str | Path, mesh_shape: Sequence[int]) -> PlacedModel:
     """Reads a model folder, or `DIR/checkpoints/<step>`, onto a `data x fsdp x model` mesh.
 
     Raises:
-      UserError: something is missing or damaged, tokenizer and model do not fit, or the mesh does
-        not fit the devices.
+      UserError: the folder is of another format, something in it is missing or damaged, tokenizer
+        and model do not fit, a parameter is not finite, or the mesh does not fit the devices.
     """
+    check_is_model_folder(model_dir)
     mesh = sharding.make_mesh(mesh_shape)
     folder, _ = model_folder.split_path(model_dir)
     model = model_folder.load_model(folder)
@@ -52,4 +57,40 @@ def load(model_dir: str | Path, mesh_shape: Sequence[int]) -> Loaded:
     vocabulary.check_rows(model.config.vocab_size)
     shardings = sharding.param_shardings(model.logical_axes(), model.abstract_params(), mesh)
     params = training_state.restore_params(model_dir, model, shardings)
-    return Loaded(model, params, vocabulary, mesh)
+    check_finite(params, model_dir, mesh)
+    return PlacedModel(model, params, vocabulary, mesh)
+
+
+def check_is_model_folder(path: str | Path) -> None:
+    """Checks that a folder is a model folder, or a checkpoint in one.
+
+    Raises:
+      UserError: the folder is of another format, for which the message names the command that
+        converts it, or of no format that is known.
+    """
+    if not Native().recognises(Path(path)):
+        found = detect(Path(path))
+        raise UserError(
+            f"{path} is a {found.description}, and a model folder is needed; make one by "
+            f"`openba-convert to_native --input={path} --output=FOLDER`."
+        )
+
+
+def check_finite(params: Params, where: str | Path, mesh: Mesh) -> None:
+    """Checks that no parameter is NaN or infinite; every device looks at its own part.
+
+    Raises:
+      UserError: a parameter is not finite; the message names its tensor.
+    """
+
+    def count_all(tree: Any) -> Any:
+        return jax.tree.map(lambda x: jnp.sum(~jnp.isfinite(x), dtype=jnp.float32), tree)
+
+    count = sharding.jit_on_mesh(count_all, mesh, out_shardings=sharding.replicated(mesh))
+    for path, found in jax.tree.leaves_with_path(jax.device_get(count(params))):
+        if found:
+            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            raise UserError(
+                f"{where}: {name} has {found:.0f} values that are NaN or infinite, and no answer "
+                "of this model would mean anything; take another checkpoint."
+            )

@@ -31,7 +31,7 @@ class Corpora:
 
     @property
     def tokenizer(self) -> Path:
-        """The tokenizer before any pruning."""
+        """The tokenizer of the ancestor."""
         return self._folder / "full" / TOKENIZER
 
     def train_tokenizer(self) -> Vocabulary:

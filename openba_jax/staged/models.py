@@ -76,7 +76,7 @@ class Models:
       root: folder of the run.
       corpora: its data.
       pretrain: how the ancestor is trained.
-      recover: how pruned models are.
+      recover: how pruned models are trained.
       tune: how models are tuned on instructions.
       mesh_shape: data, fsdp, model.
       seed: of parameters and dropout.
@@ -104,7 +104,7 @@ class Models:
         """The vocabulary of a model.
 
         Raises:
-          UserError: it has none.
+          UserError: the model has no tokenizer.
         """
         path = model_folder.tokenizer_path(self.folder(name))
         if path is None:
@@ -211,7 +211,7 @@ class Models:
         )
 
     def _target_losses(self, mixture: Mixture) -> dict[str, float]:
-        """What D-UL2 aims at: the losses of the model before any pruning, measured once."""
+        """What D-UL2 aims at: the losses of the ancestor, measured once."""
         path = self.root / "target_losses.json"
         if not path.exists():
             self.say("measuring the target losses of the denoisers")

@@ -5,19 +5,29 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from openba_jax.checkpoints import model_folder, training_state
+from openba_jax.checkpoints import model_folder
 from openba_jax.data.vocabulary import Vocabulary
-from openba_jax.evaluation.multiple_choice import question_files, score_files
-from openba_jax.files import write_atomically
+from openba_jax.evaluation.accuracy import Score, measure_accuracy
+from openba_jax.evaluation.benchmarks import json_choice
+from openba_jax.evaluation.benchmarks.base import TOTAL
+from openba_jax.files import write_atomically, write_json
+from openba_jax.inference import loading
 from openba_jax.inference.generator import Generator
+from openba_jax.inference.prompts import PromptFrame
 from openba_jax.models.counting import parameter_count, train_flops_per_example
+from openba_jax.parallel.sharding import use_mesh
 from openba_jax.pruning.vocabulary import sum_counts
-from openba_jax.staged import report
+from openba_jax.staged import plots, report
 from openba_jax.staged.models import PRETRAIN, Models, pruned_name, tuned_name
-from openba_jax.staged.report import Curve, Row
+from openba_jax.staged.plots import Curve
+from openba_jax.staged.report import Row
 from openba_jax.training import metrics
+
+SCORED_AT_ONCE = 64
+"""Questions of a batch."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,31 +42,32 @@ class Results:
     models: Models
     prompts: Sequence[str]
 
-    def scores(self, name: str) -> dict[str, Any]:
-        """Scores on the questions: for each subject and `total`, right, count and chance."""
+    def scores(self, name: str) -> dict[str, Score]:
+        """Scores on the questions, for each subject and `TOTAL`; empty without questions."""
         data = self.models.corpora.data
         if not data.questions:
             return {}
         path = self.models.root / "scores" / f"{name}.json"
         if not path.exists():
-            loaded = training_state.load_model(self.models.folder(name))
-            scores = score_files(
-                loaded.model,
-                loaded.params,
-                self.models.vocabulary(name),
-                question_files(data.questions),
-                encoder_length=data.encoder_length,
-                decoder_length=data.decoder_length,
-            )
-            path.parent.mkdir(exist_ok=True)
-            as_dicts = {subject: dataclasses.asdict(score) for subject, score in scores.items()}
-            write_atomically(path, json.dumps(as_dicts, indent=2) + "\n")
-        return dict(json.loads(path.read_text(encoding="utf-8")))
+            placed = loading.load(self.models.folder(name), self.models.mesh_shape)
+            lengths = data.encoder_length, data.decoder_length
+            with use_mesh(placed.mesh):
+                measured = measure_accuracy(
+                    json_choice.BENCHMARK,
+                    json_choice.load(Path(data.questions)),
+                    placed.model,
+                    placed.params,
+                    PromptFrame(placed.vocabulary, *lengths),
+                    batch_size=placed.rows(SCORED_AT_ONCE),
+                )
+            write_json(path, {key: dataclasses.asdict(score) for key, score in measured.items()})
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        return {subject: Score(**fields) for subject, fields in stored.items()}
 
     def accuracy(self, name: str) -> float | None:
         """Accuracy over all questions, None where there are none."""
         scores = self.scores(name)
-        return scores["total"]["right"] / scores["total"]["count"] if scores else None
+        return scores[TOTAL].accuracy if scores else None
 
     def row(
         self,
@@ -104,11 +115,16 @@ class Results:
         if not self.prompts:
             return []
         data = self.models.corpora.data
-        loaded = training_state.load_model(self.models.folder(name))
+        placed = loading.load(self.models.folder(name), self.models.mesh_shape)
         generator = Generator(
-            loaded.model, loaded.params, self.models.vocabulary(name), data.encoder_length
+            placed.model,
+            placed.params,
+            placed.vocabulary,
+            data.encoder_length,
+            placed.rows(len(self.prompts)),
         )
-        answers = generator(self.prompts, max_new_tokens=data.decoder_length)
+        with use_mesh(placed.mesh):
+            answers = generator(self.prompts, max_new_tokens=data.decoder_length)
         return list(zip(self.prompts, answers, strict=True))
 
     def report(
@@ -123,20 +139,20 @@ class Results:
           pieces: of the vocabulary that is kept; None if it was not cut.
         """
         root, corpora = self.models.root, self.models.corpora
-        scores = {
-            path.stem: json.loads(path.read_text(encoding="utf-8"))
-            for path in sorted((root / "scores").glob("*.json"))
-        }
-        chance = scores[PRETRAIN]["total"]["chance"] if scores else 0.0
+        names = sorted(path.stem for path in (root / "scores").glob("*.json"))
+        scores = {name: self.scores(name) for name in names}
+        chance = scores[PRETRAIN][TOTAL].chance if scores else 0.0
+        skipped = {name: each[TOTAL].skipped for name, each in scores.items()}
         found = report.findings(rows, chance, final)
         answers = self.answers(tuned_name(final))
-        write_atomically(root / "report.json", report.as_json(rows, found, answers, scores))
-        write_atomically(root / "report.md", report.as_markdown(rows, found, answers))
-        report.plot_losses(curves, root / "losses.png")
+        write_json(root / "report.json", report.as_dict(rows, found, answers, scores))
+        markdown = report.as_markdown(rows, found, answers, skipped)
+        write_atomically(root / "report.md", markdown)
+        plots.plot_losses(curves, root / "losses.png")
         counts = sum_counts(corpora.token_counts(Vocabulary(corpora.tokenizer)))
-        report.plot_coverage(counts, pieces, root / "coverage.png")
+        plots.plot_coverage(counts, pieces, root / "coverage.png")
         lines = "".join(f"{question}  ->  {answer}\n" for question, answer in answers)
-        return report.as_text(rows, found) + lines
+        return report.as_text(rows, found, skipped) + lines
 
     def _records(self, name: str, split: str) -> list[dict[str, Any]]:
         return [

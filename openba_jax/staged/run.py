@@ -1,4 +1,4 @@
-"""The whole way of a staged compression, top to bottom."""
+"""A staged compression from text to report."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from openba_jax import gin_values
 from openba_jax.errors import UserError
-from openba_jax.evaluation.multiple_choice import question_files, read_questions
+from openba_jax.evaluation.benchmarks import json_choice
 from openba_jax.files import write_atomically
 from openba_jax.models.config import ModelConfig
 from openba_jax.models.registry import model_of
@@ -37,10 +37,11 @@ class Pipeline:
       model: sizes of the ancestor; the vocabulary follows from the text.
       stages: what is cut, in order, each with a name of its own.
       pretrain: how the ancestor is trained.
-      recover: how pruned models are; a stage may name another mixture.
+      recover: how pruned models are trained; a stage may name another mixture.
       tune: how the ancestor, the last model and the controls are tuned on instructions.
       prompts: texts that the last model answers in the report.
-      controls: whether all cuts at once, and the last shape from nothing, are trained as well.
+      controls: whether to train two models for comparison: one with all cuts made at once, one of
+        the last shape from random parameters.
       mesh_shape: data, fsdp, model.
       seed: of batches, parameters and dropout.
       log_every: steps.
@@ -66,7 +67,8 @@ class Pipeline:
 
         Raises:
           UserError: `output_dir` cannot be written or overlaps with the data, there are no stages,
-            two have one name, a mixture is unknown, or a stage or the data cannot be used.
+            two stages share a name, a mixture is unknown, a phase has no tokens to train on, or a
+            stage or the data cannot be used.
         """
         object.__setattr__(self, "output_dir", str(local(self.output_dir)))
         check_output_folder(self.output_dir)
@@ -87,7 +89,7 @@ class Pipeline:
         _check_stages(self.stages, self.model, self.data.vocabulary_size)
 
     def run(self) -> str:
-        """Does whatever is not done yet; returns the report as text.
+        """Does what is not done yet; returns the report as text.
 
         Raises:
           UserError: something in the settings or files cannot be used.
@@ -123,30 +125,31 @@ class Pipeline:
         rows = [results.row(PRETRAIN, trained.step, tuned=True)]
         curves = [results.curve(PRETRAIN, 0)]
 
-        parent, before, ancestor = PRETRAIN, 0, trained.step
+        parent, ancestor_steps, recovery_steps = PRETRAIN, trained.step, 0
         total = sum(data.steps(stage.recover_tokens) for stage in self.stages)
         for number, stage in enumerate(self.stages, start=1):
-            trained = models.prune_and_recover(parent, stage, ScheduleWindow(total, before, number))
+            window = ScheduleWindow(total, recovery_steps, number)
+            trained = models.prune_and_recover(parent, stage, window)
             last = number == len(self.stages)
             if last:
                 models.tune_model(stage.name)
             rows.append(results.row(stage.name, trained.step, parent=parent, tuned=last))
-            curves.append(results.curve(stage.name, data.tokens(ancestor + before)))
-            parent, before = stage.name, before + trained.step
+            curves.append(results.curve(stage.name, data.tokens(ancestor_steps + recovery_steps)))
+            parent, recovery_steps = stage.name, recovery_steps + trained.step
         final = parent
 
         if self.controls:
-            # As many steps as all stages: the tokens of each were rounded up to whole steps.
+            # As many steps as all stages took: their tokens are rounded up to whole steps.
             merged = dataclasses.replace(
                 merge_stages(self.stages, ALL_AT_ONCE), recover_tokens=data.tokens(total)
             )
-            window, start = ScheduleWindow(total, part=1), data.tokens(ancestor)
-            models.prune_and_recover(PRETRAIN, merged, window)
+            whole, start = ScheduleWindow(total, part=1), data.tokens(ancestor_steps)
+            models.prune_and_recover(PRETRAIN, merged, whole)
             models.tune_model(ALL_AT_ONCE)
             rows.append(results.row(ALL_AT_ONCE, total, parent=PRETRAIN, tuned=True, control=True))
             curves.append(results.curve(ALL_AT_ONCE, start, control=True))
 
-            models.train_from_scratch(final, merged, window)
+            models.train_from_scratch(final, merged, whole)
             models.tune_model(FROM_SCRATCH)
             rows.append(results.row(FROM_SCRATCH, total, tuned=True, control=True))
             curves.append(results.curve(FROM_SCRATCH, start, control=True))
@@ -172,21 +175,28 @@ def _clocked() -> Callable[[str], None]:
 
 
 def _check_data(data: Data) -> None:
-    """Raises a `UserError` where losses or answers could not be measured."""
+    """Checks that losses and answers can be measured.
+
+    Raises:
+      UserError: there is no batch to evaluate on, or the questions cannot be read.
+    """
     if data.eval_batches < 1:
         raise UserError(f"eval_batches is {data.eval_batches}; it must be at least 1.")
     if data.questions:
-        for file in question_files(data.questions):
-            read_questions(file)
+        json_choice.load(Path(data.questions))
 
 
 def _check_stages(stages: Sequence[Stage], model: ModelConfig, pieces: int) -> None:
-    """Raises a `UserError` where a stage could not be cut or recovered.
+    """Checks that every stage can be cut and recovered.
 
     Args:
       stages: the schedule.
       model: the ancestor.
       pieces: of its vocabulary.
+
+    Raises:
+      UserError: the plan of a stage does not fit the model before it, its method is unknown, its
+        vocabulary is no smaller one, or it has no tokens to recover with.
     """
     plan = Plan.identity(model_of(model), "")
     for stage in stages:

@@ -9,9 +9,8 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
-from openba_jax.data.text.documents import column, read_records
-from openba_jax.errors import UserError
 from openba_jax.gin_values import several
+from openba_jax.inference.prompts import PromptFrame, read_prompts
 from tasks.vocabulary import OpenBAVocabulary
 
 
@@ -20,38 +19,28 @@ def prompts_task(
     prompts: Sequence[str] = (),
     input_file: str = "",
     max_encoder_length: int = 1024,
+    parse_special: bool = False,
 ) -> str:
-    """Registers a task over prompts, framed as reference §9.1 says: `<S> prompt <extra_id_0> </s>`.
+    """Registers a task over prompts, framed as `openba_jax.inference.prompts` says.
 
     Args:
       vocabulary: the model's.
       prompts: texts.
       input_file: more of them: JSON lines with `inputs`, or plain lines.
       max_encoder_length: longest prompt, frame included; T5X would cut longer ones off.
+      parse_special: strings of special tokens in prompts become these tokens.
 
     Returns:
       The name of the task, which has the split `test`. T5X takes seqio's tasks by name only, and
       does not infer again what its folder has under that name, so that other prompts have another.
 
     Raises:
-      UserError: there is no prompt, one is too long, or the file cannot be read.
+      UserError: there is no prompt, one is too long or no valid Unicode, or the file cannot be
+        read.
     """
-    texts = several(prompts)
-    if input_file:
-        records = read_records([input_file], "inputs")
-        texts += [column(record, "inputs", place) for place, record in records]
-    if not texts:
-        raise UserError("there is no prompt; give PROMPTS or an INPUT_FILE.")
-    tokens = vocabulary.vocabulary
-    rows = [
-        [tokens.s_id, *tokens.encode(text), tokens.sentinel(0), tokens.eos_id] for text in texts
-    ]
-    for text, row in zip(texts, rows, strict=True):
-        if len(row) > max_encoder_length:
-            raise UserError(
-                f"a prompt of {len(row) - 3} tokens exceeds the {max_encoder_length - 3} that fit "
-                f"into MAX_ENCODER_LENGTH: {text[:60]!r}."
-            )
+    texts, places = read_prompts(several(prompts), input_file)
+    frame = PromptFrame(vocabulary.vocabulary, max_encoder_length, parse_special=parse_special)
+    rows = [frame.prompt(text, place) for text, place in zip(texts, places, strict=True)]
 
     def dataset(split: str, shuffle_files: bool, seed: int | None = None) -> tf.data.Dataset:
         del split, shuffle_files, seed

@@ -108,7 +108,7 @@ def test_plans_lie_beside_models_and_add_up(finished: Path) -> None:
     plan = json.loads((finished / "models/words/plan.json").read_text())
     assert plan["keep"]["decoder/layers"] == [0, 2]
     assert [step["stage"] for step in plan["steps"]] == ["layers", "width", "words"]
-    assert plan["root"]["decoder_layers"] == 3
+    assert plan["ancestor"]["decoder_layers"] == 3
 
 
 def test_the_model_can_be_used_by_the_mains(finished: Path, tmp_path: Path) -> None:
@@ -133,6 +133,21 @@ def test_the_model_can_be_used_by_the_mains(finished: Path, tmp_path: Path) -> N
         eval_batches=1,
     )
     assert figures["loss"]["loss"] > 0
+
+
+def test_accuracies_are_those_of_openba_eval(finished: Path, corpus: Path) -> None:
+    from openba_jax.eval import evaluate
+
+    figures = evaluate(
+        str(finished / "models/words.tuned"),
+        questions=str(corpus / "questions"),
+        feature_lengths={"inputs": 48, "targets": 24},
+        batch_size=64,
+    )
+    scores = json.loads((finished / "scores/words.tuned.json").read_text())
+    assert figures["accuracy"] == {"json_choice": scores}
+    row = json.loads((finished / "report.json").read_text())["rows"][3]
+    assert row["accuracy_tuned"] == scores["total"]["right"] / scores["total"]["count"]
 
 
 def test_again_changes_nothing(finished: Path, corpus: Path) -> None:

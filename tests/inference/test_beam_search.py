@@ -9,8 +9,7 @@ import pytest
 
 from openba_jax.inference.beam_search import beam_search, generate_beams
 from openba_jax.inference.decoding import generate
-from openba_jax.models.openba.network import init_params
-from openba_jax.models.registry import named_config
+from openba_jax.models.registry import model_of, named_config
 
 VOCAB, STEPS = 4, 2
 
@@ -80,12 +79,11 @@ def test_early_stopping_takes_the_first_to_end():
 
 
 def test_one_beam_is_greedy():
-    config = named_config("tiny", encoder_layers=1, decoder_layers=1)
-    fresh = jax.jit(init_params, static_argnums=0)
-    params = fresh(config.replace(initializer_std=0.5), jax.random.key(1))
+    model = model_of(named_config("tiny", encoder_layers=1, decoder_layers=1, initializer_std=0.5))
+    params = jax.jit(model.init)(jax.random.key(1))
     tokens = jnp.asarray([[5, 6, 7, 1], [9, 8, 1, 0]], jnp.int32)
-    greedy = generate(config, params, tokens, jax.random.key(0), max_new_tokens=5)
-    found = generate_beams(config, params, tokens, beams=1, max_new_tokens=5)
+    greedy = generate(model, params, tokens, jax.random.key(0), max_new_tokens=5)
+    found = generate_beams(model, params, tokens, beams=1, max_new_tokens=5)
     ends = (np.asarray(greedy) == 1).any()
     assert not ends  # With an end the two may differ: beam search weighs it against going on.
     np.testing.assert_array_equal(found.sequences[:, 0, 1:], greedy)

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from openba_jax.errors import UserError
-from openba_jax.inference.decoding import (
-    Sampling,
-    choose_tokens,
-    decode_step,
-    generate,
-    init_cache,
-    split_cache,
-)
-from openba_jax.models.openba.network import OpenBA, init_params
-from openba_jax.models.registry import named_config
+from openba_jax.inference.decoding import Sampling, choose_tokens, generate
+from openba_jax.models.base import DecodingState, Model
+from openba_jax.models.openba.network import OpenBA
+from openba_jax.models.registry import model_of, named_config
+
+
+def _model(scan_layers: bool = True) -> tuple[Model, dict[str, Any]]:
+    model = model_of(named_config("tiny", initializer_std=0.3, scan_layers=scan_layers))
+    return model, model.init(jax.random.key(0))
 
 
 def _inputs() -> jax.Array:
@@ -27,30 +28,23 @@ def _inputs() -> jax.Array:
 
 @pytest.mark.parametrize("scan_layers", [True, False])
 def test_greedy_equals_teacher_forcing(scan_layers: bool) -> None:
-    config = named_config("tiny", initializer_std=0.3, scan_layers=scan_layers)
-    params = init_params(config, jax.random.key(0))
+    model, params = _model(scan_layers)
     inputs = _inputs()
-    answer = generate(config, params, inputs, jax.random.key(0), max_new_tokens=9, stop_ids=())
-    logits = OpenBA(config).apply(
-        {"params": params},
-        inputs,
-        jnp.pad(answer[:, :-1], ((0, 0), (1, 0))),
-        enable_dropout=False,
-    )
+    answer = generate(model, params, inputs, jax.random.key(0), max_new_tokens=9, stop_ids=())
+    shifted = jnp.pad(answer[:, :-1], ((0, 0), (1, 0)))
+    logits = model.module.apply({"params": params}, inputs, shifted, enable_dropout=False)
     np.testing.assert_array_equal(answer, logits.argmax(-1))
 
 
 def test_prompts_of_several_lengths_are_filled_in_at_once() -> None:
-    config = named_config("tiny", initializer_std=0.3)
-    params = init_params(config, jax.random.key(0))
-    model, inputs = OpenBA(config), _inputs()
+    model, params = _model()
+    module, inputs = model.module, _inputs()
     decoder = jax.random.randint(jax.random.key(2), (3, 6), 3, 500).at[:, 0].set(0)
     lengths = jnp.array([4, 2, 3])
-    encoded = model.apply({"params": params}, inputs, enable_dropout=False, method=OpenBA.encode)
-    cache = init_cache(config, params, inputs, encoded, cache_length=6)
-    _, filled = model.apply(
-        {"params": params, "cache": cache},
-        encoded,
+    cache, fixed = model.start_decoding(params, inputs, 6)
+    _, filled = module.apply(
+        {"params": params, "cache": cache, "encoded": fixed},
+        model.encode(params, inputs),
         inputs,
         decoder[:, :4],
         enable_dropout=False,
@@ -60,43 +54,37 @@ def test_prompts_of_several_lengths_are_filled_in_at_once() -> None:
         mutable=["cache"],
         method=OpenBA.decode,
     )
-    cache = filled["cache"]
+    state = DecodingState(filled["cache"], fixed)
     next_tokens = jnp.take_along_axis(decoder, lengths[:, None], axis=1)
-    logits, _ = decode_step(config, params, cache, inputs, next_tokens)
-    whole = model.apply({"params": params}, inputs, decoder, enable_dropout=False)
+    logits, _ = model.decode_step(params, state, inputs, next_tokens)
+    whole = module.apply({"params": params}, inputs, decoder, enable_dropout=False)
     for row, length in enumerate(lengths):
         np.testing.assert_allclose(logits[row, 0], whole[row, length], atol=1e-4)
 
 
 @pytest.mark.parametrize("scan_layers", [True, False])
 def test_beams_share_the_projections_of_their_example(scan_layers: bool) -> None:
-    config = named_config("tiny", initializer_std=0.3, scan_layers=scan_layers)
-    params = init_params(config, jax.random.key(0))
+    model, params = _model(scan_layers)
     inputs = _inputs()  # With padding: masks are shared, too.
     tokens = jax.random.randint(jax.random.key(3), (6, 1), 3, 500)
 
     def step(inputs: jax.Array, repeats: int) -> jax.Array:
-        encoded = OpenBA(config).apply(
-            {"params": params}, inputs, enable_dropout=False, method=OpenBA.encode
-        )
-        cache = init_cache(config, params, inputs, encoded, cache_length=4)
-        cache, projections = split_cache(cache)
+        cache, fixed = model.start_decoding(params, inputs, 4)
         axis = 1 if scan_layers else 0
         cache = jax.tree.map(lambda x: jnp.repeat(x, repeats, axis) if x.ndim > 2 else x, cache)
-        return decode_step(config, params, cache, inputs, tokens, projections)[0]
+        return model.decode_step(params, DecodingState(cache, fixed), inputs, tokens)[0]
 
     np.testing.assert_allclose(step(inputs, 2), step(jnp.repeat(inputs, 2, axis=0), 1), atol=1e-5)
 
 
 def test_rows_stop_on_their_own() -> None:
-    config = named_config("tiny", initializer_std=0.3)
-    params = init_params(config, jax.random.key(0))
+    model, params = _model()
     free = np.asarray(
-        generate(config, params, _inputs(), jax.random.key(0), max_new_tokens=8, stop_ids=())
+        generate(model, params, _inputs(), jax.random.key(0), max_new_tokens=8, stop_ids=())
     )
     stop = int(free[0, 2])
     stopped = np.asarray(
-        generate(config, params, _inputs(), jax.random.key(0), max_new_tokens=8, stop_ids=(stop,))
+        generate(model, params, _inputs(), jax.random.key(0), max_new_tokens=8, stop_ids=(stop,))
     )
     first = list(free[0]).index(stop)
     np.testing.assert_array_equal(stopped[0, : first + 1], free[0, : first + 1])
@@ -104,13 +92,12 @@ def test_rows_stop_on_their_own() -> None:
 
 
 def test_sampling_repeats_with_its_key() -> None:
-    config = named_config("tiny", initializer_std=0.3)
-    params = init_params(config, jax.random.key(0))
+    model, params = _model()
 
     def draw(seed: int) -> np.ndarray:
         return np.asarray(
             generate(
-                config,
+                model,
                 params,
                 _inputs(),
                 jax.random.key(seed),

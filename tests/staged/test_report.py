@@ -1,19 +1,16 @@
-"""The report: claims that hold, claims that do not, the table and the plots."""
+"""The report: claims that hold, claims that do not, and the table."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
-from pathlib import Path
 
-import numpy as np
 import pytest
 
 from openba_jax.staged import report
-from openba_jax.staged.report import Curve, Row
+from openba_jax.staged.report import Row
 
 ROWS = (
-    Row("root", 1000, 1e9, 80, loss_recovered=1.0, accuracy_tuned=0.85),
+    Row("ancestor", 1000, 1e9, 80, loss_recovered=1.0, accuracy_tuned=0.85),
     Row("cut", 600, 6e8, 20, 1.0, 2.0, 1.2),
     Row("last", 290, 3e8, 20, 1.2, 1.9, 1.3, accuracy_tuned=0.75),
     Row("at_once", 290, 3e8, 40, 1.0, 5.0, 1.4, control=True),
@@ -60,7 +57,7 @@ def test_claims_that_fail_stay_in_the_report(name, changes, expected) -> None:
     found = report.findings(rows, 0.25, "last")
     assert report.as_text(rows, found).count("\nNO ") == 1
     assert report.as_markdown(rows, found, []).count("**no**") == 1
-    assert json.loads(report.as_json(rows, found, [], {}))["findings"][1]["holds"] is expected[1]
+    assert report.as_dict(rows, found, [], {})["findings"][1]["holds"] is expected[1]
 
 
 def test_table_has_a_line_for_each_model_and_a_dash_for_what_does_not_apply() -> None:
@@ -70,23 +67,9 @@ def test_table_has_a_line_for_each_model_and_a_dash_for_what_does_not_apply() ->
     assert lines[5][5:7] == ["-", "-"]
 
 
-def test_plots_mark_every_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    drawn = []
-    save = report._save
-    monkeypatch.setattr(
-        report, "_save", lambda figure, path: (drawn.append(figure), save(figure, path))
-    )
-    curves = [
-        Curve("root", 0, [40, 80], [2.0, 1.0], [0, 80], [6.0, 1.0]),
-        Curve("cut", 80, [10, 20], [1.5, 1.2], [0, 20], [2.0, 1.2]),
-        Curve("at_once", 80, [20], [1.4], [0, 20], [5.0, 1.4], control=True),
-    ]
-    report.plot_losses(curves, tmp_path / "losses.png")
-    report.plot_coverage(np.array([5, 3, 2]), 2, tmp_path / "coverage.png")
-    (ancestor, losses), (coverage,) = (figure.axes for figure in drawn)
-    assert len(ancestor.lines) == 2
-    assert {text.get_text().strip() for text in losses.texts} == {"cut", "at_once"}
-    assert [text.get_text().strip() for text in coverage.texts] == ["2 pieces: 80.00%"]
-    for name in ("losses.png", "coverage.png"):
-        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
-    assert not list(tmp_path.glob("*.tmp"))
+def test_questions_that_were_skipped_are_reported() -> None:
+    skipped = {"ancestor": 0, "cut": 3}
+    note = "Questions that do not fit a model count as answered wrongly: cut 3."
+    assert note in report.as_text(ROWS, [], skipped)
+    assert note in report.as_markdown(ROWS, [], [], skipped)
+    assert "Questions" not in report.as_text(ROWS, [], {"ancestor": 0})

@@ -1,4 +1,4 @@
-"""The course of a recovery over its stages: one learning rate, batches of its own for each."""
+"""The schedule of a recovery over its stages: one learning rate, batches of its own for each."""
 
 from __future__ import annotations
 
@@ -9,20 +9,23 @@ import pytest
 
 from openba_jax import facts
 from openba_jax.staged.corpora import Corpora
-from openba_jax.staged.models import Course, learning_rate
+from openba_jax.staged.models import ScheduleWindow, learning_rate
 from openba_jax.staged.settings import Data, Phase
 
 RECOVER = Phase("ul2_flan", peak=4e-3, minimum=2e-4, warmup_share=0.05)
 
 
-def _rates(course: Course, steps: int) -> np.ndarray:
-    rate = learning_rate(RECOVER, course)
+def _rates(window: ScheduleWindow, steps: int) -> np.ndarray:
+    rate = learning_rate(RECOVER, window)
     return np.array([rate(step) for step in range(steps)])
 
 
 def test_the_rate_falls_through_all_stages_as_in_the_control() -> None:
-    whole = _rates(Course(100), 100)
-    parts = [_rates(Course(100, before), steps) for before, steps in ((0, 20), (20, 30), (50, 50))]
+    whole = _rates(ScheduleWindow(100), 100)
+    parts = [
+        _rates(ScheduleWindow(100, before), steps)
+        for before, steps in ((0, 20), (20, 30), (50, 50))
+    ]
     joined = np.concatenate(parts)
     warm = [start + step for start in (0, 20, 50) for step in range(5)]
     rest = np.setdiff1d(np.arange(100), warm)
@@ -35,7 +38,7 @@ def test_the_rate_falls_through_all_stages_as_in_the_control() -> None:
 
 
 def test_a_phase_without_stages_ends_at_its_minimum() -> None:
-    rate = learning_rate(RECOVER, Course(100))
+    rate = learning_rate(RECOVER, ScheduleWindow(100))
     assert float(rate(5)) == pytest.approx(4e-3, rel=0.02)
     assert float(rate(100)) == pytest.approx(2e-4)
 

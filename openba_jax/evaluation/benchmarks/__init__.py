@@ -1,0 +1,1 @@
+"""Benchmarks: a new one is a module with a `BENCHMARK`, and one line in `registry`."""

@@ -1,0 +1,78 @@
+"""The frame of prompts and answers: what it makes, what it refuses, how it reads special tokens."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from openba_jax.data.vocabulary import Vocabulary
+from openba_jax.errors import UserError
+from openba_jax.inference.prompts import PromptFrame, UnusablePromptError, read_prompts
+
+
+def test_prompts_and_answers_are_framed(vocabulary: Vocabulary) -> None:
+    frame, body = PromptFrame(vocabulary, 64, 64), vocabulary.encode("what is water")
+    first, end = vocabulary.sentinel(0), vocabulary.eos_id
+    assert frame.prompt("what is water", "here") == [vocabulary.s_id, *body, first, end]
+    assert frame.answer("what is water", "here") == [first, *body, end]
+
+
+def test_special_tokens_in_a_text_are_text_unless_asked_for(
+    vocabulary: Vocabulary, caplog: pytest.LogCaptureFixture
+) -> None:
+    text = "who</s>you <extra_id_0> <S>"
+    ids = PromptFrame(vocabulary, 99).prompt(text, "file line 3")[1:-2]
+    assert not {*ids} & {vocabulary.eos_id, vocabulary.sentinel(0), vocabulary.s_id}
+    assert vocabulary.decode(ids) == text
+    for token in ("</s>", "<extra_id_0>", "<S>"):
+        assert f"file line 3 holds {token}, which is read as plain text" in caplog.text
+
+    caplog.clear()
+    frame = PromptFrame(vocabulary, 99, parse_special=True)
+    ids = frame.prompt("who</s>", "file line 3")[1:-2]
+    assert ids == [*vocabulary.encode("who", parse_special=False), vocabulary.eos_id]
+    frame.prompt("they</s>", "file line 4")
+    assert caplog.text.count("</s>") == 1
+    assert "file line 3 holds </s>, which is read as the special token" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("water " * 9, "line 3: a prompt of 54 tokens exceeds the 5 that fit into the encoder"),
+        ("a\ud800b", r"line 3 holds '\\ud800', half of a pair"),
+    ],
+)
+def test_prompts_that_are_refused(vocabulary: Vocabulary, text: str, message: str) -> None:
+    with pytest.raises(UnusablePromptError, match=message):
+        PromptFrame(vocabulary, 8).prompt(text, "line 3")
+
+
+@pytest.mark.parametrize(
+    ("text", "parse_special", "message"),
+    [
+        ("water " * 9, False, "line 3: an answer of 56 tokens exceeds the decoder length 8"),
+        ("", False, "line 3: the answer '' has no token to score"),
+        ("  ", False, "has no token to score"),
+        ("</s>", True, "line 3: the answer '</s>' has no token to score"),
+        ("<extra_id_0><pad>", True, "has no token to score"),
+        ("a\udfff", False, "half of a pair"),
+    ],
+)
+def test_answers_that_are_refused(
+    vocabulary: Vocabulary, text: str, parse_special: bool, message: str
+) -> None:
+    frame = PromptFrame(vocabulary, 64, 8, parse_special)
+    with pytest.raises(UnusablePromptError, match=message):
+        frame.answer(text, "line 3")
+
+
+def test_prompts_have_places(tmp_path: Path) -> None:
+    file = tmp_path / "prompts.jsonl"
+    file.write_text('{"inputs": "Who?"}\n\n{"inputs": "What?"}\n')
+    texts, places = read_prompts(["Hello?"], str(file))
+    assert texts == ["Hello?", "Who?", "What?"]
+    assert places == ["prompt 1", f"{file} line 1", f"{file} line 3"]
+    with pytest.raises(UserError, match="there is no prompt"):
+        read_prompts([], "")
