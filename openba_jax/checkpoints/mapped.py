@@ -68,7 +68,17 @@ class MappedCheckpoint:
 
 
 def described(tensors: Mapping[str, Tensor]) -> Tensors:
-    """What a family may ask about the tensors of a file."""
+    """What a family may ask about the tensors of a file.
+
+    Raises:
+      UserError: a tensor has a type that weights do not have.
+    """
+    for name, tensor in tensors.items():
+        if tensor.dtype not in WEIGHT_TYPES:
+            raise UserError(
+                f"{tensor.file}: tensor {name} has type {tensor.dtype}; weights are float32, "
+                "float16 or bfloat16."
+            )
     return Tensors(
         {name: tensor.shape for name, tensor in tensors.items()},
         {name: tensor.dtype.name for name, tensor in tensors.items()},
@@ -83,7 +93,7 @@ def check_tensors(
     ignored: Collection[str],
     where: Path,
 ) -> None:
-    """Checks that exactly the tensors of a model are there, with the right shapes and types.
+    """Checks that exactly the tensors of a model are there, with the right shapes.
 
     Args:
       entries: what the model needs.
@@ -93,8 +103,7 @@ def check_tensors(
       where: the checkpoint, for messages.
 
     Raises:
-      UserError: a tensor is missing, superfluous, of another shape, or of a type that weights do
-        not have.
+      UserError: a tensor is missing, superfluous or of another shape.
     """
     needed = {entry.theirs: entry for entry in entries}
     missing = [name for name in needed if name not in tensors]
@@ -116,11 +125,6 @@ def check_tensors(
             raise UserError(
                 f"{tensor.file}: tensor {name} has shape {list(tensor.shape)}, the configuration "
                 f"asks for {list(expected)}."
-            )
-        if tensor.dtype not in WEIGHT_TYPES:
-            raise UserError(
-                f"{tensor.file}: tensor {name} has type {tensor.dtype}; weights are float32, "
-                "float16 or bfloat16."
             )
 
 

@@ -6,8 +6,9 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from openba_jax.checkpoints.mapping import Parameters
+from openba_jax.checkpoints.checkpoint import all_leaves
 from openba_jax.models.openba.config import OpenBAConfig
+from openba_jax.models.openba.model import OpenBAModel
 
 TINY = OpenBAConfig(
     vocab_size=256,
@@ -20,19 +21,20 @@ TINY = OpenBAConfig(
 )
 
 
-class MemorySource:
-    """A `streaming.Source` of random values, every one exact in float16 and bfloat16."""
+class MemoryCheckpoint:
+    """A `Checkpoint` of random values, every one exact in float16 and bfloat16."""
 
-    def __init__(self, config, dtypes=None, seed=0):
+    def __init__(self, config, dtypes=None, seed=0, optimizer=None, data=None):
         random = np.random.default_rng(seed)
-        self.config, self.parameters = config, Parameters(config)
+        self.model = OpenBAModel(config)
         self.tokenizer: Path | None = None
         self.plan: str | None = None
         self.step = 3
+        self.optimizer, self.data, self.carried = optimizer, data or {}, {}
         default = {"": np.dtype(config.param_dtype)}
         self.arrays = {}
-        for leaf in self.parameters.leaves():
-            values = random.integers(-64, 64, self.parameters.shape(leaf.path)) / 64
+        for leaf in all_leaves(self):
+            values = random.integers(-64, 64, self.model.axes.shape(leaf.path)) / 64
             match = {**default, **(dtypes or {})}
             dtype = next(match[key] for key in reversed(match) if key in leaf.path)
             self.arrays[leaf] = values.astype(dtype)
@@ -48,18 +50,19 @@ class MemorySource:
         if rows is None:
             return array
         place = [slice(None)] * array.ndim
-        place[self.parameters.axes[leaf.path].index("vocab")] = rows
+        place[self.model.axes.paths[leaf.path].index("vocab")] = rows
         return array[tuple(place)]
 
 
 def assert_same(first, second, vocab=None):
-    """Both sources hold the same bits."""
-    assert first.parameters.axes == second.parameters.axes
-    for leaf in first.parameters.leaves():
+    """Both checkpoints hold the same bits, those of the optimizer included."""
+    assert first.model.axes.paths == second.model.axes.paths
+    assert first.optimizer == second.optimizer
+    for leaf in all_leaves(first):
         a, b = first.read(leaf), second.read(leaf)
-        if vocab is not None and "vocab" in first.parameters.axes[leaf.path]:
-            axis = first.parameters.axes[leaf.path].index("vocab")
-            a, b = (np.take(x, range(vocab), axis) for x in (a, b))
+        axes = first.model.axes.paths[leaf.path]
+        if vocab is not None and "vocab" in axes:
+            a, b = (np.take(x, range(vocab), axes.index("vocab")) for x in (a, b))
         assert a.dtype == b.dtype, leaf
         assert np.ascontiguousarray(a).tobytes() == np.ascontiguousarray(b).tobytes(), leaf
 
@@ -88,8 +91,8 @@ def dtype(request):
 
 
 @pytest.fixture
-def make_source():
-    return MemorySource
+def make_checkpoint():
+    return MemoryCheckpoint
 
 
 @pytest.fixture

@@ -4,51 +4,55 @@ import re
 
 import pytest
 
-from openba_jax.checkpoints.formats.huggingface import open_huggingface
+from openba_jax.checkpoints.formats.huggingface import HuggingFace
 from openba_jax.checkpoints.layout import PART
-from openba_jax.checkpoints.mapping import HUGGING_FACE, MEGATRON, Parameters, expand
+from openba_jax.checkpoints.mapping import expand
+from openba_jax.models.openba.huggingface import OpenBAHuggingFace
+from openba_jax.models.openba.megatron import OpenBAMegatron
+from openba_jax.models.openba.model import OpenBAModel
 
-TABLES = {"hugging_face": HUGGING_FACE, "megatron": MEGATRON}
+TABLES = {"hugging_face": OpenBAHuggingFace.rows, "megatron": OpenBAMegatron.rows}
 
 
 @pytest.mark.parametrize("table", TABLES)
 def test_every_parameter_is_mapped_exactly_once(table, variant):
     if table == "megatron":
         variant = variant.replace(tie_embeddings=True)
-    parameters = Parameters(variant)
-    entries = expand(TABLES[table], parameters)
+    axes = OpenBAModel(variant).axes
+    entries = expand(TABLES[table], axes)
     ours = collections.Counter(leaf for entry in entries for leaf in entry.leaves)
-    assert ours == collections.Counter(parameters.leaves())
+    assert ours == collections.Counter(axes.leaves())
     theirs = collections.Counter(entry.theirs for entry in entries)
     assert set(theirs.values()) == {1}
 
 
 @pytest.mark.parametrize("table", TABLES)
 def test_layouts_name_the_axes_of_the_parameters(table, variant):
-    parameters = Parameters(variant)
-    for entry in expand(TABLES[table], parameters):
+    axes = OpenBAModel(variant).axes
+    for entry in expand(TABLES[table], axes):
         for leaf in entry.leaves:
-            assert sorted(parameters.axes[leaf.path]) == sorted(set(entry.layout.names) - {PART})
+            assert sorted(axes.paths[leaf.path]) == sorted(set(entry.layout.names) - {PART})
         assert (PART in entry.layout.names) == (len(entry.leaves) > 1)
 
 
 @pytest.mark.parametrize("name", ["a", "b", "c"])
 def test_names_are_those_of_the_original(shared_dir, name):
     folder = shared_dir / "golden" / f"model_{name}"
-    source = open_huggingface(folder)
+    source = HuggingFace().open(folder)
     info = json.loads((folder / "info.json").read_text())
     aliases = set(info["alias_keys_of_shared_embedding"])
-    theirs = {entry.theirs for entry in expand(HUGGING_FACE, source.parameters)}
+    theirs = {entry.theirs for entry in expand(TABLES["hugging_face"], source.model.axes)}
     assert theirs == set(info["state_dict_keys_of_full_model"]) - aliases
 
 
 def test_names_and_cuts_follow_the_key_map(shared_dir, tiny):
     key_map = json.loads((shared_dir / "reference" / "hf_key_map.json").read_text())
-    parameters = Parameters(tiny)
-    cuts = {entry.theirs: entry.layout.sharded_dim for entry in expand(MEGATRON, parameters)}
+    axes = OpenBAModel(tiny).axes
+    cuts = {entry.theirs: entry.layout.sharded_dim for entry in expand(TABLES["megatron"], axes)}
     cuts = {re.sub(r"layers\.\d+", "layers.N", name): dim for name, dim in cuts.items()}
     hugging_face = {
-        re.sub(r"block\.\d+", "block.N", entry.theirs) for entry in expand(HUGGING_FACE, parameters)
+        re.sub(r"block\.\d+", "block.N", entry.theirs)
+        for entry in expand(TABLES["hugging_face"], axes)
     }
     seen = 0
     for entry in key_map["entries"]:

@@ -1,20 +1,19 @@
-import argparse
 import shutil
 import zipfile
 
 import jax
 import numpy as np
 import pytest
-from openba_jax.checkpoints.streaming import InspectedSource, load_params
 
+from openba_jax.checkpoints.checkpoint import load_tree
 from openba_jax.checkpoints.files.tensors import FileTensor
 from openba_jax.checkpoints.files.torch_reader import read_torch
 from openba_jax.checkpoints.files.torch_writer import TensorSpec, TorchWriter
-from openba_jax.checkpoints.formats.huggingface import open_huggingface
-from openba_jax.checkpoints.formats.megatron import open_megatron, write_megatron
-from openba_jax.checkpoints.mapping import flatten
+from openba_jax.checkpoints.formats.huggingface import HuggingFace
+from openba_jax.checkpoints.formats.megatron import Megatron
+from openba_jax.checkpoints.inspection import InspectedCheckpoint
 from openba_jax.errors import UserError
-from openba_jax.models.openba.network import OpenBA
+from openba_jax.models.axes import flatten
 
 
 @pytest.fixture
@@ -35,50 +34,50 @@ def golden(shared_dir, style):
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 4])
-def test_round_trip(make_source, tiny, dtype, folder, same, ranks):
-    source = make_source(tiny.replace(param_dtype=dtype.name, dtype=dtype.name))
-    write_megatron(source, folder, tensor_parallel=ranks)
-    read = open_megatron(folder)
+def test_round_trip(make_checkpoint, tiny, dtype, folder, same, ranks):
+    source = make_checkpoint(tiny.replace(param_dtype=dtype.name, dtype=dtype.name))
+    Megatron(ranks).write(source, folder)
+    read = Megatron().open(folder)
     padded = -(-256 // (128 * ranks)) * 128 * ranks
-    assert read.config == source.config.replace(vocab_size=padded)
+    assert read.model.config == source.model.config.replace(vocab_size=padded)
     assert read.step == source.step
     same(source, read, vocab=256)
     bias, rows = (
-        read.read(leaf) for leaf in read.parameters.leaves() if "vocab" in axes(read, leaf)
+        read.read(leaf) for leaf in read.model.axes.leaves() if "vocab" in axes(read, leaf)
     )
     for array in (bias, rows):
         assert (array[255:] == array[255]).all()  # the last row fills the padding
 
 
 def axes(source, leaf):
-    return source.parameters.axes[leaf.path]
+    return source.model.axes.paths[leaf.path]
 
 
-def test_biases_of_the_feed_forward_layer(make_source, tiny, folder, same):
-    source = make_source(tiny.replace(mlp_bias=True))
-    write_megatron(source, folder, tensor_parallel=2)
-    same(source, open_megatron(folder))
+def test_biases_of_the_feed_forward_layer(make_checkpoint, tiny, folder, same):
+    source = make_checkpoint(tiny.replace(mlp_bias=True))
+    Megatron(2).write(source, folder)
+    same(source, Megatron().open(folder))
 
 
 def test_golden_ranks_equal_the_converted_tensors(golden, same):
-    expected = open_huggingface(golden / "hf_expected")
-    cast = InspectedSource(open_megatron(golden), np.dtype(np.float16))
-    for leaf in expected.parameters.leaves():
+    expected = HuggingFace().open(golden / "hf_expected")
+    cast = InspectedCheckpoint(Megatron().open(golden), np.dtype(np.float16))
+    for leaf in expected.model.axes.leaves():
         a, b = expected.read(leaf), cast.read(leaf)
         assert (a == b).all()  # the bias of the logits stays in float32 there
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 4])
 def test_golden_change_of_ranks_is_exact(golden, folder, same, ranks):
-    source = open_megatron(golden)
-    write_megatron(source, folder, tensor_parallel=ranks, arguments=source.arguments)
-    again = open_megatron(folder)
-    same(source, again, vocab=source.config.vocab_size)
+    source = Megatron().open(golden)
+    Megatron(ranks).write(source, folder)
+    again = Megatron().open(folder)
+    same(source, again, vocab=source.model.config.vocab_size)
 
 
 def test_two_ranks_are_written_as_the_original_writes_them(golden, folder):
-    source = open_megatron(golden)
-    write_megatron(source, folder, tensor_parallel=2, arguments=source.arguments)
+    source = Megatron().open(golden)
+    Megatron(2).write(source, folder)
     for rank in range(2):
         place = f"iter_0000001/mp_rank_{rank:02}/model_optim_rng.pt"
         ours, theirs = read_torch(folder / place), read_torch(golden / place)
@@ -98,16 +97,16 @@ def test_golden_logits(shared_dir):
     golden = shared_dir / "golden" / "megatron_ckpt" / "v1_style"
     with np.load(golden / "io.npz") as arrays:
         io = dict(arrays)
-    source = open_megatron(golden)
+    source = Megatron().open(golden)
     logits = jax.jit(
-        lambda params: OpenBA(source.config).apply(
+        lambda params: source.model.module.apply(
             {"params": params},
             io["input_ids"],
             io["decoder_input_ids"],
             encoder_segment_ids=io["attention_mask"],
             enable_dropout=False,
         )
-    )(load_params(source))
+    )(load_tree(source))
     real = io["decoder_attention_mask"] == 1
     vocab = io["megatron_logits"].shape[-1]
     tolerance = {"rtol": 2e-5, "atol": 2e-5}
@@ -119,8 +118,8 @@ def test_golden_logits(shared_dir):
 
 
 @pytest.fixture
-def two_ranks(make_source, tiny, folder):
-    write_megatron(make_source(tiny), folder, tensor_parallel=2)
+def two_ranks(make_checkpoint, tiny, folder):
+    Megatron(2).write(make_checkpoint(tiny), folder)
     return folder
 
 
@@ -149,7 +148,7 @@ def rewrite(file, change):
 
 def refused(folder, *words):
     with pytest.raises(UserError) as caught:
-        open_megatron(folder)
+        Megatron().open(folder)
     for word in words:
         assert word in str(caught.value)
 
@@ -228,7 +227,7 @@ def test_shapes_that_do_not_fit(two_ranks):
     ("changes", "words"),
     [
         ({"num_attention_heads": 3}, ["query_key_value.weight", "[72, 12]", "[54, 12]"]),
-        ({"ffn_hidden_size": 999}, ["ffn_hidden_size 999", "width 256"]),
+        ({"ffn_hidden_size": 999}, ["model_optim_rng.pt: ffn_hidden_size is 999", "width 256"]),
         ({"decoder_num_layers": 3}, ["decoder/layers.2.", "missing"]),
         ({"pipeline_model_parallel_size": 2}, ["pipeline"]),
         ({"hidden_size": "x"}, ["hidden_size is 'x'"]),
@@ -267,19 +266,19 @@ def test_no_checkpoint(folder):
 @pytest.mark.parametrize(
     ("changes", "ranks", "message"),
     [
-        ({}, 3, "tensor_parallel 3 does not divide num_heads 4"),
-        ({"num_heads": 16, "mlp_dim": 264}, 16, "does not divide mlp_dim 264"),
+        ({}, 3, "tensor_parallel 3 does not divide heads 4"),
+        ({"num_heads": 16, "mlp_dim": 264, "ffn_rule": "v2"}, 16, "does not divide mlp 264"),
         ({"tie_embeddings": False}, 1, "logits_dense/kernel differs from the embedding"),
         ({"scale_tied_logits": True}, 1, "scales its logits"),
         ({"qkv_bias": False}, 1, "has biases"),
     ],
 )
-def test_models_that_megatron_cannot_hold(make_source, tiny, folder, changes, ranks, message):
+def test_models_that_megatron_cannot_hold(make_checkpoint, tiny, folder, changes, ranks, message):
     with pytest.raises(UserError, match=message):
-        write_megatron(make_source(tiny.replace(**changes)), folder, tensor_parallel=ranks)
+        Megatron(ranks).write(make_checkpoint(tiny.replace(**changes)), folder)
 
 
-def test_unequal_ranks_are_joined(two_ranks, make_source, tiny, same):
+def test_unequal_ranks_are_joined(two_ranks, make_checkpoint, tiny, same):
     # Pruning may leave rank 0 with more of the feed-forward layer than rank 1 (reference §6.3).
     cut = 10
     first, second = (read_torch(rank_file(two_ranks, rank)) for rank in (0, 1))
@@ -302,12 +301,13 @@ def test_unequal_ranks_are_joined(two_ranks, make_source, tiny, same):
 
     rewrite(rank_file(two_ranks, 0), grow)
     rewrite(rank_file(two_ranks, 1), shrink)
-    same(make_source(tiny), open_megatron(two_ranks))
+    same(make_checkpoint(tiny), Megatron().open(two_ranks))
 
 
-def test_arguments_that_are_no_data_are_dropped(make_source, tiny, folder):
-    carried = argparse.Namespace(train_iters=7, hidden_size=1, odd=object())
-    write_megatron(make_source(tiny), folder, arguments=carried)
-    arguments = open_megatron(folder).arguments
-    assert (arguments.train_iters, arguments.hidden_size) == (7, 12)
-    assert not hasattr(arguments, "odd")
+def test_arguments_that_are_no_data_are_dropped(make_checkpoint, tiny, folder):
+    source = make_checkpoint(tiny)
+    source.carried = {"train_iters": 7, "hidden_size": 1, "odd": object()}
+    Megatron().write(source, folder)
+    carried = Megatron().open(folder).carried
+    assert (carried["train_iters"], carried["hidden_size"]) == (7, 12)
+    assert "odd" not in carried

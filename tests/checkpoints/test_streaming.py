@@ -4,15 +4,16 @@ import tracemalloc
 import ml_dtypes
 import numpy as np
 import pytest
-from openba_jax.checkpoints.formats.native_arrays import open_native, write_native
-from openba_jax.checkpoints.streaming import InspectedSource, load_params
 
+from openba_jax.checkpoints.checkpoint import load_tree
 from openba_jax.checkpoints.files.tensors import FileTensor, JoinedTensor, count_not_finite
-from openba_jax.checkpoints.formats.huggingface import open_huggingface, write_huggingface
-from openba_jax.checkpoints.mapping import Leaf
+from openba_jax.checkpoints.formats.huggingface import HuggingFace
+from openba_jax.checkpoints.formats.native import Native
+from openba_jax.checkpoints.inspection import InspectedCheckpoint
 from openba_jax.errors import UserError
+from openba_jax.models.axes import Leaf
 from openba_jax.models.openba.config import OpenBAConfig
-from openba_jax.models.openba.network import abstract_params
+from openba_jax.models.openba.model import OpenBAModel
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, ml_dtypes.bfloat16])
@@ -41,14 +42,14 @@ def test_joined_tensor_reads_rows_across_parts(tmp_path):
     np.testing.assert_array_equal(beside.read(slice(1, 3)), np.hstack([whole[5:7]] * 2))
 
 
-def test_cast_reports_what_it_breaks(make_source, tiny):
-    source = make_source(tiny)
+def test_cast_reports_what_it_breaks(make_checkpoint, tiny):
+    source = make_checkpoint(tiny)
     path, layer = "decoder/layers/mlp/wo/kernel", 1
     source.arrays[Leaf(path, layer)][0, :3] = [1e5, -1e6, np.nan]
     source.arrays[Leaf("token_embedder/embedding")][5, 0] = np.inf
-    inspected = InspectedSource(source, np.dtype(np.float16))
-    assert inspected.config.param_dtype == "float16"
-    params = load_params(inspected)
+    inspected = InspectedCheckpoint(source, np.dtype(np.float16))
+    assert inspected.model.config.param_dtype == "float16"
+    params = load_tree(inspected)
     assert params["decoder"]["layers"]["mlp"]["wo"]["kernel"].dtype == np.float16
     warnings = inspected.warnings()
     holds = f"memory: tensor {path} holds"
@@ -57,28 +58,28 @@ def test_cast_reports_what_it_breaks(make_source, tiny):
     holds = "memory: tensor token_embedder/embedding holds"
     assert f"{holds} 1 NaN or infinite values." in warnings
     assert len(warnings) == 3
-    assert InspectedSource(make_source(tiny)).warnings() == []
+    assert InspectedCheckpoint(make_checkpoint(tiny)).warnings() == []
 
 
 @pytest.mark.parametrize("scan_layers", [True, False])
-def test_load_params_has_the_shapes_of_the_model(make_source, variant, scan_layers):
+def test_load_tree_has_the_shapes_of_the_model(make_checkpoint, variant, scan_layers):
     import jax
 
     config = variant.replace(scan_layers=scan_layers)
-    params = load_params(make_source(config))
-    expected = abstract_params(config)
+    params = load_tree(make_checkpoint(config))
+    expected = OpenBAModel(config).abstract_params()
     assert jax.tree.map(lambda a: a.shape, params) == jax.tree.map(lambda a: a.shape, expected)
 
 
-def test_layers_of_different_types_are_refused(make_source, tiny):
-    source = make_source(tiny)
+def test_layers_of_different_types_are_refused(make_checkpoint, tiny):
+    source = make_checkpoint(tiny)
     leaf = Leaf("decoder/layers/mlp/wo/kernel", 1)
     source.arrays[leaf] = source.arrays[leaf].astype(np.float16)
     with pytest.raises(UserError, match="wo/kernel has different types in different layers"):
-        load_params(source)
+        load_tree(source)
 
 
-def test_conversions_hold_about_two_layers(make_source, tmp_path, monkeypatch):
+def test_conversions_hold_about_two_layers(make_checkpoint, tmp_path, monkeypatch):
     config = OpenBAConfig(
         vocab_size=20_000,
         embed_dim=128,
@@ -92,7 +93,7 @@ def test_conversions_hold_about_two_layers(make_source, tmp_path, monkeypatch):
     monkeypatch.setattr("openba_jax.checkpoints.files.tensorstore_arrays.SLICE_BYTES", 2**18)
     monkeypatch.setattr("openba_jax.checkpoints.files.tensorstore_arrays.MIN_CHUNK_BYTES", 2**16)
     layer = 4 * (8 * 128 * 128 + 3 * 128 * 512)
-    source = make_source(config)
+    source = make_checkpoint(config)
     (tmp_path / "hf").mkdir()
     (tmp_path / "native").mkdir()
     (tmp_path / "back").mkdir()
@@ -108,11 +109,11 @@ def test_conversions_hold_about_two_layers(make_source, tmp_path, monkeypatch):
     # Tables of names and the bookkeeping of orbax take a constant amount besides.
     allowed = 2 * layer + 2**21
     assert allowed < 4 * layer
-    assert peak(write_huggingface, source, tmp_path / "hf") < allowed
-    from_hf = open_huggingface(tmp_path / "hf")
-    assert peak(write_native, from_hf, tmp_path / "native") < allowed
-    from_native = open_native(tmp_path / "native")
-    assert peak(write_huggingface, from_native, tmp_path / "back") < allowed
+    assert peak(HuggingFace().write, source, tmp_path / "hf") < allowed
+    from_hf = HuggingFace().open(tmp_path / "hf")
+    assert peak(Native().write, from_hf, tmp_path / "native") < allowed
+    from_native = Native().open(tmp_path / "native")
+    assert peak(HuggingFace().write, from_native, tmp_path / "back") < allowed
     names = ["config.json", "generation_config.json", "model.safetensors"]
     for name in names:
         assert (tmp_path / "hf" / name).read_bytes() == (tmp_path / "back" / name).read_bytes()

@@ -11,9 +11,9 @@ import pytest
 from openba_jax.checkpoints.files.tensors import FileTensor
 from openba_jax.checkpoints.files.torch_reader import TorchDtype, read_torch
 from openba_jax.checkpoints.files.torch_writer import TensorSpec, TorchWriter
-from openba_jax.checkpoints.formats.huggingface import open_huggingface, write_huggingface
-from openba_jax.checkpoints.formats.megatron import open_megatron, write_megatron
-from openba_jax.checkpoints.mapping import flatten
+from openba_jax.checkpoints.formats.huggingface import HuggingFace
+from openba_jax.checkpoints.formats.megatron import Megatron
+from openba_jax.models.axes import flatten
 
 torch = pytest.importorskip("torch", reason="the extra [torch] is not installed")
 
@@ -81,10 +81,10 @@ def test_views_aliases_and_parameters(tmp_path):
 
 
 @pytest.mark.parametrize("max_shard_bytes", [10**9, 20_000], ids=["single", "sharded"])
-def test_hugging_face(make_source, variant, dtype, tmp_path, same, max_shard_bytes):
-    source = make_source(variant.replace(param_dtype=dtype.name, dtype=dtype.name))
-    write_huggingface(source, tmp_path, weight_format="torch", max_shard_bytes=max_shard_bytes)
-    expected = open_huggingface(tmp_path)
+def test_hugging_face(make_checkpoint, variant, dtype, tmp_path, same, max_shard_bytes):
+    source = make_checkpoint(variant.replace(param_dtype=dtype.name, dtype=dtype.name))
+    HuggingFace("torch", max_shard_bytes).write(source, tmp_path)
+    expected = HuggingFace().open(tmp_path)
     files = sorted(tmp_path.glob("pytorch_model*.bin"))
     assert (len(files) > 1) == (max_shard_bytes < 10**9)
     for file in files:
@@ -94,13 +94,13 @@ def test_hugging_face(make_source, variant, dtype, tmp_path, same, max_shard_byt
     if len(files) > 1:
         index = json.loads((tmp_path / "pytorch_model.bin.index.json").read_text())
         assert set(index["weight_map"]) == set(expected.tensors)
-    same(source, open_huggingface(tmp_path))
+    same(source, HuggingFace().open(tmp_path))
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
-def test_megatron(make_source, tiny, dtype, tmp_path, same, ranks):
-    source = make_source(tiny.replace(param_dtype=dtype.name, dtype=dtype.name))
-    write_megatron(source, tmp_path, tensor_parallel=ranks)
+def test_megatron(make_checkpoint, tiny, dtype, tmp_path, same, ranks):
+    source = make_checkpoint(tiny.replace(param_dtype=dtype.name, dtype=dtype.name))
+    Megatron(ranks).write(source, tmp_path)
     for file in sorted(tmp_path.glob("iter_*/mp_rank_*/*.pt")):
         ours, theirs = read_torch(file), torch.load(file, weights_only=False)
         assert isinstance(theirs["args"], argparse.Namespace)
@@ -123,6 +123,6 @@ def test_megatron(make_source, tiny, dtype, tmp_path, same, ranks):
             }
         ]
         torch.save(theirs, file)
-    read = open_megatron(tmp_path)
-    assert read.arguments.betas == (0.9, 0.95)
+    read = Megatron().open(tmp_path)
+    assert read.carried["betas"] == (0.9, 0.95)
     same(source, read, vocab=256)

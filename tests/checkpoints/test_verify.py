@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
-from openba_jax.checkpoints.verify import compare, compare_logits, encode_prompt
 
-from openba_jax.checkpoints.mapping import Leaf
 from openba_jax.errors import UserError
+from openba_jax.evaluation.verify import compare, compare_logits, encode_prompt
+from openba_jax.models.axes import Leaf
 
 WO = Leaf("decoder/layers/mlp/wo/kernel", 1)
 
@@ -12,14 +12,14 @@ def differences(first, second):
     return {d.path: d for d in compare(first, second) if d.largest > 0}
 
 
-def test_equal_models(make_source, variant):
-    assert not differences(make_source(variant), make_source(variant))
-    found = compare(make_source(variant), make_source(variant))
-    assert [d.path for d in found] == list(make_source(variant).parameters.axes)
+def test_equal_models(make_checkpoint, variant):
+    assert not differences(make_checkpoint(variant), make_checkpoint(variant))
+    found = compare(make_checkpoint(variant), make_checkpoint(variant))
+    assert [d.path for d in found] == list(make_checkpoint(variant).model.axes.paths)
 
 
-def test_the_largest_difference_is_found(make_source, tiny):
-    first, second = make_source(tiny), make_source(tiny)
+def test_the_largest_difference_is_found(make_checkpoint, tiny):
+    first, second = make_checkpoint(tiny), make_checkpoint(tiny)
     second.arrays[WO] = second.arrays[WO] + np.float32(0.5) * np.eye(*WO_SHAPE, dtype=np.float32)
     second.arrays[Leaf("token_embedder/embedding")][255, 3] += 2
     found = differences(first, second)
@@ -33,13 +33,13 @@ def test_the_largest_difference_is_found(make_source, tiny):
 WO_SHAPE = (256, 12)
 
 
-def test_types_do_not_matter_but_are_named(make_source, tiny):
-    found = compare(make_source(tiny), make_source(tiny, {"": np.float16}))
+def test_types_do_not_matter_but_are_named(make_checkpoint, tiny):
+    found = compare(make_checkpoint(tiny), make_checkpoint(tiny, {"": np.float16}))
     assert all(d.largest == 0 and d.dtypes == ("float32", "float16") for d in found)
 
 
-def test_nan(make_source, tiny):
-    first, second = make_source(tiny), make_source(tiny)
+def test_nan(make_checkpoint, tiny):
+    first, second = make_checkpoint(tiny), make_checkpoint(tiny)
     for source in (first, second):
         source.arrays[WO][0, 0] = np.nan
     assert not differences(first, second)
@@ -49,8 +49,8 @@ def test_nan(make_source, tiny):
     assert differences(first, second)[WO.path].largest == np.inf
 
 
-def test_vocabularies_of_two_sizes(make_source, tiny):
-    first, second = make_source(tiny), make_source(tiny.replace(vocab_size=384))
+def test_vocabularies_of_two_sizes(make_checkpoint, tiny):
+    first, second = make_checkpoint(tiny), make_checkpoint(tiny.replace(vocab_size=384))
     for leaf in first.arrays:
         array = np.resize(first.arrays[leaf], second.arrays[leaf].shape)
         second.arrays[leaf] = array
@@ -61,32 +61,32 @@ def test_vocabularies_of_two_sizes(make_source, tiny):
     )
 
 
-def test_parameter_on_one_side(make_source, tiny):
-    first, second = make_source(tiny), make_source(tiny.replace(tie_embeddings=False))
+def test_parameter_on_one_side(make_checkpoint, tiny):
+    first, second = make_checkpoint(tiny), make_checkpoint(tiny.replace(tie_embeddings=False))
     lone = next(d for d in compare(first, second) if d.path == "logits_dense/kernel")
     assert (lone.largest, lone.note) == (np.inf, "only in the second")
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({"mlp_dim": 8}, "mlp is 256 and 8"), ({"decoder_layers": 1}, "decoder has 2 and 1 layers")],
+    [({"mlp_dim": 8}, "mlp is 256 and 8"), ({"decoder_layers": 1}, "decoder/layers is 2 and 1")],
 )
-def test_models_that_cannot_be_compared(make_source, tiny, change, message):
+def test_models_that_cannot_be_compared(make_checkpoint, tiny, change, message):
     with pytest.raises(UserError, match=message):
-        compare(make_source(tiny), make_source(tiny.replace(**change)))
+        compare(make_checkpoint(tiny), make_checkpoint(tiny.replace(**change)))
 
 
-def test_logits(make_source, tiny):
+def test_logits(make_checkpoint, tiny):
     config = tiny.replace(decoder_layers=1)
-    first, second = make_source(config), make_source(config)
+    first, second = make_checkpoint(config), make_checkpoint(config)
     prompts = [[5, 6, 1], [7]]
     assert compare_logits(first, second, prompts) == [0.0, 0.0]
     second.arrays[Leaf("logits_dense/bias")] += np.float32(0.25)
     assert compare_logits(first, second, prompts) == pytest.approx([0.25, 0.25], abs=1e-5)
 
 
-def test_prompts(make_source, tiny, shared_dir):
-    source = make_source(tiny.replace(vocab_size=896))
+def test_prompts(make_checkpoint, tiny, shared_dir):
+    source = make_checkpoint(tiny.replace(vocab_size=896))
     assert encode_prompt("12, 5,7", source) == [12, 5, 7]
     with pytest.raises(UserError, match="no tokenizer"):
         encode_prompt("text", source)

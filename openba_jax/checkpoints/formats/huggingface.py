@@ -62,17 +62,17 @@ class HuggingFace:
         family = _family(fields.get("model_type"), file)
         tensors = _read_tensors(path)
         _reject_wrappers(tensors)
+        description = described(tensors)
         try:
-            config = family.read_config(fields, described(tensors))
+            config = family.read_config(fields, description)
         except UserError as error:
             raise UserError(f"{file}: {error}") from error
         model = registry.model_of(config)
         entries = expand(family.rows, model.axes)
         copies = family.copies(config)
         check_tensors(entries, model, tensors, copies, path)
-        equal = described(tensors).equal
         for name, original in copies.items():
-            if name in tensors and not equal(name, original):
+            if name in tensors and not description.equal(name, original):
                 raise UserError(
                     f"{tensors[name].file}: tensor {name} should be a copy of {original} and is "
                     "not."

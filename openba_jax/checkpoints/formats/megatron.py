@@ -75,8 +75,8 @@ class Megatron:
         arguments = first.get("args") if isinstance(first, dict) else None
         if not isinstance(arguments, argparse.Namespace):
             raise UserError(f"{_rank_file(folder, 0)} holds no training arguments (key 'args').")
-        ranks = _argument(folder, arguments, "tensor_model_parallel_size", int, 1)
-        if _argument(folder, arguments, "pipeline_model_parallel_size", int, 1) != 1:
+        ranks = _parallel_size(folder, arguments, "tensor_model_parallel_size")
+        if _parallel_size(folder, arguments, "pipeline_model_parallel_size") != 1:
             raise UserError(f"{folder}: pipeline parallelism is not supported; merge to one stage.")
         trees = [first]
         for rank in range(1, ranks):
@@ -217,13 +217,10 @@ def _rank_file(folder: Path, rank: int) -> Path:
     return folder / f"mp_rank_{rank:02}" / _FILE
 
 
-def _argument(
-    folder: Path, arguments: argparse.Namespace, name: str, kind: type, default: Any = None
-) -> Any:
-    value = getattr(arguments, name, default)
-    if kind is float and type(value) is int:
-        value = float(value)
-    if type(value) is not kind:
+def _parallel_size(folder: Path, arguments: argparse.Namespace, name: str) -> int:
+    """A training argument that counts ranks; 1 where it is missing."""
+    value = getattr(arguments, name, 1)
+    if type(value) is not int:
         raise UserError(f"{folder}: the training argument {name} is {value!r}.")
     return value
 
