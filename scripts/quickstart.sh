@@ -14,7 +14,7 @@ OUTPUT="${1:-runs/quickstart}"
 RELATIONS=element_symbols,units,planet_order,animal_classes,capitals,currencies,roman_numerals
 RELATIONS=$RELATIONS,translations,opposites,authors
 say "writing real facts, in Chinese and English, to $OUTPUT.facts"
-"$ENVIRONMENT/bin/python" -m openba_jax.facts --output_dir="$OUTPUT.facts" \
+"$ENVIRONMENT/bin/python" -m examples.facts --output_dir="$OUTPUT.facts" \
   --relations="$RELATIONS" --facts_per_relation=6 --documents=3000 --instructions=3000 \
   --choice_share=0
 say "running the pipeline into $OUTPUT"

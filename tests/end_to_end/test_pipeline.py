@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from openba_jax import facts
+from examples import facts
 from openba_jax.errors import UserError
 from openba_jax.models.openba.config import named_config
 from openba_jax.pipeline import check_scopes

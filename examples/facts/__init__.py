@@ -4,11 +4,11 @@ Real knowledge without the network: hand-written tables (`tables`), wordings for
 (`relation`), and a renderer that is a pure function of its seed (`corpus`). What a small model
 learned from the corpus can be measured with the questions.
 
-    python -m openba_jax.facts --output_dir=DIR
+    python -m examples.facts --output_dir=DIR
 """
 
-from openba_jax.facts.relation import LANGUAGES, Fact, Relation
-from openba_jax.facts.tables import RELATIONS
-from openba_jax.facts.writing import write
+from examples.facts.relation import LANGUAGES, Fact, Relation
+from examples.facts.tables import RELATIONS
+from examples.facts.writing import write
 
 __all__ = ["LANGUAGES", "RELATIONS", "Fact", "Relation", "write"]

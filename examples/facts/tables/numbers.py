@@ -1,6 +1,6 @@
 """Arithmetic, Roman numerals, number words and the sides of figures, by rule where there is one."""
 
-from openba_jax.facts.relation import Relation, facts, table, text
+from examples.facts.relation import Relation, facts, table, text
 
 _ROMAN = (
     (1000, "M"), (900, "CM"), (500, "D"), (400, "CD"), (100, "C"), (90, "XC"), (50, "L"),

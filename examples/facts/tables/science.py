@@ -1,6 +1,6 @@
 """Chemical elements and SI units."""
 
-from openba_jax.facts.relation import Relation, facts, table, text
+from examples.facts.relation import Relation, facts, table, text
 
 # Atomic number, symbol, name.
 ELEMENTS = table("""

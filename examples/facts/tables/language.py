@@ -1,6 +1,6 @@
 """Words: translations, opposites, and what the young of animals are called."""
 
-from openba_jax.facts.relation import Relation, facts, table, text
+from examples.facts.relation import Relation, facts, table, text
 
 WORDS = table("""
 water | 水

@@ -1,6 +1,6 @@
 """Months, weekdays and seasons."""
 
-from openba_jax.facts.relation import Relation, facts, table, text
+from examples.facts.relation import Relation, facts, table, text
 
 # Month, number, days in a common year, season of the north (whole months, as in meteorology).
 MONTHS = table("""

@@ -1,6 +1,6 @@
 """Countries: capital, continent, currency; and where famous sights stand."""
 
-from openba_jax.facts.relation import Relation, facts, table, text
+from examples.facts.relation import Relation, facts, table, text
 
 _CONTINENTS = {
     "Asia": "亚洲",

@@ -1,6 +1,6 @@
 """Writes a corpus of true facts in two languages, instruction pairs and four-choice questions.
 
-    python -m openba_jax.facts --output_dir=DIR
+    python -m examples.facts --output_dir=DIR
 
 DIR/corpus.jsonl        {"text", "lang", "source"}     documents for pretraining
 DIR/instructions.jsonl  {"inputs", "targets", "lang"}  questions and answers
@@ -15,8 +15,8 @@ from collections.abc import Sequence
 
 from absl import flags
 
+from examples.facts import writing
 from openba_jax import cli
-from openba_jax.facts import writing
 
 _OUTPUT_DIR = flags.DEFINE_string(
     "output_dir", None, "Folder to write; empty or missing.", required=True

@@ -10,8 +10,8 @@ import random
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+from examples.facts.relation import LANGUAGES, Fact, Relation
 from openba_jax.errors import UserError
-from openba_jax.facts.relation import LANGUAGES, Fact, Relation
 
 # The forms of a question in the evaluation (reference §7.3), without the space at the end, and
 # the bare question.

@@ -8,9 +8,9 @@ import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from examples.facts import corpus
+from examples.facts.tables import RELATIONS
 from openba_jax.errors import UserError
-from openba_jax.facts import corpus
-from openba_jax.facts.tables import RELATIONS
 
 FACTS_PER_RELATION = 24
 DOCUMENTS = 20_000

@@ -1,6 +1,6 @@
 """Planets and their moons, classes of animals."""
 
-from openba_jax.facts.relation import Relation, facts, table, text
+from examples.facts.relation import Relation, facts, table, text
 
 # Planet, place counted from the Sun, kind.
 PLANETS = table("""

@@ -1,6 +1,6 @@
 """Books and their authors, discoveries and inventions and the people behind them."""
 
-from openba_jax.facts.relation import Relation, facts, table, text
+from examples.facts.relation import Relation, facts, table, text
 
 BOOKS = table("""
 Hamlet | 哈姆雷特 | William Shakespeare | 莎士比亚
