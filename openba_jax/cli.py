@@ -19,7 +19,11 @@ from openba_jax.errors import UserError
 # gin raises plain exceptions, which are told apart by what they say.
 _GIN_PHRASES = ("Required bindings", "Unable to find value for", "macro", "by Gin")
 
-_REPOSITORY = Path(__file__).resolve().parent.parent
+
+def gin_root() -> Path:
+    """The folder that holds `gin/`: the package in a wheel, its parent in a checkout."""
+    package = Path(__file__).resolve().parent
+    return package if (package / "gin").is_dir() else package.parent
 
 
 def define_gin_flags() -> None:
@@ -100,15 +104,17 @@ def rewrite_gin_arguments(arguments: Sequence[str]) -> list[str]:
 def parse_gin() -> None:
     """Parses the gin files and bindings given by flags, and locks the configuration.
 
-    Configurables must be imported before. Besides `--gin_search_paths`, the folder that holds the
-    package is searched, so that `--gin_file=gin/...` works from any working folder.
+    Configurables must be imported before. After `--gin_search_paths`, `gin_root()` is searched, so
+    that `--gin_file=gin/...` and `include 'gin/...'` work from any working folder.
 
     Raises:
       UserError: a file is missing, or gin refuses what a file or a binding says.
     """
+    import importlib.util  # noqa: F401  gin uses it and imports importlib alone.
+
     import gin
 
-    for folder in [*flags.FLAGS.gin_search_paths, str(_REPOSITORY)]:
+    for folder in [*flags.FLAGS.gin_search_paths, str(gin_root())]:
         gin.add_config_file_search_path(folder)
     root = py_logging.getLogger()
     level = root.level

@@ -1,6 +1,7 @@
 """`Vocabulary`: a sentencepiece model and the special tokens around it (reference §2).
 
-seqio's counterpart with the same ids is `tasks.vocabulary`; this one needs sentencepiece alone.
+seqio's counterpart with the same ids is `openba_jax.seqio.vocabulary`; this one needs sentencepiece
+alone.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ import tensorflow as tf
 from openba_jax.data.documents import column, read_records
 from openba_jax.errors import UserError
 from openba_jax.gin_values import several
-from tasks.vocabulary import OpenBAVocabulary
+from openba_jax.seqio.vocabulary import OpenBAVocabulary
 
 
 def prompts_task(
