@@ -6,8 +6,9 @@
 # Safe to run again: what is done is kept, a run that was stopped goes on.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+install_packages() { install --editable "$REPOSITORY"; }
 # shellcheck source=scripts/environment.sh
-source scripts/environment.sh ""
+source scripts/environment.sh
 
 OUTPUT="${1:-runs/quickstart}"
 [ $# -gt 0 ] && shift
