@@ -118,7 +118,10 @@ def test_scores_of_files(model, vocabulary: Vocabulary, tmp_path: Path) -> None:
 
 
 def test_real_question_files_are_read(shared_dir: Path) -> None:
-    for path in sorted((shared_dir / "data/eval").glob("*/*.json")):
+    paths = sorted((shared_dir / "data/eval").glob("*/*.json"))
+    if not paths:
+        pytest.skip(f"{shared_dir}/data/eval holds no question files")
+    for path in paths:
         questions = read_questions(path)
         assert all(0 <= q.answer < len(q.options) <= 5 for q in questions)
 
