@@ -110,13 +110,15 @@ def rewrite_gin_arguments(arguments: Sequence[str]) -> list[str]:
 def parse_gin() -> None:
     """Parses the gin files and bindings given by flags, and locks the configuration.
 
-    Configurables must be imported before. Besides `--gin_search_paths`, the folder that holds the
-    package is searched, so that `--gin_file=gin/...` works from any working folder.
+    Configurables must be imported before. After `--gin_search_paths`, `gin_files.ROOT` is searched,
+    so that `--gin_file=gin/...` and `include 'gin/...'` work from any working folder.
 
     Raises:
       UserError: a file is missing, a binding names a macro or a scope that nothing reads, or gin
         refuses what a file or a binding says.
     """
+    import importlib.util  # noqa: F401  gin uses it and imports importlib alone.
+
     import gin
 
     files = [str(local(file)) for file in flags.FLAGS.gin_file]

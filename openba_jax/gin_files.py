@@ -15,8 +15,12 @@ from typing import NamedTuple
 from openba_jax.errors import UserError
 from openba_jax.paths import local
 
-ROOT = Path(__file__).resolve().parent.parent
-"""The folder that holds `gin/`; it is searched for gin files besides those that flags name."""
+_PACKAGE = Path(__file__).resolve().parent
+
+ROOT = _PACKAGE if (_PACKAGE / "gin").is_dir() else _PACKAGE.parent
+"""The folder that holds `gin/`, which is searched for gin files besides those that flags name: the
+package in a wheel, its parent in a checkout.
+"""
 
 _WIDEST = 36  # Column of values; longer ones push their comments aside.
 _FOLDERS = ("gin/runs/native", "gin/sweeps")

@@ -1,16 +1,20 @@
 #!/usr/bin/env bash
-# Makes the virtual environment of the quickstart and the tests; sourced by both.
-# Usage: source scripts/environment.sh EXTRAS [FILE], where EXTRAS is empty or like "[test]", and
-# FILE lists packages that are installed besides, without what they ask for.
+# Makes a virtual environment; sourced by quickstart.sh, test.sh and test_lean.sh.
+#
+# Each defines before what stands in the environment:
+#   install_packages() { install --editable "$REPOSITORY"; }
+# From outside come
+#   OPENBA_VENV         folder of the environment
+#   OPENBA_CONSTRAINTS  versions to install, constraints.txt by default
+#   PYTHON              the Python to make it with
 
 say() { printf '%s\n' "openba_jax: $*"; }
 die() { printf '%s\n' "openba_jax: error: $*" >&2; exit 1; }
 
 REPOSITORY="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 ENVIRONMENT="${OPENBA_VENV:-$REPOSITORY/.venv}"
-EXTRAS="$1"
-ALONE="${2:-}"
-NEEDED_MIB=6000
+CONSTRAINTS="${OPENBA_CONSTRAINTS:-$REPOSITORY/constraints.txt}"
+NEEDED_MIB="${NEEDED_MIB:-6000}"
 
 find_python() {
   local candidate
@@ -25,13 +29,16 @@ find_python() {
 }
 
 install() {
-  "$ENVIRONMENT/bin/python" -m pip install --disable-pip-version-check --quiet "$@"
+  "$ENVIRONMENT/bin/python" -m pip install --disable-pip-version-check --quiet \
+    --constraint "$CONSTRAINTS" "$@"
 }
 
 make_environment() {
   local python stamp wanted free log
+  [ -f "$CONSTRAINTS" ] || die "there is no $CONSTRAINTS; OPENBA_CONSTRAINTS names a file of versions."
   stamp="$ENVIRONMENT/.openba_jax"
-  wanted="$(cat "$REPOSITORY/setup.cfg" "$REPOSITORY/constraints.txt" ${ALONE:+"$ALONE"} | cksum) $EXTRAS"
+  wanted="$({ cat "$REPOSITORY"/{setup.py,setup.cfg} "$REPOSITORY"/requirements/*.txt "$CONSTRAINTS"
+    declare -f install_packages; } | cksum)"
   if [ -f "$stamp" ] && grep -qxF "$wanted" "$stamp"; then
     say "using $ENVIRONMENT"
     return
@@ -52,10 +59,9 @@ make_environment() {
   say "making $ENVIRONMENT with $("$python" --version)"
   "$python" -m venv "$ENVIRONMENT" >/dev/null \
     || die "$python cannot make virtual environments; install its venv module."
-  say "installing openba_jax$EXTRAS (2 to 4 minutes)"
+  say "installing openba_jax (2 to 4 minutes)"
   log="$ENVIRONMENT/install.log"
-  if ! { install --constraint "$REPOSITORY/constraints.txt" --editable "$REPOSITORY$EXTRAS" \
-    && { [ -z "$ALONE" ] || install --no-deps --requirement "$ALONE"; }; } >"$log" 2>&1; then
+  if ! install_packages >"$log" 2>&1; then
     tail -n 5 "$log" >&2
     if grep -qi 'no space left' "$log"; then
       die "the disk of $ENVIRONMENT is full; free some, or name another with OPENBA_VENV."

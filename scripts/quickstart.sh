@@ -6,15 +6,16 @@
 # Safe to run again: what is done is kept, a run that was stopped goes on.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+install_packages() { install --editable "$REPOSITORY"; }
 # shellcheck source=scripts/environment.sh
-source scripts/environment.sh ""
+source scripts/environment.sh
 
 OUTPUT="${1:-runs/quickstart}"
 [ $# -gt 0 ] && shift
 RELATIONS=element_symbols,units,planet_order,animal_classes,capitals,currencies,roman_numerals
 RELATIONS=$RELATIONS,translations,opposites,authors
 say "writing real facts, in Chinese and English, to $OUTPUT.facts"
-"$ENVIRONMENT/bin/python" -m openba_jax.facts --output_dir="$OUTPUT.facts" \
+"$ENVIRONMENT/bin/python" -m examples.facts --output_dir="$OUTPUT.facts" \
   --relations="$RELATIONS" --facts_per_relation=6 --documents=3000 --instructions=3000 \
   --choice_share=0
 say "running the pipeline into $OUTPUT"

@@ -2,10 +2,18 @@
 # Installs openba_jax with its tests and runs them: format, lint, types, pytest.
 #
 #   bash scripts/test.sh [PYTEST_ARGUMENTS...]
+#
+# With the newest versions of everything on the newest Python:
+#
+#   OPENBA_CONSTRAINTS=constraints-newest.txt OPENBA_VENV=.venv-newest PYTHON=python3.13 \
+#     bash scripts/test.sh
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+install_packages() {
+  install --editable "$REPOSITORY[test]" && install --no-deps --requirement requirements/beam.txt
+}
 # shellcheck source=scripts/environment.sh
-source scripts/environment.sh "[test]" requirements/beam.txt
+source scripts/environment.sh
 
 BIN="$ENVIRONMENT/bin"
 say "checking format, lint and types"

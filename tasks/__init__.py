@@ -1,9 +1,9 @@
-"""seqio registrations. Import `tasks` to register every task and mixture.
+"""`openba_jax.seqio` under the name that T5X projects give to such a package.
 
-Which files they read is said by gin (`tasks.settings.data_files.stores = ...`) or by environment
-variables, see `tasks.settings`; it is looked up when a task is used.
+`import tasks` registers every task and mixture with seqio. It works from a checkout of the
+repository; an installed wheel has `openba_jax.seqio` alone.
 """
 
-from tasks import d_ul2, flan, o_ul2, text_and_flan, ul2
+from openba_jax.seqio import settings, token_store_tasks, vocabulary
 
-__all__ = ["d_ul2", "flan", "o_ul2", "text_and_flan", "ul2"]
+__all__ = ["settings", "token_store_tasks", "vocabulary"]

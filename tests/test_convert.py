@@ -35,8 +35,8 @@ def contents(folder):
 
 
 @pytest.fixture
-def golden(shared_dir):
-    return shared_dir / "golden" / "megatron_ckpt" / "v1_style"
+def golden(golden_dir):
+    return golden_dir("megatron_ckpt") / "v1_style"
 
 
 def test_a_tour_of_all_formats_is_exact(golden, tmp_path, capsys):
@@ -54,14 +54,14 @@ def test_a_tour_of_all_formats_is_exact(golden, tmp_path, capsys):
     assert "largest difference of a logit: 0  '5,6,7,1'" in report
 
 
-def test_cast_warns(shared_dir, tmp_path, capsys):
+def test_cast_warns(golden_dir, tmp_path, capsys):
     import numpy as np
 
     from openba_jax.checkpoints.files.safetensors_file import read_safetensors, write_safetensors
 
     source = tmp_path / "source"
     source.mkdir()
-    golden = shared_dir / "golden" / "model_b"
+    golden = golden_dir("model_b")
     (source / "config.json").write_text((golden / "config.json").read_text())
     tensors = read_safetensors(golden / "model.safetensors")
     arrays = {name: np.array(tensor.read()) for name, tensor in tensors.items()}
@@ -78,8 +78,8 @@ def test_cast_warns(shared_dir, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("style", ["v1", "v2"])
-def test_the_rule_of_the_width_is_kept_on_the_way(shared_dir, tmp_path, capsys, style):
-    last = shared_dir / "golden" / "megatron_ckpt" / f"{style}_style" / "hf_expected"
+def test_the_rule_of_the_width_is_kept_on_the_way(golden_dir, tmp_path, capsys, style):
+    last = golden_dir("megatron_ckpt") / f"{style}_style" / "hf_expected"
     theirs = json.loads((last / "config.json").read_text())["ffn_hidden_size"]
     for kind in ("native", "t5x", "megatron", "huggingface"):
         run(f"to_{kind}", input=last, output=tmp_path / kind)
@@ -120,7 +120,7 @@ def test_a_tokenizer_of_too_many_ids_is_refused(golden, tmp_path):
         run("to_native", input=golden, output=tmp_path / "out", tokenizer=vocabulary.path)
 
 
-def test_verify_fails_beyond_the_tolerance(shared_dir, golden, tmp_path):
+def test_verify_fails_beyond_the_tolerance(golden, tmp_path):
     run("to_native", input=golden, output=tmp_path / "brain", dtype="bfloat16")
     with pytest.raises(UserError, match="The checkpoints differ by"):
         run("verify", input=golden, other=tmp_path / "brain")

@@ -4,7 +4,8 @@ A sentencepiece model does not say whether the newline is a token of its own. A 
 it does, `tokenizer_settings.json` for `tokenizer.model`: `{"newline": true}`. Without the file the
 newline is none. `save_tokenizer` and `load_vocabulary` keep the two together.
 
-seqio's counterpart with the same ids is `tasks.vocabulary`; this one needs sentencepiece alone.
+seqio's counterpart with the same ids is `openba_jax.seqio.vocabulary`; this one needs sentencepiece
+alone.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from openba_jax.gin_values import several
 from openba_jax.inference.prompts import PromptFrame, read_prompts
-from tasks.vocabulary import OpenBAVocabulary
+from openba_jax.seqio.vocabulary import OpenBAVocabulary
 
 
 def prompts_task(

@@ -95,5 +95,10 @@ def evaluation_dataset(eval_steps: int, **fields: Any) -> utils.DatasetConfig | 
     if not eval_steps:
         return None
     return utils.DatasetConfig(
-        split="validation", shuffle=False, seed=0, use_cached=False, module="tasks", **fields
+        split="validation",
+        shuffle=False,
+        seed=0,
+        use_cached=False,
+        module="openba_jax.seqio",
+        **fields,
     )

@@ -41,8 +41,8 @@ def test_types_may_differ_between_tensors(make_checkpoint, tiny, folder, same):
 
 
 @pytest.mark.parametrize("style", ["v1", "v2"])
-def test_golden_conversion_of_megatron(shared_dir, style):
-    folder = shared_dir / "golden" / "megatron_ckpt" / f"{style}_style" / "hf_expected"
+def test_golden_conversion_of_megatron(golden_dir, style):
+    folder = golden_dir("megatron_ckpt") / f"{style}_style" / "hf_expected"
     config = HuggingFace().open(folder).model.config
     assert config.mlp_dim == {"v1": 256, "v2": 96}[style]
     assert config.tie_embeddings
@@ -52,8 +52,8 @@ def test_golden_conversion_of_megatron(shared_dir, style):
 
 @pytest.mark.parametrize("model", ["a", "b", "c"])
 @pytest.mark.parametrize("weight_format", ["safetensors", "torch"])
-def test_golden_files_come_back_bit_for_bit(shared_dir, folder, model, weight_format):
-    golden = shared_dir / "golden" / f"model_{model}"
+def test_golden_files_come_back_bit_for_bit(golden_dir, folder, model, weight_format):
+    golden = golden_dir(f"model_{model}")
     source = HuggingFace().open(golden)
     HuggingFace(weight_format).write(source, folder)
     again = HuggingFace().open(folder)
@@ -70,8 +70,8 @@ def test_golden_files_come_back_bit_for_bit(shared_dir, folder, model, weight_fo
             assert written[name] == value, name
 
 
-def test_embedding_aliases_are_left_aside(shared_dir):
-    golden = shared_dir / "golden" / "model_b"
+def test_embedding_aliases_are_left_aside(golden_dir):
+    golden = golden_dir("model_b", "pytorch_model.bin")
     folder_with_aliases = HuggingFace().open(golden)
     assert "encoder.embed_tokens.weight" not in folder_with_aliases.tensors
 
@@ -91,8 +91,8 @@ def test_width_rules(tiny):
         ffn_hidden_size(tiny.replace(mlp_dim=100))
 
 
-def test_tokenizer_files(make_checkpoint, tiny, folder, shared_dir):
-    model = shared_dir / "golden" / "vocab" / "old.model"
+def test_tokenizer_files(make_checkpoint, tiny, folder, golden_dir):
+    model = golden_dir("vocab") / "old.model"
     source = make_checkpoint(tiny.replace(vocab_size=896))
     source.tokenizer = model
     HuggingFace().write(source, folder)

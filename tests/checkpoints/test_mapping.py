@@ -36,8 +36,8 @@ def test_layouts_name_the_axes_of_the_parameters(table, variant):
 
 
 @pytest.mark.parametrize("name", ["a", "b", "c"])
-def test_names_are_those_of_the_original(shared_dir, name):
-    folder = shared_dir / "golden" / f"model_{name}"
+def test_names_are_those_of_the_original(golden_dir, name):
+    folder = golden_dir(f"model_{name}")
     source = HuggingFace().open(folder)
     info = json.loads((folder / "info.json").read_text())
     aliases = set(info["alias_keys_of_shared_embedding"])

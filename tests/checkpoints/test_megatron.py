@@ -29,8 +29,8 @@ def style(request):
 
 
 @pytest.fixture
-def golden(shared_dir, style):
-    return shared_dir / "golden" / "megatron_ckpt" / f"{style}_style"
+def golden(golden_dir, style):
+    return golden_dir("megatron_ckpt") / f"{style}_style"
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 4])
@@ -93,8 +93,8 @@ def test_two_ranks_are_written_as_the_original_writes_them(golden, folder):
     assert (folder / "latest_checkpointed_iteration.txt").read_text() == "1"
 
 
-def test_golden_logits(shared_dir):
-    golden = shared_dir / "golden" / "megatron_ckpt" / "v1_style"
+def test_golden_logits(golden_dir):
+    golden = golden_dir("megatron_ckpt") / "v1_style"
     with np.load(golden / "io.npz") as arrays:
         io = dict(arrays)
     source = Megatron().open(golden)

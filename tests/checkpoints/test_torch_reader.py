@@ -48,10 +48,10 @@ def test_round_trip(tmp_path):
 
 
 @pytest.mark.parametrize("model", ["a", "b", "c"])
-def test_golden_files_equal_their_safetensors(shared_dir, model):
+def test_golden_files_equal_their_safetensors(golden_dir, model):
     from openba_jax.checkpoints.files.safetensors_file import read_safetensors
 
-    folder = shared_dir / "golden" / f"model_{model}"
+    folder = golden_dir(f"model_{model}", "pytorch_model.bin")
     ours = read_torch(folder / "pytorch_model.bin")
     tensors = read_safetensors(folder / "model.safetensors")
     assert set(tensors) <= set(ours)

@@ -85,12 +85,12 @@ def test_logits(make_checkpoint, tiny):
     assert compare_logits(first, second, prompts) == pytest.approx([0.25, 0.25], abs=1e-5)
 
 
-def test_prompts(make_checkpoint, tiny, shared_dir):
+def test_prompts(make_checkpoint, tiny, golden_dir):
     source = make_checkpoint(tiny.replace(vocab_size=896))
     assert encode_prompt("12, 5,7", source) == [12, 5, 7]
     with pytest.raises(UserError, match="no tokenizer"):
         encode_prompt("text", source)
     with pytest.raises(UserError, match="has id 896"):
         encode_prompt("896", source)
-    source.tokenizer = shared_dir / "golden" / "vocab" / "old.model"
+    source.tokenizer = golden_dir("vocab") / "old.model"
     assert encode_prompt("<S>a</s>", source)[0] == 861

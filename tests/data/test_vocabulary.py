@@ -19,8 +19,8 @@ from openba_jax.objectives.special_ids import SpecialIds
 
 
 @pytest.mark.parametrize("which", ["old", "new"])
-def test_encodings_of_the_original(shared_dir, which):
-    folder = shared_dir / "golden/vocab"
+def test_encodings_of_the_original(golden_dir, which):
+    folder = golden_dir("vocab", f"{which}.model")
     facts = json.loads((folder / "vocab_prune.json").read_text())["tokenizer_by_original_class"]
     vocabulary = Vocabulary(folder / f"{which}.model", newline=True)
     expected = facts[which]

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from openba_jax import facts
+from examples import facts
 from openba_jax.cli import check_scopes
 from openba_jax.errors import UserError
 from openba_jax.models.registry import named_config

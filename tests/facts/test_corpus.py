@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from examples.facts import LANGUAGES, RELATIONS, corpus
 from openba_jax.errors import UserError
-from openba_jax.facts import LANGUAGES, RELATIONS, corpus
 
 FEW = [relation.first(6) for relation in RELATIONS]
 # The number of documents that hold every fact depends on the seed; three facts a document is safe.

@@ -5,8 +5,8 @@ import re
 
 import pytest
 
-from openba_jax.facts import LANGUAGES, RELATIONS
-from openba_jax.facts.tables import calendar, geography, language, nature, numbers, science
+from examples.facts import LANGUAGES, RELATIONS
+from examples.facts.tables import calendar, geography, language, nature, numbers, science
 
 BY_NAME = {relation.name: relation for relation in RELATIONS}
 SYMBOLS = {"element_symbols", "unit_symbols", "roman_numerals"}

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from examples.facts import RELATIONS, write
 from openba_jax.errors import UserError
-from openba_jax.facts import RELATIONS, write
 
 SMALL = {"facts_per_relation": 3, "documents": 120, "instructions": 50}
 
@@ -24,7 +24,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def main(*flags: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "openba_jax.facts", *flags],
+        [sys.executable, "-m", "examples.facts", *flags],
         capture_output=True,
         text=True,
         env={**os.environ, **environment},
@@ -126,7 +126,7 @@ def test_user_errors_of_the_command(tmp_path):
 
 def test_help_is_light():
     probe = (
-        "import sys, openba_jax.facts;"
+        "import sys, examples.facts;"
         "heavy = {'jax', 'numpy', 'tensorflow', 'seqio', 'gin'} & set(sys.modules);"
         "assert not heavy, heavy"
     )

@@ -25,7 +25,7 @@ def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
 def test_help_says_it_all_and_imports_nothing_heavy(main: str) -> None:
     # As the installed command does it, whose `__main__` is a script. What takes long is imports; a
     # test of seconds would fail on a busy machine.
-    module = "openba_jax.facts.__main__" if main == "facts" else f"openba_jax.{main}"
+    module = "examples.facts.__main__" if main == "facts" else f"openba_jax.{main}"
     code = (
         "import sys, absl.app; sys.argv = ['main', '--help']\n"
         "try:\n"

@@ -167,8 +167,8 @@ def test_no_logits_of_the_whole_batch_are_held() -> None:
     assert compiled.memory_analysis().temp_size_in_bytes < whole / 2
 
 
-def test_golden_megatron_loss(shared_dir) -> None:
-    golden = np.load(shared_dir / "golden/megatron_loss/loss.npz")
+def test_golden_megatron_loss(golden_dir) -> None:
+    golden = np.load(golden_dir("megatron_loss") / "loss.npz")
     labels = golden["labels"]
     inside = labels >= 0
     ours = cross_entropy(jnp.asarray(golden["logits"]), jnp.asarray(np.where(inside, labels, 0)))

@@ -46,9 +46,9 @@ def test_short_denoising_cases(case):
     check(denoiser, case, case["tokens"], case["mask"], case["text_enc"], case["labels"])
 
 
-def test_all_denoising_cases(shared_dir):
-    cases = json.loads((shared_dir / "golden/ul2/ul2_cases.json").read_text())["cases"]
-    arrays = np.load(shared_dir / "golden/ul2/ul2_cases.npz")
+def test_all_denoising_cases(golden_dir):
+    cases = json.loads((golden_dir("ul2") / "ul2_cases.json").read_text())["cases"]
+    arrays = np.load(golden_dir("ul2") / "ul2_cases.npz")
     for case in cases:
         name = case["name"]
         denoiser = ul2.SPAN_CORRUPTION
@@ -59,20 +59,19 @@ def test_all_denoising_cases(shared_dir):
     assert len(cases) == 51
 
 
-def test_draws_of_denoisers(shared_dir):
-    draws = json.loads((shared_dir / "golden/ul2/ul2_cases.json").read_text())["draws"]
+def test_draws_of_denoisers(golden_dir):
+    draws = json.loads((golden_dir("ul2") / "ul2_cases.json").read_text())["draws"]
     for draw in draws.values():
         for seed, expected in enumerate(draw["denoisers"], draw["first_seed"]):
             rng = np.random.default_rng(seed)
             assert original_noise.choose(rng, 7, draw["current_prop"]) == expected - 1
 
 
-def test_whole_dataset_of_the_original(shared_dir):
+def test_whole_dataset_of_the_original(golden_dir):
     """Every item of the original's dataset class over a store, from its seeds."""
-    golden = shared_dir / "golden"
-    facts = json.loads((golden / "dataset/samples.json").read_text())["ul2"]
-    arrays = np.load(golden / "dataset/samples.npz")
-    store = TokenStore(golden / "indexed/merged")
+    facts = json.loads((golden_dir("dataset") / "samples.json").read_text())["ul2"]
+    arrays = np.load(golden_dir("dataset") / "samples.npz")
+    store = TokenStore(golden_dir("indexed", "merged.bin") / "merged")
     ids = SpecialIds(760)
     for item, task in enumerate(facts["task_of_item"]):
         index = arrays["ul2.index_mapping"][item]

@@ -46,9 +46,9 @@ def test_short_cases(case):
     check(case, case["tokens"], case["mask"], case["text_enc"], case["labels"])
 
 
-def test_all_cases(shared_dir):
-    cases = json.loads((shared_dir / "golden/oul2/oul2_cases.json").read_text())["cases"]
-    arrays = np.load(shared_dir / "golden/oul2/oul2_cases.npz")
+def test_all_cases(golden_dir):
+    cases = json.loads((golden_dir("oul2") / "oul2_cases.json").read_text())["cases"]
+    arrays = np.load(golden_dir("oul2") / "oul2_cases.npz")
     whole = [case for case in cases if "error" not in case]
     for case in whole:
         fields = ("tokens", "mask", "unpadded.text_enc", "unpadded.labels")

@@ -59,14 +59,14 @@ class Golden:
 
 
 @pytest.fixture(scope="module", params=["a", "b", "c", "a-unrolled"])
-def golden(request, shared_dir):
+def golden(request, golden_dir):
     name, _, unrolled = request.param.partition("-")
-    return Golden(shared_dir / "golden" / f"model_{name}", not unrolled)
+    return Golden(golden_dir(f"model_{name}"), not unrolled)
 
 
 @pytest.fixture(scope="module", params=["a", "b", "c"])
-def scanned(request, shared_dir):
-    return Golden(shared_dir / "golden" / f"model_{request.param}", True)
+def scanned(request, golden_dir):
+    return Golden(golden_dir(f"model_{request.param}"), True)
 
 
 def assert_close(actual, expected):

@@ -86,8 +86,13 @@ def from_megatron(tensors: dict[str, np.ndarray], config: OpenBAConfig) -> dict:
 
 
 @pytest.fixture(scope="module")
-def golden(shared_dir: Path) -> Path:
-    return shared_dir / "golden" / "prune"
+def golden(golden_dir) -> Path:
+    return golden_dir("prune")
+
+
+@pytest.fixture(scope="module")
+def weights(golden_dir) -> Path:
+    return golden_dir("prune", "tp1_before.npz", "tp1_after.npz", "io.npz")
 
 
 def dropped(facts: dict) -> list[list[int]]:
@@ -113,9 +118,9 @@ def plan(golden: Path) -> Plan:
     return width.drop_layers(dict(zip(("encoder", "decoder"), dropped(facts), strict=True)))
 
 
-def test_parameters_are_exactly_those_of_the_original(golden: Path, plan: Plan) -> None:
-    before = from_megatron(dict(np.load(golden / "tp1_before.npz")), CONFIG)
-    after = from_megatron(dict(np.load(golden / "tp1_after.npz")), pruned_model(plan).config)
+def test_parameters_are_exactly_those_of_the_original(weights: Path, plan: Plan) -> None:
+    before = from_megatron(dict(np.load(weights / "tp1_before.npz")), CONFIG)
+    after = from_megatron(dict(np.load(weights / "tp1_after.npz")), pruned_model(plan).config)
     small = take(before, MODEL.logical_axes(), relative(plan, Plan.identity(MODEL, "golden")))
     small, after = (traverse_util.flatten_dict(tree, sep="/") for tree in (small, after))
     assert small.keys() == after.keys()
@@ -138,10 +143,10 @@ def test_the_seed_draws_the_masks_of_the_original(golden: Path, plan: Plan) -> N
     assert apply_stage(stage, Plan.identity(MODEL, "golden")).keep == plan.keep
 
 
-def test_the_small_model_computes_what_the_original_does(golden: Path, plan: Plan) -> None:
-    batch = np.load(golden / "io.npz")
+def test_the_small_model_computes_what_the_original_does(weights: Path, plan: Plan) -> None:
+    batch = np.load(weights / "io.npz")
     pruned = pruned_model(plan)
-    before = from_megatron(dict(np.load(golden / "tp1_before.npz")), CONFIG)
+    before = from_megatron(dict(np.load(weights / "tp1_before.npz")), CONFIG)
     small = take(before, MODEL.logical_axes(), relative(plan, Plan.identity(MODEL, "golden")))
     for name, model, params in (("before", MODEL, before), ("after", pruned, small)):
         apply = jax.jit(functools.partial(model.module.apply, enable_dropout=False))

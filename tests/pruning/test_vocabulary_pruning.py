@@ -56,8 +56,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_golden(shared_dir: Path, tmp_path: Path) -> None:
-    golden = shared_dir / "golden" / "vocab"
+def test_golden(golden_dir, tmp_path: Path) -> None:
+    golden = golden_dir("vocab", "new.model", "embedding_before.npz", "embedding_after.npz")
     facts = json.loads((golden / "vocab_prune.json").read_text())
     counts = read_counts(golden / "token_freq.txt")
     np.testing.assert_array_equal(counts, read_counts(golden / "freq_by_original_script.txt"))

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from openba_jax import facts
+from examples import facts
 from openba_jax.staged.corpora import Corpora
 from openba_jax.staged.models import ScheduleWindow, learning_rate
 from openba_jax.staged.settings import Data, Phase

@@ -22,8 +22,8 @@ from openba_jax.inference.decoding import generate
 from openba_jax.inference.generator import Generator
 from openba_jax.pruning.apply import prune_model
 from openba_jax.pruning.stages import Stage
+from openba_jax.seqio.vocabulary import OpenBAVocabulary
 from openba_jax.t5x.prompts import prompts_task
-from tasks.vocabulary import OpenBAVocabulary
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 LENGTHS = {"inputs": 45, "targets": 40}

@@ -38,7 +38,7 @@ def seqio():
 def files(tmp_path_factory):
     """A vocabulary and a store, named in gin."""
     import gin
-    import tasks.settings
+    from openba_jax.seqio.settings import data_files
 
     folder = tmp_path_factory.mktemp("tasks")
     texts = [f"{i} {i * i} {i**3}" for i in range(200)]
@@ -50,11 +50,11 @@ def files(tmp_path_factory):
             ids = rng.integers(3, vocabulary.piece_count, 60)
             writer.add_pair("instructions", ids[: 8 * length], [*ids[10 : 12 + length], 1])
     with gin.unlock_config():
-        gin.bind_parameter("tasks.settings.data_files.stores", [str(folder / "store")])
-        gin.bind_parameter("tasks.settings.data_files.vocabulary", str(vocabulary.path))
-        gin.bind_parameter("tasks.settings.data_files.held_out", HELD_OUT)
-        gin.bind_parameter("tasks.settings.data_files.seed", 5)
-    assert tasks.settings.data_files().held_out == HELD_OUT
+        gin.bind_parameter("data_files.stores", [str(folder / "store")])
+        gin.bind_parameter("data_files.vocabulary", str(vocabulary.path))
+        gin.bind_parameter("data_files.held_out", HELD_OUT)
+        gin.bind_parameter("data_files.seed", 5)
+    assert data_files().held_out == HELD_OUT
     yield folder
     gin.clear_config()
 
@@ -77,6 +77,13 @@ def converted(seqio, name, split, count, **arguments):
         name, LENGTHS, dataset_split=split, feature_converter=converter, **arguments
     )
     return next(dataset.batch(count, drop_remainder=True).as_numpy_iterator())
+
+
+def test_the_folder_tasks_is_the_same(seqio):
+    import tasks.vocabulary
+    from openba_jax.seqio.vocabulary import OpenBAVocabulary
+
+    assert tasks.vocabulary.OpenBAVocabulary is OpenBAVocabulary
 
 
 def test_all_names_are_registered(seqio, files):
@@ -142,7 +149,7 @@ def test_without_lengths_nothing_is_cut(seqio, files):
 def test_vocabulary(seqio, files):
     import tensorflow as tf
 
-    from tasks.vocabulary import OpenBAVocabulary
+    from openba_jax.seqio.vocabulary import OpenBAVocabulary
 
     path = str(files / "tokenizer.model")
     text = "12 <S>34<extra_id_3>"
@@ -160,7 +167,7 @@ def test_vocabulary(seqio, files):
 
 
 def test_missing_settings(seqio, files, monkeypatch):
-    from tasks.settings import data_files
+    from openba_jax.seqio.settings import data_files
 
     monkeypatch.delenv("OPENBA_STORE", raising=False)
     monkeypatch.delenv("OPENBA_VOCABULARY", raising=False)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,14 +11,9 @@ from openba_jax.parallel import hardware
 from openba_jax.training import event_file, metrics
 
 
-def test_crc_of_the_check_string() -> None:
-    assert event_file.crc32c(b"123456789") == 0xE3069283
-    assert event_file.crc32c(b"") == 0
-
-
 def test_tensorflow_reads_the_events(tmp_path: Path) -> None:
     tensorflow = pytest.importorskip("tensorflow")
-    events = event_file.EventFile(tmp_path, first_step=7)
+    events = event_file.EventFile(tmp_path, purge_step=7)
     events.write(8, {"train/loss": 1.5, "train/accuracy": 0.25})
     events.write(300, {"eval/loss": -2.0})
     events.close()
@@ -28,6 +25,25 @@ def test_tensorflow_reads_the_events(tmp_path: Path) -> None:
         (8, [("train/loss", 1.5), ("train/accuracy", 0.25)]),
         (300, [("eval/loss", -2.0)]),
     ]
+
+
+def test_files_are_in_order_though_the_clock_goes_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TensorBoard reads them by name; the last one says what is dropped of the others."""
+    written: list[Path] = []
+    for seconds in (5_000_000_000, 4_000_000_000, 4_000_000_000, 6_000_000_000):
+        monkeypatch.setattr(event_file.time, "time_ns", lambda now=seconds: now * 10**9)
+        monkeypatch.setattr(event_file.time, "time", lambda now=seconds: float(now))
+        event_file.EventFile(tmp_path).close()
+        (new,) = set(tmp_path.iterdir()) - set(written)
+        written.append(new)
+    assert written == sorted(written)
+
+
+def test_an_event_file_imports_no_tensorflow() -> None:
+    code = "import sys, openba_jax.training.event_file; sys.exit('tensorflow' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_records_after_the_restored_step_are_cut_away(tmp_path: Path) -> None:

@@ -83,8 +83,8 @@ def test_split_stores(parts):
         split_store(parts / "all", 1, parts / "one")
 
 
-def test_stores_of_the_original_can_be_merged_and_split(shared_dir, tmp_path):
-    folder = shared_dir / "golden/indexed"
+def test_stores_of_the_original_can_be_merged_and_split(golden_dir, tmp_path):
+    folder = golden_dir("indexed")
     manifest = merge_stores(
         [folder / "pretrain_spancorr", folder / "finetune_multitask"], tmp_path / "m"
     )

@@ -37,14 +37,14 @@ def test_store_of_the_original(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["pretrain_spancorr", "finetune_multitask", "merged"])
-def test_stores_of_the_original(shared_dir, tmp_path, name):
-    prefix = shared_dir / "golden/indexed" / name
+def test_stores_of_the_original(golden_dir, tmp_path, name):
+    prefix = golden_dir("indexed", f"{name}.bin") / name
     items = json.loads(prefix.with_name(f"{name}.json").read_text())["items"]
     check_golden(prefix, items, tmp_path)
 
 
-def test_merging_as_the_original(shared_dir, tmp_path):
-    folder = shared_dir / "golden/indexed"
+def test_merging_as_the_original(golden_dir, tmp_path):
+    folder = golden_dir("indexed", "merged.bin")
     merge_stores([folder / "finetune_multitask", folder / "pretrain_spancorr"], tmp_path / "merged")
     for suffix in ("bin", "idx"):
         merged = (tmp_path / f"merged.{suffix}").read_bytes()

@@ -38,9 +38,9 @@ def write_jsonl(path, records):
     return path
 
 
-def test_groups_of_the_original(shared_dir, tmp_path):
-    golden = shared_dir / "golden/indexed"
-    vocabulary = Vocabulary(shared_dir / "golden/vocab/old.model", newline=True)
+def test_groups_of_the_original(golden_dir, tmp_path):
+    golden = golden_dir("indexed")
+    vocabulary = Vocabulary(golden_dir("vocab") / "old.model", newline=True)
     rule = json.loads((golden / "pretrain_spancorr.json").read_text())
     prepare_text(
         [golden / "pretrain_docs.jsonl"],
@@ -54,9 +54,9 @@ def test_groups_of_the_original(shared_dir, tmp_path):
         assert made == (golden / f"pretrain_spancorr.{suffix}").read_bytes()
 
 
-def test_pairs_of_the_original(shared_dir, tmp_path):
-    golden = shared_dir / "golden/indexed"
-    vocabulary = Vocabulary(shared_dir / "golden/vocab/old.model", newline=True)
+def test_pairs_of_the_original(golden_dir, tmp_path):
+    golden = golden_dir("indexed")
+    vocabulary = Vocabulary(golden_dir("vocab") / "old.model", newline=True)
     rule = json.loads((golden / "finetune_multitask.json").read_text())
     manifest = prepare_instructions(
         [golden / "finetune_pairs.jsonl"],
