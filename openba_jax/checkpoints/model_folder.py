@@ -2,7 +2,8 @@
 
     DIR/config.json              `ModelConfig.to_dict()`
     DIR/plan.json                pruning plan relative to the root model; absent: nothing pruned
-    DIR/tokenizer.model          sentencepiece model; absent: the model has no text
+    DIR/tokenizer.model          sentencepiece model; absent: the model has no text. Beside it its
+                                 settings, `tokenizer_settings.json`, if they are not the usual ones
     DIR/checkpoints/<step>/      items `state` (`params`, `opt_state`, `step`) and `data` (JSON)
 
 Everything that appears in it appears whole: files and folders are written beside and renamed.
@@ -20,6 +21,7 @@ import jax
 from jax.experimental import multihost_utils
 
 from openba_jax.checkpoints.checkpoint import Checkpoint
+from openba_jax.data.vocabulary import settings_path
 from openba_jax.errors import UserError
 from openba_jax.files import write_atomically
 from openba_jax.models import registry
@@ -96,6 +98,12 @@ def write_metadata(
             content = Path(tokenizer).read_bytes()
         except OSError as error:
             raise UserError(f"tokenizer {tokenizer} cannot be read: {error.strerror}.") from error
+        # Settings first: a model without them would be read another way.
+        settings = settings_path(Path(tokenizer))
+        if settings.is_file():
+            write_atomically(settings_path(folder / TOKENIZER), settings.read_bytes())
+        else:
+            settings_path(folder / TOKENIZER).unlink(missing_ok=True)
         write_atomically(folder / TOKENIZER, content)
 
 
@@ -191,11 +199,17 @@ def check_tokenizer(folder: PathLike, tokenizer: PathLike) -> None:
     own = tokenizer_path(folder)
     if own is None or not Path(tokenizer).is_file():
         return
-    if own.read_bytes() != Path(tokenizer).read_bytes():
+    if _tokenizer_content(own) != _tokenizer_content(Path(tokenizer)):
         raise UserError(
             f"{tokenizer} is not the tokenizer of the model in {folder}; give {own}, and stores "
             "made with it."
         )
+
+
+def _tokenizer_content(tokenizer: Path) -> tuple[bytes, bytes]:
+    """What makes two tokenizers the same: the sentencepiece model and its settings."""
+    settings = settings_path(tokenizer)
+    return tokenizer.read_bytes(), settings.read_bytes() if settings.is_file() else b""
 
 
 def parse_plan(text: str, where: PathLike) -> dict[str, Any]:

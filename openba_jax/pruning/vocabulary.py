@@ -11,6 +11,7 @@ import numpy as np
 from google.protobuf.message import DecodeError
 from sentencepiece import sentencepiece_model_pb2
 
+from openba_jax.data.vocabulary import write_settings
 from openba_jax.errors import UserError
 from openba_jax.files import write_atomically
 from openba_jax.models.config import padded_vocab_size
@@ -38,7 +39,7 @@ class PrunedVocabulary:
       pieces: number of pieces in it.
       rows: for each new embedding row the old one: pieces, special tokens, the newline if it is
         one, then padding that repeats the row of `<extra_id_99>`.
-        `plan.narrow(plan.to_root({"vocab": rows}))` enters them into the plan of the model that had
+        `plan.narrow(plan.to_ancestor({"vocab": rows}))` enters them into the plan of the model that had
         the old vocabulary.
       merges: how many of the pieces were kept only because a BPE tokenizer joins others from them.
       newline: whether the newline is a token of its own, as it was.
@@ -51,7 +52,8 @@ class PrunedVocabulary:
     newline: bool
 
     def save(self, path: str | Path) -> None:
-        """Writes the sentencepiece model."""
+        """Writes the sentencepiece model, and its settings where there are some to tell."""
+        write_settings(path, self.newline)
         write_atomically(path, self.model)
 
 
