@@ -25,6 +25,7 @@ from openba_jax.checkpoints.mapping import Leaf, Parameters, unflatten
 from openba_jax.checkpoints.registry import detect, open_checkpoint
 from openba_jax.checkpoints.streaming import InspectedSource, Source, unrolled_path
 from openba_jax.checkpoints.training_state import WholeKind, read_whole, write_whole
+from openba_jax.data.vocabulary import Vocabulary
 from openba_jax.errors import UserError
 from openba_jax.models.openba.config import OpenBAConfig
 from openba_jax.models.openba.network import logical_axes
@@ -238,7 +239,8 @@ def _vocabulary(
         missing = "tokenizer.model in the folder" if tokenizer is None else "token counts"
         raise UserError(f"cutting the vocabulary of {source} needs {missing}.")
     counted = sum_counts(counts, pieces_of(tokenizer))
-    vocabulary = prune_vocabulary(tokenizer, counted, stage.vocabulary)
+    newline = Vocabulary(tokenizer).newline
+    vocabulary = prune_vocabulary(tokenizer, counted, stage.vocabulary, newline)
     if vocabulary.merges:
         logging.warning(
             "The vocabulary keeps %d pieces and not %d: its %d most frequent ones are built of "

@@ -11,6 +11,7 @@ import numpy as np
 from google.protobuf.message import DecodeError
 from sentencepiece import sentencepiece_model_pb2
 
+from openba_jax.data.vocabulary import write_settings
 from openba_jax.errors import UserError
 from openba_jax.files import write_atomically
 from openba_jax.models.openba.config import padded_vocab_size
@@ -51,7 +52,8 @@ class PrunedVocabulary:
     newline: bool
 
     def save(self, path: str | Path) -> None:
-        """Writes the sentencepiece model."""
+        """Writes the sentencepiece model, and the settings beside it."""
+        write_settings(path, self.newline)
         write_atomically(path, self.model)
 
 
