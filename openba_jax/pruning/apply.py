@@ -203,12 +203,6 @@ def _vocabulary(
     vocabulary = prune_vocabulary(tokenizer, counted, stage.vocabulary, newline)
     if vocabulary.merges:
         logging.warning(
-            "%d pieces more than asked for are kept: the merges of %s need them.",
-            vocabulary.merges,
-            tokenizer,
-        )
-    if vocabulary.merges:
-        logging.warning(
             "The vocabulary keeps %d pieces and not %d: its %d most frequent ones are built of "
             "%d others.",
             vocabulary.pieces,

@@ -52,7 +52,7 @@ class PrunedVocabulary:
     newline: bool
 
     def save(self, path: str | Path) -> None:
-        """Writes the sentencepiece model, and its settings where there are some to tell."""
+        """Writes the sentencepiece model, and the settings beside it."""
         write_settings(path, self.newline)
         write_atomically(path, self.model)
 

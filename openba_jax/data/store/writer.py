@@ -167,8 +167,10 @@ class TokenStoreWriter:
     @staticmethod
     def remove_unfinished(prefix: str | Path) -> None:
         """Removes the temporary files of a writer that may have been killed."""
-        index = _temporary(paths_of(Path(prefix))[0])
-        for path in (*_unfinished(Path(prefix)).values(), index):
+        index, data = paths_of(Path(prefix))
+        # Earlier versions called the pair numbers of text `spans`.
+        others = (_temporary(index), _temporary(data.with_suffix(".spans")))
+        for path in (*_unfinished(Path(prefix)).values(), *others):
             path.unlink(missing_ok=True)
 
     def release(self) -> None:

@@ -119,6 +119,20 @@ def test_other_work_starts_anew(vocabulary, sources, tmp_path, monkeypatch):
     assert written(tmp_path / "out") == written(tmp_path / "fresh")
 
 
+def test_unfinished_work_of_an_earlier_version_starts_anew(
+    sources, vocabulary, tmp_path, monkeypatch
+):
+    """Its files have another name, which does not stay behind."""
+    with monkeypatch.context() as patch:
+        patch.setattr(preparation, "_finish", lambda *arguments: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            prepare(sources, TextGroups(16), vocabulary, tmp_path / "out", save_seconds=-1)
+    (tmp_path / "out.text.tmp").rename(tmp_path / "out.spans.tmp")
+    prepare(sources, TextGroups(16), vocabulary, tmp_path / "out")
+    prepare(sources, TextGroups(16), vocabulary, tmp_path / "whole")
+    assert written(tmp_path / "out") == written(tmp_path / "whole")
+
+
 def test_broken_off_after_the_end(vocabulary, sources, tmp_path, monkeypatch):
     """Nothing but the store stays, whenever the run was killed."""
     prepare(sources, TextGroups(16), vocabulary, tmp_path / "whole")
