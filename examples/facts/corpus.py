@@ -13,8 +13,8 @@ from typing import Any
 from examples.facts.relation import LANGUAGES, Fact, Relation
 from openba_jax.errors import UserError
 
-# The forms of a question in the evaluation (reference §7.3), without the space at the end, and
-# the bare question.
+# The forms of a question in the evaluation (docs/original.md#evaluation), without the space at the
+# end, and the bare question.
 _PLAIN = {"en": ("{q}", "Question: {q} Answer:"), "zh": ("{q}", "题目：{q} 答案是：")}
 _CHOICE = {
     "en": (
@@ -103,7 +103,7 @@ def instructions(
 def questions(
     relations: Sequence[Relation], *, seed: int, held_out: int = 0
 ) -> dict[str, list[dict[str, Any]]]:
-    """Four-choice questions in the form of the evaluation (reference §7.2).
+    """Four-choice questions in the form of the evaluation (docs/original.md#evaluation).
 
     Each fact is asked once in each language, with up to five demos from other facts. In each file
     the letters of the right options are as frequent as each other, to within one.

@@ -1,4 +1,7 @@
-"""From logical axes to devices: the mesh, the rules, and what each parameter gets (DESIGN §2)."""
+"""From logical axes to devices: the mesh, the rules, and what each parameter gets.
+
+See docs/architecture.md#logical-axes-are-the-only-fact.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The bridge to T5X: this network, its tasks and its optimizers in T5X's own binaries (DESIGN §5).
+"""The bridge to T5X: this network, its tasks and its optimizers in T5X's own binaries
+(docs/architecture.md#the-t5x-contract).
 
 Imported by T5X users alone, mostly through gin (`gin/runs/t5x`), which configures what is here.
 """

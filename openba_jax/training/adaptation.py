@@ -1,4 +1,5 @@
-"""D-UL2 in the native runner: at evaluations the rates follow the losses of the denoisers (§3.9).
+"""D-UL2 in the native runner: at evaluations the rates follow the losses of the denoisers
+(docs/original.md#d-ul2).
 
 The rule is `openba_jax.objectives.d_ul2`; here is what a run adds: measuring, and the state that
 goes to the checkpoint. The target losses are part of that state, so that measured ones are

@@ -1,4 +1,4 @@
-"""AdamW and its schedules, as the original trained (reference §5.2)."""
+"""AdamW and its schedules, as the original trained (docs/original.md#training)."""
 
 from __future__ import annotations
 

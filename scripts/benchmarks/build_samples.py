@@ -3,9 +3,10 @@
 python scripts/benchmarks/build_samples.py
 
 Ours reads the token store and gives padded arrays. The original's builder, which is rebuilt here
-from its description (reference §3.3, §3.4, §3.8), goes example by example, with its three dense
-attention masks and without. T5's `span_corruption` is rebuilt with the same tf.data operations, on
-one thread. Per core means per second of the process's CPU time.
+from its description (docs/original.md#span-corruption, #sequence-denoising, #objectives), goes
+example by example, with its three dense attention masks and without. T5's `span_corruption` is
+rebuilt with the same tf.data operations, on one thread. Per core means per second of the process's
+CPU time.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ def test_fused_projection_is_interleaved_by_head():
     theirs = np.arange(heads * 3 * kv * embed).reshape(-1, embed)
     sizes = {"heads": heads, "kv": kv, "embed": embed}
     query, key, value = layout.unpack(theirs, ("embed", "heads", "kv"), sizes, 3)
-    # Reference §1.4: for each head kv rows of q, then of k, then of v.
+    # docs/original.md#attention: for each head kv rows of q, then of k, then of v.
     for head in range(heads):
         first = head * 3 * kv
         np.testing.assert_array_equal(query[:, head].T, theirs[first : first + kv])

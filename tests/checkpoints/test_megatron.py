@@ -279,7 +279,8 @@ def test_models_that_megatron_cannot_hold(make_checkpoint, tiny, folder, changes
 
 
 def test_unequal_ranks_are_joined(two_ranks, make_checkpoint, tiny, same):
-    # Pruning may leave rank 0 with more of the feed-forward layer than rank 1 (reference §6.3).
+    # Pruning may leave rank 0 with more of the feed-forward layer than rank 1
+    # (docs/original.md#width-pruning).
     cut = 10
     first, second = (read_torch(rank_file(two_ranks, rank)) for rank in (0, 1))
     moved = {

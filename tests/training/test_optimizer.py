@@ -15,7 +15,7 @@ from openba_jax.training.optimizer import adamw, decay_mask, warmup_constant, wa
 
 
 def original(step: int, peak: float, minimum: float, warmup: int, decay: int) -> float:
-    """The original's schedule, as reference §5.2 gives it."""
+    """The original's schedule, as docs/original.md#training gives it."""
     if warmup > 0 and step <= warmup:
         return peak * step / warmup
     if step > decay:
