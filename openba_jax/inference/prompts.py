@@ -38,18 +38,22 @@ def read_prompts(prompts: Sequence[str], input_file: str) -> tuple[list[str], li
     if not texts:
         raise UserError("there is no prompt; give PROMPTS or an INPUT_FILE.")
     for place, text in zip(places, texts, strict=True):
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise UserError(
-                f"{place} holds {text[error.start]!r}, half of a pair that makes a character; "
-                "write the character itself."
-            ) from error
+        _check_unicode(text, place)
     return texts, places
 
 
 class UnusablePromptError(UserError):
     """A prompt or an answer that cannot be framed."""
+
+
+def _check_unicode(text: str, place: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UnusablePromptError(
+            f"{place} holds {text[error.start]!r}, half of a pair that makes a character; write "
+            "the character itself."
+        ) from error
 
 
 class PromptFrame:
@@ -113,7 +117,7 @@ class PromptFrame:
         """
         vocabulary, body = self.vocabulary, self._encode(text, place)
         ids = [vocabulary.sentinel(0), *body, vocabulary.eos_id]
-        if all(token in self.unscored_ids for token in ids):
+        if not text.strip() or all(token in self.unscored_ids for token in ids):
             raise UnusablePromptError(f"{place}: the answer {text!r} has no token to score.")
         if self.decoder_length is not None and len(ids) > self.decoder_length:
             raise UnusablePromptError(
@@ -129,13 +133,7 @@ class PromptFrame:
         return vocabulary.pad_id, vocabulary.eos_id, vocabulary.sentinel(0)
 
     def _encode(self, text: str, place: str) -> list[int]:
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise UnusablePromptError(
-                f"{place} holds {text[error.start]!r}, half of a pair that makes a character; "
-                "write the character itself."
-            ) from error
+        _check_unicode(text, place)
         for token in self.vocabulary.special_in(text):
             if token not in self._reported:
                 self._reported.add(token)

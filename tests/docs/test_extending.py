@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import re
 import sys
 from pathlib import Path
@@ -14,7 +15,10 @@ import numpy as np
 import pytest
 
 from openba_jax.checkpoints import training_state
+from openba_jax.data.vocabulary import Vocabulary
+from openba_jax.eval import evaluate
 from openba_jax.inference.decoding import generate
+from openba_jax.inference.prompts import PromptFrame
 from openba_jax.models.registry import model_of, named_config
 from openba_jax.nn.losses import token_cross_entropy
 from openba_jax.parallel.sharding import make_mesh
@@ -99,6 +103,31 @@ def test_a_criterion_is_a_method_of_pruning(
     plan = prune_checkpoint(tmp_path / "model", tmp_path / "cut", stage)
     assert plan.indices("embed") == (0, 5)  # Channel 0 is that of the weight in the mlp.
     assert plan.rows("decoder/mlp")[1] == (7,)
+
+
+def test_a_benchmark_is_asked_by_name(
+    page: Any, tmp_path: Path, loaded, vocabulary: Vocabulary
+) -> None:
+    training_state.create(tmp_path / "model", *loaded, tokenizer=vocabulary.path)
+    fields = {"question": "Who?", "res1": "I", "res2": "you", "res3": "they", "ans": "C"}
+    (tmp_path / "questions").mkdir()
+    (tmp_path / "questions/people.json").write_text(json.dumps([{"data": fields}] * 2))
+    module = page("letters", "openba_jax.evaluation.benchmarks.registry.BENCHMARKS")
+    figures = evaluate(
+        str(tmp_path / "model"),
+        str(tmp_path / "questions"),
+        ["json_choice", "letters"],
+        feature_lengths={"inputs": 128, "targets": 8},
+        batch_size=2,
+    )
+    assert list(figures["accuracy"]) == ["json_choice", "letters"]
+    assert figures["accuracy"]["letters"]["people"]["count"] == 2
+    assert figures["accuracy"]["letters"]["people"]["skipped"] == 0
+    (question, _) = module.load(tmp_path / "questions")["people"]
+    framed = module.prompt(question, PromptFrame(vocabulary, 128, 8))
+    assert "I B: you C: they Answer:" in vocabulary.decode(framed.prompt)
+    letters = [vocabulary.decode(ids, skip_special_tokens=True) for ids in framed.answers]
+    assert letters == ["A", "B", "C"]
 
 
 def test_a_kernel_computes_what_xla_does(page: Any) -> None:

@@ -1,20 +1,16 @@
-"""Question files, well-formed and not; a benchmark is one file and one line."""
+"""Question files, well-formed and not; names of benchmarks."""
 
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from openba_jax.data.vocabulary import Vocabulary
 from openba_jax.errors import UserError
-from openba_jax.evaluation.accuracy import measure_accuracy
 from openba_jax.evaluation.benchmarks import json_choice, registry
 from openba_jax.evaluation.benchmarks.base import Question
-from openba_jax.inference.prompts import PromptFrame
 
 FIELDS = {"question": "Who?", "res1": "I", "res2": "you", "ans": "B"}
 
@@ -111,38 +107,3 @@ def test_the_nearest_name_is_suggested() -> None:
         registry.benchmark("json_choise")
     with pytest.raises(UserError, match="'mmlu'; known are json_choice"):
         registry.benchmark("mmlu")
-
-
-LETTERS = '''
-"""Questions with their options in the prompt, answered by a letter."""
-from openba_jax.evaluation.benchmarks.base import Benchmark, FramedQuestion, mean_log_likelihood
-from openba_jax.evaluation.benchmarks.json_choice import LETTERS, load
-
-def prompt(question, frame):
-    letters = LETTERS[: len(question.options)]
-    options = " ".join(f"{a}: {b}" for a, b in zip(letters, question.options))
-    text = f"Question: {question.text} Options: {options} Answer:"
-    ids = frame.prompt(text, question.place)
-    return FramedQuestion(ids, [frame.answer(letter, question.place) for letter in letters])
-
-BENCHMARK = Benchmark("letters", load, prompt, mean_log_likelihood)
-'''
-
-
-def test_a_benchmark_is_one_file_and_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loaded, vocabulary: Vocabulary
-) -> None:
-    (tmp_path / "letters_benchmark.py").write_text(LETTERS)
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setitem(registry.BENCHMARKS, "letters", "letters_benchmark")
-    _file(tmp_path, {"ans": "A"}, {"res3": "they"})
-    letters = registry.benchmark("letters")
-    subjects = letters.load(tmp_path)
-    scores = measure_accuracy(letters, subjects, *loaded, PromptFrame(vocabulary, 64, 8))
-    assert scores["people"].count == 3
-    assert scores["people"].skipped == 0
-    # The model prefers the same letter whatever the options say, or the questions differ.
-    framed = letters.prompt(subjects["people"][2], PromptFrame(vocabulary, 64, 8))
-    assert "C: they Answer:" in vocabulary.decode(framed.prompt)
-    assert [vocabulary.decode(ids, skip_special_tokens=True) for ids in framed.answers] == [*"ABC"]
-    del sys.modules["letters_benchmark"]

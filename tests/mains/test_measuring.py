@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import subprocess
@@ -62,11 +61,6 @@ def _run(main: str, folder: Path, model: str, *arguments: str) -> subprocess.Com
     )
 
 
-def _hashes(folder: Path) -> dict[str, str]:
-    files = (path for path in folder.rglob("*") if path.is_file())
-    return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
-
-
 @pytest.mark.parametrize(
     ("main", "model", "arguments", "message"),
     [
@@ -90,15 +84,16 @@ def _hashes(folder: Path) -> dict[str, str]:
         ("eval", "huggingface", ["QUESTIONS='good'"], "openba-convert to_native --input="),
     ],
 )
-def test_refusals(folder: Path, main: str, model: str, arguments: list[str], message: str) -> None:
-    before = _hashes(folder)
+def test_refusals(
+    folder: Path, unchanged, main: str, model: str, arguments: list[str], message: str
+) -> None:
     given = [f"--gin.{argument}" for argument in arguments]
-    done = _run(main, folder, model, *given, "--gin.OUTPUT_FILE='figures.json'")
+    with unchanged(folder):
+        done = _run(main, folder, model, *given, "--gin.OUTPUT_FILE='figures.json'")
     assert done.returncode == 2, done.stderr
     assert message in done.stderr
     assert sum(line.startswith("error: ") for line in done.stderr.splitlines()) == 1
     assert "Traceback" not in done.stderr
-    assert _hashes(folder) == before
 
 
 def test_an_overlong_question_is_counted_and_named(folder: Path, tmp_path: Path) -> None:
