@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 COMMANDS = ("to_native", "to_huggingface", "to_megatron", "to_t5x", "verify")
 
 _FLAGS: dict[str, tuple[str, ...]] = {
-    **dict.fromkeys(("output", "dtype", "compute_dtype", "ffn_rule"), COMMANDS[:-1]),
+    **dict.fromkeys(("output", "dtype", "ffn_rule"), COMMANDS[:-1]),
+    "compute_dtype": ("to_native", "to_t5x"),
     "tokenizer": ("to_native", "to_huggingface", "to_t5x"),
     "keep_optimizer": ("to_native", "to_t5x"),
     **dict.fromkeys(("weight_format", "max_shard_size"), ("to_huggingface",)),
@@ -216,7 +217,7 @@ def define_flags() -> None:
         "compute_dtype",
         None,
         ["float32", "bfloat16", "float16"],
-        "Type to compute in; by default that of --dtype, or as in the input.",
+        "to_native, to_t5x: type to compute in; by default that of --dtype, or as in the input.",
     )
     flags.DEFINE_string(
         "tokenizer",

@@ -10,10 +10,10 @@ from absl import flags
 from absl.testing import flagsaver
 
 from openba_jax import convert
-from openba_jax.checkpoints.formats.huggingface import v1_width
 from openba_jax.checkpoints.registry import detect, open_checkpoint
 from openba_jax.data.vocabulary_training import train_vocabulary
 from openba_jax.errors import UserError
+from openba_jax.models.openba.widths import v1_width
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -45,7 +45,7 @@ def test_a_tour_of_all_formats_is_exact(golden, tmp_path, capsys):
     for kind in kinds:
         target = tmp_path / kind
         run(f"to_{kind}", input=last, output=target, tensor_parallel=4, max_shard_size="200KB")
-        assert detect(target) == kind
+        assert detect(target).name == kind
         last = target
     capsys.readouterr()
     run("verify", input=golden, other=last, prompt=["5,6,7,1"])
@@ -73,7 +73,7 @@ def test_cast_warns(golden_dir, tmp_path, capsys):
     where = f"{source}/model.safetensors: tensor decoder.final_layernorm.bias"
     assert f"{where} holds 1 NaN or infinite values" in errors
     assert f"{where} holds 1 values that overflow float16" in errors
-    assert open_checkpoint(tmp_path / "half").config.param_dtype == "float16"
+    assert open_checkpoint(tmp_path / "half").model.config.param_dtype == "float16"
     assert json.loads((tmp_path / "half" / "config.json").read_text())["param_dtype"] == "float16"
 
 
@@ -90,7 +90,7 @@ def test_the_rule_of_the_width_is_kept_on_the_way(golden_dir, tmp_path, capsys, 
         theirs, ours = v1_width(theirs), v1_width(ours)
     assert ours == theirs
     run("to_native", input=last, output=tmp_path / "other", ffn_rule="v2")
-    assert open_checkpoint(tmp_path / "other").config.ffn_rule == "v2"
+    assert open_checkpoint(tmp_path / "other").model.config.ffn_rule == "v2"
 
 
 def test_what_a_format_cannot_say_is_refused(golden, tmp_path):
@@ -141,7 +141,7 @@ def test_verify_fails_beyond_the_tolerance(golden, tmp_path):
         ("to_native", {"input": "~nobody_at_all/x"}, "home that is not known"),
         ("to_native", {"input": "GOLDEN", "output": "/dev/null"}, "/dev/null is a device"),
         ("to_native", {"input": "GOLDEN", "model_config": "tiny"}, "configuration of its own"),
-        ("to_megatron", {"input": "GOLDEN", "tensor_parallel": 3}, "does not divide num_heads"),
+        ("to_megatron", {"input": "GOLDEN", "tensor_parallel": 3}, "does not divide heads"),
         ("to_huggingface", {"input": "GOLDEN", "max_shard_size": "big"}, "max_shard_size is 'big'"),
         ("to_huggingface", {"input": "GOLDEN", "tokenizer": "none.model"}, "none.model"),
         ("verify", {"input": "GOLDEN"}, "--other"),

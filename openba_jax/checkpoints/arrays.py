@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import tempfile
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,12 @@ from openba_jax.errors import UserError
 from openba_jax.models.axes import VOCAB, Leaf
 from openba_jax.models.base import Model
 
+Arrays = Mapping[str, ts.TensorStore]
+"""Arrays by path."""
+
+OpenOptimizer = Callable[[], tuple[Any, Mapping[str, Arrays]]]
+"""Gives the state of an optimizer, see `Checkpoint`, and for each slot in it its arrays."""
+
 
 class ArrayCheckpoint:
     """A `Checkpoint` over the arrays of an orbax or T5X tree."""
@@ -26,38 +32,58 @@ class ArrayCheckpoint:
     def __init__(
         self,
         model: Model,
-        arrays: Mapping[str, Mapping[str, ts.TensorStore]],
+        arrays: Arrays,
         folder: Path,
         *,
         tokenizer: Path | None = None,
         plan: str | None = None,
         step: int = 0,
-        optimizer: Any = None,
+        open_optimizer: OpenOptimizer | None = None,
         data: Mapping[str, Any] | None = None,
     ) -> None:
         """Checks that the arrays are those of the model.
 
         Args:
           model: the model; its configuration says whether layers are stacked.
-          arrays: for the parameters (`""`) and each slot of the optimizer, the arrays by path.
+          arrays: the parameters.
           folder: where they are, for messages.
           tokenizer: the sentencepiece model.
           plan: the text of the pruning plan.
           step: training steps taken.
-          optimizer: the state of the optimizer, see `Checkpoint`.
+          open_optimizer: called when the state of the optimizer is first asked for; None: there
+            is none.
           data: what a run needs besides.
 
         Raises:
           UserError: an array is missing, superfluous or of another shape.
         """
         self.model, self.tokenizer, self.plan, self.step = model, tokenizer, plan, step
-        self.optimizer = optimizer
         self.data: Mapping[str, Any] = data or {}
         self.carried: Mapping[str, Any] = {}
-        self._arrays, self._folder = arrays, folder
+        self._optimizer, self._open_optimizer = None, open_optimizer
+        self._arrays, self._folder = {"": arrays}, folder
         self._lock = threading.Lock()
-        for slot in ("", *slots(optimizer)):
-            self._check(slot)
+        self._check("")
+
+    @property
+    def optimizer(self) -> Any:
+        """The state of the optimizer, see `Checkpoint`.
+
+        Raises:
+          UserError: it is the state of an optimizer that cannot be moved, or does not fit the
+            parameters; these can be read all the same.
+        """
+        if self._open_optimizer is not None:
+            state, arrays = self._open_optimizer()
+            self._arrays.update(arrays)
+            for slot in slots(state):
+                self._check(slot)
+            self.optimizer = state
+        return self._optimizer
+
+    @optimizer.setter
+    def optimizer(self, state: Any) -> None:
+        self._optimizer, self._open_optimizer = state, None
 
     def dtype(self, leaf: Leaf) -> np.dtype:
         """The type of a leaf."""

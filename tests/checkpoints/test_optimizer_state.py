@@ -5,14 +5,16 @@ import json
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
-from openba_jax.checkpoints import training_state
-from openba_jax.checkpoints.checkpoint import Slot, all_leaves, load_state, slots
+from openba_jax.checkpoints import model_folder, training_state
+from openba_jax.checkpoints.checkpoint import Slot, all_leaves, load_state, load_tree, slots
+from openba_jax.checkpoints.files.tensorstore_arrays import save_arguments, state_handler
 from openba_jax.checkpoints.formats.huggingface import HuggingFace
 from openba_jax.checkpoints.formats.megatron import Megatron
 from openba_jax.checkpoints.formats.native import Native
-from openba_jax.checkpoints.formats.t5x import LINKS, T5X
+from openba_jax.checkpoints.formats.t5x import LINKS, STEP_PREFIX, T5X
 from openba_jax.errors import UserError
 from openba_jax.models.openba.model import OpenBAModel
 from openba_jax.training.optimizer import adamw, warmup_constant
@@ -122,11 +124,50 @@ def test_the_legacy_format_of_t5x_refuses_it(trained, tmp_path):
     assert not any(tmp_path.iterdir())
 
 
-def test_the_state_of_another_optimizer_is_refused(trained, tmp_path):
-    factored = [{"count": np.int32(0), "v_row": Slot("0/v_row")}]
-    T5X().write(trained(optimizer=factored), tmp_path)
-    with pytest.raises(UserError, match=r"checkpoint_7: the optimizer state has a part 0"):
-        T5X().open(tmp_path)
+@pytest.mark.parametrize(
+    ("state", "part"),
+    [
+        ([{"count": np.int32(0), "v_row": Slot("0/v_row")}], "0"),
+        ([None, np.int32(3)], "1"),
+        ([None] * 4 + [{"count": np.int32(3)}], "4"),
+        ([None, {"count": np.int32(7), "mu": Slot("1/mu")}], "1"),
+    ],
+    ids=["slot", "number", "longer", "shorter"],
+)
+def test_the_state_of_another_optimizer_does_not_reach_t5x(trained, tmp_path, same, state, part):
+    source = trained(optimizer=state)
+    T5X().write(source, tmp_path)
+    read = T5X().open(tmp_path)
+    with pytest.raises(UserError, match=rf"checkpoint_7: the optimizer state has a part {part}"):
+        _ = read.optimizer
+    source.optimizer = read.optimizer = None
+    same(source, read)
+
+
+def test_parameters_beside_the_state_of_adafactor_are_read(trained, tmp_path, same):
+    # T5X's Adafactor: below each parameter its moments, rows and columns of some.
+    source = trained(optimizer=None)
+    params = load_tree(source)
+    state = jax.tree.map(lambda leaf: {"m": leaf, "v_row": np.ones(3, np.float32)}, params)
+    tree = {"target": params, "state": {"step": np.int32(7), "param_states": state}}
+    model_folder.write_metadata_of(source, tmp_path)
+    options = ocp.CheckpointManagerOptions(
+        step_prefix=STEP_PREFIX, enable_async_checkpointing=False
+    )
+    handlers = {"state": state_handler()}
+    with ocp.CheckpointManager(tmp_path, options=options, item_handlers=handlers) as manager:
+        manager.save(7, args=ocp.args.Composite(state=save_arguments(tree)))
+    read = T5X().open(tmp_path)
+    with pytest.raises(UserError, match="the optimizer state has a part decoder that"):
+        _ = read.optimizer
+    read.optimizer = None
+    same(source, read)
+
+
+def test_states_that_are_no_chain_move_between_model_folders(trained, tmp_path, same):
+    state = {"inner": [[Slot("inner/0/0")], None], "hyper": {"rate": np.float32(0.5)}}
+    source = trained(optimizer=state)
+    same(source, move(source, tmp_path / "native", "native"))
 
 
 def odd_moments(tiny, change):
@@ -160,7 +201,7 @@ def test_moments_that_do_not_fit_the_parameters_are_named(tiny, tmp_path, change
     model, params, opt_state = odd_moments(tiny, change)
     training_state.create(tmp_path / "model", model, params, opt_state=opt_state, step=7)
     with pytest.raises(UserError, match=message):
-        Native().open(tmp_path / "model")
+        _ = Native().open(tmp_path / "model").optimizer
 
 
 def test_parameters_that_contradict_the_configuration_are_refused(trained, tmp_path):

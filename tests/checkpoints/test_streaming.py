@@ -5,7 +5,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from openba_jax.checkpoints.checkpoint import load_tree
+from openba_jax.checkpoints.checkpoint import Slot, load_tree, total_bytes
 from openba_jax.checkpoints.files.tensors import FileTensor, JoinedTensor, count_not_finite
 from openba_jax.checkpoints.formats.huggingface import HuggingFace
 from openba_jax.checkpoints.formats.native import Native
@@ -79,41 +79,59 @@ def test_layers_of_different_types_are_refused(make_checkpoint, tiny):
         load_tree(source)
 
 
-def test_conversions_hold_about_two_layers(make_checkpoint, tmp_path, monkeypatch):
-    config = OpenBAConfig(
-        vocab_size=20_000,
-        embed_dim=128,
-        num_heads=8,
-        head_dim=16,
-        mlp_dim=512,
-        encoder_layers=1,
-        decoder_layers=12,
-    )
+DEEP = OpenBAConfig(
+    vocab_size=20_000,
+    embed_dim=128,
+    num_heads=8,
+    head_dim=16,
+    mlp_dim=512,
+    encoder_layers=1,
+    decoder_layers=12,
+)
+LAYER = 4 * (8 * 128 * 128 + 3 * 128 * 512)
+# Tables of names and the bookkeeping of orbax take a constant amount besides.
+ALLOWED = 2 * LAYER + 2**21
+
+
+@pytest.fixture
+def few_bytes(monkeypatch):
+    """Slices and chunks that suit so small a model."""
     monkeypatch.setattr("openba_jax.checkpoints.files.tensors.SLICE_BYTES", 2**18)
     monkeypatch.setattr("openba_jax.checkpoints.files.tensorstore_arrays.SLICE_BYTES", 2**18)
     monkeypatch.setattr("openba_jax.checkpoints.files.tensorstore_arrays.MIN_CHUNK_BYTES", 2**16)
-    layer = 4 * (8 * 128 * 128 + 3 * 128 * 512)
-    source = make_checkpoint(config)
-    (tmp_path / "hf").mkdir()
-    (tmp_path / "native").mkdir()
-    (tmp_path / "back").mkdir()
 
-    def peak(function, *arguments, **options):
-        tracemalloc.start()
-        try:
-            function(*arguments, **options)
-            return tracemalloc.get_traced_memory()[1]
-        finally:
-            tracemalloc.stop()
 
-    # Tables of names and the bookkeeping of orbax take a constant amount besides.
-    allowed = 2 * layer + 2**21
-    assert allowed < 4 * layer
-    assert peak(HuggingFace().write, source, tmp_path / "hf") < allowed
+def peak(function, *arguments):
+    """Bytes that Python and numpy held at most during a call."""
+    tracemalloc.start()
+    try:
+        function(*arguments)
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_conversions_hold_about_two_layers(make_checkpoint, tmp_path, few_bytes):
+    source = make_checkpoint(DEEP)
+    for name in ("hf", "native", "back"):
+        (tmp_path / name).mkdir()
+    assert ALLOWED < 4 * LAYER
+    assert peak(HuggingFace().write, source, tmp_path / "hf") < ALLOWED
     from_hf = HuggingFace().open(tmp_path / "hf")
-    assert peak(Native().write, from_hf, tmp_path / "native") < allowed
+    assert peak(Native().write, from_hf, tmp_path / "native") < ALLOWED
     from_native = Native().open(tmp_path / "native")
-    assert peak(HuggingFace().write, from_native, tmp_path / "back") < allowed
+    assert peak(HuggingFace().write, from_native, tmp_path / "back") < ALLOWED
     names = ["config.json", "generation_config.json", "model.safetensors"]
     for name in names:
         assert (tmp_path / "hf" / name).read_bytes() == (tmp_path / "back" / name).read_bytes()
+
+
+def test_the_state_of_an_optimizer_is_moved_in_slices(make_checkpoint, tmp_path, few_bytes):
+    state = [{"count": np.int32(3), "mu": Slot("0/mu"), "nu": Slot("0/nu")}]
+    source = make_checkpoint(DEEP, optimizer=state)
+    last = source
+    for name, writer in (("native", Native()), ("again", Native())):
+        (tmp_path / name).mkdir()
+        assert peak(writer.write, last, tmp_path / name) < ALLOWED
+        last = writer.open(tmp_path / name)
+    assert total_bytes(source) > 20 * ALLOWED

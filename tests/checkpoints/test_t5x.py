@@ -22,13 +22,28 @@ def test_round_trip(make_checkpoint, tiny, tmp_path, same, t5x_format, scan_laye
         same(source, read)
 
 
-def test_sizes_follow_from_the_shapes(make_checkpoint, variant, tmp_path, same):
-    source = make_checkpoint(variant.replace(scale_tied_logits=False))
+@pytest.mark.parametrize("scan_layers", [True, False])
+def test_sizes_follow_from_the_shapes(
+    make_checkpoint, variant, tmp_path, same, caplog, scan_layers
+):
+    source = make_checkpoint(variant.replace(scale_tied_logits=False, scan_layers=scan_layers))
     T5X().write(source, tmp_path)
     (tmp_path / "config.json").unlink()  # as T5X leaves it
-    read = T5X().open(tmp_path)
+    with caplog.at_level("WARNING", logger="absl"):
+        read = T5X().open(tmp_path)
     assert read.model.config == source.model.config
     same(source, read)
+    (message,) = caplog.messages
+    assert message == (
+        f"{tmp_path} has no config.json: sizes are those of its tensors, and these are guessed: "
+        "dropout_rate=0.0, attention_dropout_rate=0.0, max_encoder_length=1024, "
+        "max_decoder_length=1024, dtype='float32', remat_policy='none', scale_tied_logits=False, "
+        "embedding_dropout=True, layer_norm_epsilon=1e-05, rope_theta=10000.0, "
+        "initializer_std=0.02, ffn_rule='v1'; put a config.json there where they are wrong."
+    )
+    caplog.clear()
+    T5X(config=source.model.config).open(tmp_path)
+    assert not caplog.messages
 
 
 def test_what_lies_beside_is_read(make_checkpoint, tiny, tmp_path, t5x_format):

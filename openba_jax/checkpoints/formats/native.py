@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ from openba_jax.checkpoints.files.tensorstore_arrays import (
     state_handler,
 )
 from openba_jax.errors import UserError
+from openba_jax.models.axes import unflatten
 
 _PARAMS = "params/"
 _OPTIMIZER = "opt_state/"
@@ -52,15 +55,16 @@ class Native:
         arrays = open_orbax(place / "state")
         parameters = _below(arrays, _PARAMS)
         state = _below(arrays, _OPTIMIZER)
-        optimizer, slots = (None, {}) if not state else split_state(state, set(parameters), place)
         return ArrayCheckpoint(
             model,
-            {"": parameters, **slots},
+            parameters,
             place / "state",
             tokenizer=model_folder.tokenizer_path(folder),
             plan=model_folder.plan_text(folder),
             step=step,
-            optimizer=optimizer,
+            open_optimizer=functools.partial(split_state, state, set(parameters), place)
+            if state
+            else None,
             data=_data(place),
         )
 
@@ -87,12 +91,11 @@ class Native:
 
 def split_state(
     arrays: Mapping[str, ts.TensorStore | None], parameters: set[str], where: Path
-) -> tuple[list[Any], dict[str, dict[str, ts.TensorStore]]]:
-    """The state of an optax chain: its structure, and the arrays of its slots.
+) -> tuple[Any, dict[str, dict[str, ts.TensorStore]]]:
+    """The state of an optimizer: its structure, see `Checkpoint`, and the arrays of its slots.
 
     Args:
-      arrays: the arrays by path; None for empty nodes. The first part of a path is the number of a
-        link of the chain.
+      arrays: the arrays by path; None for empty nodes.
       parameters: paths of the parameters.
       where: the checkpoint, for messages.
 
@@ -107,7 +110,7 @@ def split_state(
             inner = {k: v for k, v in _below(arrays, f"{name}/").items() if v is not None}
             if inner.keys() == parameters:
                 slots[name] = inner
-    tree: dict[str, Any] = {name: Slot(name) for name in slots}
+    flat: dict[str, Any] = {name: Slot(name) for name in slots}
     for path, array in arrays.items():
         if any(path.startswith(f"{name}/") for name in slots):
             continue
@@ -116,15 +119,19 @@ def split_state(
                 f"{where}: the optimizer state has an array {path} of shape {list(array.shape)} "
                 "that belongs to no parameter; go on without the optimizer state."
             )
-        tree[path] = None if array is None else read_array(array, where, path)
-    links: dict[str, Any] = {}
-    for path, leaf in tree.items():
-        *outer, name = path.split("/")
-        node = links
-        for part in outer:
-            node = node.setdefault(part, {})
-        node[name] = leaf
-    return [links.get(str(n)) for n in range(1 + max(map(int, links)))], slots
+        flat[path] = None if array is None else read_array(array, where, path)
+    return _with_lists(unflatten(flat)), slots
+
+
+def _with_lists(tree: Any) -> Any:
+    """A tree in which nodes with numbers for keys, as optax's chains have them, are lists."""
+    if not isinstance(tree, dict):
+        return tree
+    nodes = {key: _with_lists(node) for key, node in tree.items()}
+    if not all(re.fullmatch(r"\d{1,3}", key) for key in nodes):
+        return nodes
+    # T5X leaves out links without arrays.
+    return [nodes.get(str(number)) for number in range(1 + max(map(int, nodes)))]
 
 
 def _below(arrays: Mapping[str, Any], prefix: str) -> dict[str, Any]:

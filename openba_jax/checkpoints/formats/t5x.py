@@ -13,6 +13,7 @@ Beside it go `config.json`, `plan.json` and `tokenizer.model`, as in a model fol
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -98,18 +99,17 @@ class T5X:
             for name, array in arrays.items()
             if name.startswith(_OPTIMIZER)
         }
-        optimizer: Any = None
-        slot_arrays: dict[str, dict[str, ts.TensorStore]] = {}
-        if any(array is not None for array in links.values()):
-            optimizer, slot_arrays = _open_optimizer(links, set(target), folder)
+        has_optimizer = any(array is not None for array in links.values())
         return ArrayCheckpoint(
             model,
-            {"": target, **slot_arrays},
+            target,
             folder,
             tokenizer=model_folder.tokenizer_path(folder.parent),
             plan=model_folder.plan_text(folder.parent),
             step=0 if step is None else int(read_array(step, folder, _STEP)),
-            optimizer=optimizer,
+            open_optimizer=functools.partial(_open_optimizer, links, set(target), folder)
+            if has_optimizer
+            else None,
         )
 
     def write(self, checkpoint: Checkpoint, folder: Path) -> None:
@@ -148,14 +148,12 @@ class T5X:
             return self.config
         if beside.is_file():
             return registry.load_config(beside)
-        config = infer_config(target, folder)
-        defaults = {field.name: field.default for field in dataclasses.fields(config)}
-        guessed = [name for name, value in defaults.items() if getattr(config, name) == value]
+        config, guessed = infer_config(target, folder)
         logging.warning(
-            "%s has no config.json: sizes are taken from the shapes, and at their defaults are %s; "
-            "name the right ones with --model_config.",
+            "%s has no config.json: sizes are those of its tensors, and these are guessed: %s; put "
+            "a config.json there where they are wrong.",
             folder.parent,
-            ", ".join(guessed),
+            ", ".join(f"{name}={value!r}" for name, value in guessed.items()),
         )
         return config
 
@@ -214,12 +212,15 @@ def target_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     }
 
 
-def infer_config(target: Mapping[str, Any], where: Path) -> ModelConfig:
+def infer_config(target: Mapping[str, Any], where: Path) -> tuple[ModelConfig, dict[str, Any]]:
     """The configuration that the shapes of parameters imply.
 
     Args:
       target: anything with `shape` and `dtype`, by path, layers stacked or not.
       where: the checkpoint, for messages.
+
+    Returns:
+      The configuration, and those of its fields that nothing in the checkpoint tells.
 
     Raises:
       UserError: the parameters are those of no family.
@@ -243,7 +244,10 @@ def infer_config(target: Mapping[str, Any], where: Path) -> ModelConfig:
             raise UserError(f"{where} lacks the parameters that tell {error}.") from error
         except UserError as error:
             raise UserError(f"{where}: {error}") from error
-        return family.config(dtype=dtype, param_dtype=dtype, **fields)
+        # They are computed in their own type, as far as one can see.
+        config = family.config(dtype=dtype, param_dtype=dtype, **fields)
+        told = {*fields, "family", "param_dtype", "scan_layers"}
+        return config, {k: value for k, value in config.to_dict().items() if k not in told}
     odd = sorted(target)[0] if target else "nothing"
     raise UserError(f"{where} does not hold the parameters of a known family (it has {odd}).")
 
@@ -269,14 +273,18 @@ def _open_optimizer(
     links: Mapping[str, ts.TensorStore | None], parameters: set[str], where: Path
 ) -> tuple[list[Any], dict[str, dict[str, ts.TensorStore]]]:
     """The state of the chain, with the links that T5X left out, and the arrays of its slots."""
-    found, arrays = split_state(links, parameters, where)
-    for number, link in enumerate(found):
-        known = LINKS[number] if number < len(LINKS) else ()
-        if link is not None and (not isinstance(link, dict) or set(link) != set(known)):
-            raise UserError(
-                f"{where}: the optimizer state has a part {number} that openba_jax's adamw does "
-                "not have; only that can move between runners."
-            )
+    numbers = {name.partition("/")[0] for name in links}
+    odd = sorted(numbers - set(map(str, range(len(LINKS)))))
+    if not odd:
+        found, arrays = split_state(links, parameters, where)
+        for number, link in enumerate(found):
+            if link is not None and (not isinstance(link, dict) or set(link) != set(LINKS[number])):
+                odd.append(str(number))
+    if odd:
+        raise UserError(
+            f"{where}: the optimizer state has a part {odd[0]} that openba_jax's adamw does not "
+            "have; only that can move between runners."
+        )
     whole = [dict.fromkeys(names) or None for names in LINKS]  # As orbax gives back what is empty.
     filled = [*found, *whole[len(found) :]]
     return [link or empty for link, empty in zip(filled, whole, strict=True)], arrays
