@@ -26,32 +26,40 @@ def folder_bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-class RandomSource:
+class RandomCheckpoint:
     """Normal random weights: the same values for every layer, drawn once, cut and shifted."""
 
-    def __init__(self, size: str, **changes):
-        from openba_jax.checkpoints.mapping import Parameters
-        from openba_jax.models.registry import named_config
+    def __init__(self, size: str, moments: bool = False, **changes):
+        from openba_jax.checkpoints.checkpoint import Slot, all_leaves
+        from openba_jax.models.registry import model_of, named_config
 
-        self.config = named_config(size, param_dtype="bfloat16", dtype="bfloat16", **changes)
-        self.parameters = Parameters(self.config)
-        self.tokenizer, self.plan, self.step = None, None, 0
+        config = named_config(size, param_dtype="bfloat16", dtype="bfloat16", **changes)
+        self.model = model_of(config)
+        self.tokenizer, self.plan, self.step, self.data, self.carried = None, None, 0, {}, {}
+        self.optimizer = None
+        if moments:  # As orbax gives back the state of `training.optimizer.adamw`.
+            count = np.int32(0)
+            link = {"count": count, "mu": Slot("1/mu"), "nu": Slot("1/nu")}
+            self.optimizer = [None, link, {"inner_state": None}, {"count": count}]
         random = np.random.default_rng(0)
         values = random.normal(0, 0.02, 2**26).astype(np.float32)
         self._values = values.astype(ml_dtypes.bfloat16)
-        self._leaves = {leaf: n for n, leaf in enumerate(self.parameters.leaves())}
+        self._leaves = {leaf: n for n, leaf in enumerate(all_leaves(self))}
 
     def dtype(self, leaf):
         return self._values.dtype
 
+    def place(self, leaf):
+        return f"random values for {leaf}"
+
     def read(self, leaf, rows=None):
-        axes = self.parameters.axes[leaf.path]
-        sizes = dict(self.parameters.sizes)
+        axes = self.model.axes
+        sizes = axes.sizes_at(leaf.path)
         start = self._leaves[leaf] * 7919
         if rows is not None:
             sizes["vocab"] = rows.stop - rows.start
             start += rows.start
-        shape = [sizes[name] for name in axes]
+        shape = [sizes[name] for name in axes.paths[leaf.path]]
         flat = np.empty(int(np.prod(shape)), self._values.dtype)
         filled = 0
         while filled < flat.size:
@@ -63,12 +71,12 @@ class RandomSource:
 
 def make(size: str, target: Path, shard: int) -> None:
     from openba_jax.checkpoints.folders import new_folder
-    from openba_jax.checkpoints.formats.huggingface import write_huggingface
+    from openba_jax.checkpoints.formats.huggingface import HuggingFace
 
     with new_folder(target) as folder:
         # Tied with scaling is the one form in which Hugging Face has no second copy of the head.
-        source = RandomSource(size, scale_tied_logits=True)
-        write_huggingface(source, folder, max_shard_bytes=shard)
+        checkpoint = RandomCheckpoint(size, scale_tied_logits=True)
+        HuggingFace(max_shard_bytes=shard).write(checkpoint, folder)
 
 
 def drop_caches(folder: Path) -> None:

@@ -16,8 +16,8 @@ import jax
 import jax.numpy as jnp
 from absl import app, flags
 
-from openba_jax.models.openba.config import OpenBAConfig
-from openba_jax.models.registry import named_config
+from openba_jax.models.base import Model
+from openba_jax.models.registry import model_of, named_config
 from openba_jax.parallel import sharding
 from openba_jax.training import optimizer, train_step
 
@@ -28,14 +28,14 @@ _DECODER = flags.DEFINE_integer("decoder_length", 160, "Decoder positions.", low
 _STEPS = flags.DEFINE_integer("steps", 5, "Steps to time; the fastest counts.", lower_bound=1)
 
 
-def measure(config: OpenBAConfig, accumulation: int) -> tuple[float, float, float]:
+def measure(model: Model, accumulation: int) -> tuple[float, float, float]:
     """Seconds a step, MiB of temporaries, seconds to compile."""
     mesh = sharding.make_mesh((-1, 1, 1))
     adamw = optimizer.adamw(functools.partial(jnp.full_like, fill_value=1e-3, dtype=jnp.float32))
-    state = train_step.init_state(config, adamw, mesh)
+    state = train_step.init_state(model, adamw, mesh)
     keys = jax.random.split(jax.random.key(0), 2)
     encoder, decoder = (
-        jax.random.randint(key, (_BATCH_SIZE.value, length), 1, config.vocab_size, jnp.int32)
+        jax.random.randint(key, (_BATCH_SIZE.value, length), 1, model.config.vocab_size, jnp.int32)
         for key, length in zip(keys, (_ENCODER.value, _DECODER.value), strict=True)
     )
     batch = {
@@ -45,7 +45,7 @@ def measure(config: OpenBAConfig, accumulation: int) -> tuple[float, float, floa
         "decoder_loss_weights": jnp.ones(decoder.shape, jnp.float32),
     }
     batch = jax.device_put(batch, sharding.batch_sharding(mesh))
-    step = train_step.make_train_step(config, adamw, mesh, accumulation=accumulation)
+    step = train_step.make_train_step(model, adamw, mesh, accumulation=accumulation)
     began = time.perf_counter()
     compiled = step.lower(state, batch).compile()  # type: ignore[attr-defined]
     compile_seconds = time.perf_counter() - began
@@ -61,7 +61,7 @@ def measure(config: OpenBAConfig, accumulation: int) -> tuple[float, float, floa
 
 def main(argv: list[str]) -> None:
     del argv
-    base = named_config(_MODEL.value)
+    base = model_of(named_config(_MODEL.value))
     levers = {
         "defaults": (base, 1),
         "scan_layers = False": (base.replace(scan_layers=False), 1),
@@ -75,8 +75,8 @@ def main(argv: list[str]) -> None:
         f"{_ENCODER.value}/{_DECODER.value}\n"
         "| lever | s a step | MiB of temporaries | s to compile |\n|---|---:|---:|---:|\n"
     )
-    for name, (config, accumulation) in levers.items():
-        seconds, memory, compiling = measure(config, accumulation)
+    for name, (model, accumulation) in levers.items():
+        seconds, memory, compiling = measure(model, accumulation)
         sys.stdout.write(f"| `{name}` | {seconds:.2f} | {memory:.0f} | {compiling:.1f} |\n")
         sys.stdout.flush()
 

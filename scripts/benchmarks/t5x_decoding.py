@@ -24,10 +24,10 @@ from t5x import decoding as t5x_decoding
 from t5x import models
 from t5x.examples.t5 import network as t5_network
 
-from openba_jax.models.openba import network
 from openba_jax.models.openba.config import OpenBAConfig
+from openba_jax.models.registry import model_of
 from openba_jax.t5x import decoding
-from openba_jax.t5x.model import OpenBAModel
+from openba_jax.t5x.model import EncoderDecoderModel
 
 NEVER = 1_000_000
 """An end-of-sequence id that no network finds, so that all decode to the end."""
@@ -36,8 +36,8 @@ NEVER = 1_000_000
 def openba_model(config: OpenBAConfig, decode_fn: Callable[..., Any]) -> tuple[Any, Any]:
     """This network under T5X, and random parameters."""
     vocabulary = seqio.PassThroughVocabulary(config.vocab_size, eos_id=1)
-    model = OpenBAModel(config, vocabulary, None, decode_fn)
-    return model, jax.jit(functools.partial(network.init_params, config))(jax.random.key(0))
+    model = EncoderDecoderModel(config, vocabulary, None, decode_fn)
+    return model, jax.jit(model_of(config).init)(jax.random.key(0))
 
 
 def t5_model(config: OpenBAConfig, decode_fn: Callable[..., Any]) -> tuple[Any, Any]:
