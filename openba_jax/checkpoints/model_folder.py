@@ -1,7 +1,7 @@
 """The model folder: configuration, pruning plan, tokenizer, and where its checkpoints are.
 
     DIR/config.json              `ModelConfig.to_dict()`
-    DIR/plan.json                pruning plan relative to the root model; absent: nothing pruned
+    DIR/plan.json                pruning plan relative to the ancestor; absent: nothing pruned
     DIR/tokenizer.model          sentencepiece model; absent: the model has no text. Beside it its
                                  settings, `tokenizer_settings.json`, if they are not the usual ones
     DIR/checkpoints/<step>/      items `state` (`params`, `opt_state`, `step`) and `data` (JSON)
