@@ -157,7 +157,7 @@ def test_mistakes_are_named(
 
 def test_refuses_to_go_on_with_other_batches(tmp_path: Path) -> None:
     toy_train(tmp_path / "run", train_steps=4)
-    with pytest.raises(UserError, match="was trained with batches of 8, and 4"):
+    with pytest.raises(UserError, match=r"data\.batch_size was 8 in .* and is 4 now"):
         toy_train(tmp_path / "run", train_steps=8, batches=ToyBatches(batch_size=4))
 
 
@@ -218,11 +218,11 @@ def test_too_little_memory_ends_in_one_sentence(
         toy_train(tmp_path / "run")
 
 
-def test_stops_at_a_loss_that_is_not_finite(tmp_path: Path) -> None:
+def test_refuses_parameters_that_are_not_finite(tmp_path: Path) -> None:
     model = toy_model()
     params = jax.tree.map(lambda p: np.full(p.shape, np.nan, p.dtype), model.abstract_params())
     training_state.create(tmp_path / "broken", model, params)
-    with pytest.raises(UserError, match=r"not finite .* lower the learning rate"):
+    with pytest.raises(UserError, match=r"^[a-z_/0]+ of .*broken.* holds NaN or infinite values"):
         toy_train(tmp_path / "run", initial_model=str(tmp_path / "broken"))
     assert model_folder.latest_step(tmp_path / "run") is None
 

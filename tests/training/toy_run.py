@@ -31,6 +31,9 @@ class ToyBatches:
     ) -> list[dict[str, np.ndarray]]:
         return [self._make(1000 + number, rows) for number in range(count)]
 
+    def identity(self) -> dict[str, Any]:
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(ToyBatches)}
+
     def _make(self, number: int, rows: slice | None) -> dict[str, np.ndarray]:
         rng = np.random.default_rng(number)
         shape = (self.batch_size, self.encoder_length)
