@@ -5,11 +5,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
 from absl import flags
 from absl.testing import flagsaver
 
 from openba_jax import convert
+from openba_jax.checkpoints import training_state
+from openba_jax.checkpoints.checkpoint import all_leaves, load_state, load_tree
+from openba_jax.checkpoints.files.safetensors_file import read_safetensors, write_safetensors
 from openba_jax.checkpoints.registry import detect, open_checkpoint
 from openba_jax.data.vocabulary_training import train_vocabulary
 from openba_jax.errors import UserError
@@ -55,10 +60,6 @@ def test_a_tour_of_all_formats_is_exact(golden, tmp_path, capsys):
 
 
 def test_cast_warns(golden_dir, tmp_path, capsys):
-    import numpy as np
-
-    from openba_jax.checkpoints.files.safetensors_file import read_safetensors, write_safetensors
-
     source = tmp_path / "source"
     source.mkdir()
     golden = golden_dir("model_b")
@@ -75,6 +76,102 @@ def test_cast_warns(golden_dir, tmp_path, capsys):
     assert f"{where} holds 1 values that overflow float16" in errors
     assert open_checkpoint(tmp_path / "half").model.config.param_dtype == "float16"
     assert json.loads((tmp_path / "half" / "config.json").read_text())["param_dtype"] == "float16"
+
+
+@pytest.mark.parametrize(
+    ("given", "types"),
+    [
+        ({}, ("float16", "float16")),
+        ({"dtype": "float32"}, ("float32", "float32")),
+        ({"compute_dtype": "bfloat16"}, ("float16", "bfloat16")),
+        ({"dtype": "float32", "compute_dtype": "bfloat16"}, ("float32", "bfloat16")),
+    ],
+    ids=["none", "dtype", "compute_dtype", "both"],
+)
+@pytest.mark.parametrize("kind", ["native", "t5x"])
+def test_types_of_parameters_and_of_computation(golden, tmp_path, given, types, kind):
+    # The original's converter leaves float16, in which nobody should train.
+    run(f"to_{kind}", input=golden / "hf_expected", output=tmp_path / "out", **given)
+    fields = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert (fields["param_dtype"], fields["dtype"]) == types
+    written = open_checkpoint(tmp_path / "out")
+    # The bias of the logits is in float32 there.
+    expected = {types[0]} if "dtype" in given else {"float16", "float32"}
+    assert {written.dtype(leaf).name for leaf in written.model.axes.leaves()} == expected
+
+
+@pytest.mark.parametrize("kind", ["huggingface", "megatron"])
+def test_formats_without_a_type_of_computation_take_that_of_the_parameters(golden, tmp_path, kind):
+    run(f"to_{kind}", input=golden, output=tmp_path / "out", dtype="bfloat16")
+    config = open_checkpoint(tmp_path / "out").model.config
+    assert (config.param_dtype, config.dtype) == ("bfloat16", "bfloat16")
+
+
+def test_the_state_of_the_optimizer_is_kept_where_it_is_asked_for(golden, tmp_path, capsys):
+    source = open_checkpoint(golden)
+    params = load_tree(source)
+    moments = {"count": np.int32(9), "mu": params, "nu": params}
+    state = [None, moments, {"inner_state": None}, {"count": np.int32(9)}]
+    training_state.create(
+        tmp_path / "run", source.model, params, opt_state=state, step=9, data={"tokens": 5}
+    )
+    run("to_t5x", input=tmp_path / "run", output=tmp_path / "t5x", keep_optimizer=True)
+    run(
+        "to_native",
+        input=tmp_path / "t5x",
+        output=tmp_path / "kept",
+        keep_optimizer=True,
+        dtype="bfloat16",
+    )
+    assert capsys.readouterr().out.count("written, with optimizer state, at step 9\n") == 2
+    kept = open_checkpoint(tmp_path / "kept")
+    types = {leaf.slot: kept.dtype(leaf).name for leaf in all_leaves(kept)}
+    assert types == {"": "bfloat16", "1/mu": "float32", "1/nu": "float32"}
+    moved = load_state(kept)["opt_state"][1]
+    assert moved["count"] == 9
+    for name in ("mu", "nu"):
+        jax.tree.map(np.testing.assert_array_equal, moved[name], params)
+    for name in ("run", "t5x"):
+        run("to_native", input=tmp_path / name, output=tmp_path / f"{name}_alone")
+        alone = open_checkpoint(tmp_path / f"{name}_alone")
+        assert (alone.optimizer, alone.data, alone.step) == (None, {}, 9)
+    with pytest.raises(UserError, match="t5x_alone has no optimizer state; convert without"):
+        run(
+            "to_t5x",
+            input=tmp_path / "t5x_alone",
+            output=tmp_path / "no",
+            keep_optimizer=True,
+        )
+    with pytest.raises(UserError, match="legacy format is written without optimizer state"):
+        run(
+            "to_t5x",
+            input=tmp_path / "run",
+            output=tmp_path / "no",
+            keep_optimizer=True,
+            t5x_format="legacy",
+        )
+    assert not (tmp_path / "no").exists()
+
+
+def test_a_folder_of_t5x_without_configuration_is_read_with_a_warning(golden, tmp_path, caplog):
+    run("to_t5x", input=golden, output=tmp_path / "t5x")
+    config = tmp_path / "t5x" / "config.json"
+    beside = tmp_path / "config.json"
+    config.rename(beside)
+    with caplog.at_level("WARNING", logger="absl"):
+        run("to_native", input=tmp_path / "t5x", output=tmp_path / "guessed")
+    assert "t5x has no config.json" in caplog.text
+    assert "rope_theta=10000.0" in caplog.text
+    caplog.clear()
+    with caplog.at_level("WARNING", logger="absl"):
+        run(
+            "to_native",
+            input=tmp_path / "t5x",
+            output=tmp_path / "told",
+            model_config=beside,
+        )
+    assert "config.json" not in caplog.text
+    assert (tmp_path / "told" / "config.json").read_text() == beside.read_text()
 
 
 @pytest.mark.parametrize("style", ["v1", "v2"])
@@ -207,6 +304,8 @@ def test_verify_can_be_quiet(golden, tmp_path, capsys):
         ("to_megatron", "--tokenizer=some.model"),
         ("to_megatron", "--max_shard_size=1GB"),
         ("to_huggingface", "--keep_optimizer"),
+        ("to_huggingface", "--compute_dtype=bfloat16"),
+        ("to_megatron", "--compute_dtype=bfloat16"),
         ("verify", "--output=out"),
     ],
 )

@@ -95,9 +95,13 @@ def total_bytes(checkpoint: Checkpoint) -> int:
     )
 
 
-def vocabulary_leaf(model: Model) -> Leaf:
-    """The embedding, whose type is taken for that of the model."""
-    return next(Leaf(path) for path, axes in model.axes.paths.items() if axes[:1] == (VOCAB,))
+def embedding_leaf(model: Model) -> Leaf:
+    """The embedding, whose type is taken for that of the model.
+
+    It is the matrix with rows for the vocabulary; a head has columns, and its bias is no matrix.
+    """
+    paths = model.axes.paths.items()
+    return next(Leaf(path) for path, axes in paths if axes[:1] == (VOCAB,) and len(axes) > 1)
 
 
 def load_tree(checkpoint: Checkpoint, slot: str = "") -> dict[str, Any]:

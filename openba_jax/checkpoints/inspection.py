@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from openba_jax.checkpoints.checkpoint import Checkpoint, vocabulary_leaf
+from openba_jax.checkpoints.checkpoint import Checkpoint, embedding_leaf
 from openba_jax.checkpoints.files.tensors import RowSlice, count_not_finite
 from openba_jax.checkpoints.layout import contiguous
 from openba_jax.models.axes import Leaf
@@ -34,7 +34,7 @@ class InspectedCheckpoint:
         self._lock = threading.Lock()
         self._not_finite: dict[Leaf, int] = {}
         self._overflowed: dict[Leaf, int] = {}
-        embedding = self.dtype(vocabulary_leaf(inner.model)).name
+        embedding = self.dtype(embedding_leaf(inner.model)).name
         self.model = inner.model.replace(param_dtype=embedding)
         self.tokenizer, self.plan, self.step = inner.tokenizer, inner.plan, inner.step
         self.optimizer, self.data, self.carried = inner.optimizer, inner.data, inner.carried

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from openba_jax.checkpoints.checkpoint import Checkpoint, vocabulary_leaf
+from openba_jax.checkpoints.checkpoint import Checkpoint, embedding_leaf
 from openba_jax.checkpoints.files.safetensors_file import read_safetensors, write_safetensors
 from openba_jax.checkpoints.files.tensors import FileTensor, Read
 from openba_jax.checkpoints.files.torch_reader import read_torch
@@ -95,7 +95,7 @@ class HuggingFace:
             raise UserError(
                 f"the family {model.config.family} has no Hugging Face format; write another one."
             )
-        weight_type = checkpoint.dtype(vocabulary_leaf(model)).name
+        weight_type = checkpoint.dtype(embedding_leaf(model)).name
         fields = family.config_fields(model.config, weight_type)
         entries = _with_copies(expand(family.rows, model.axes), family.written_copies(model.config))
         specs = [

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from openba_jax.checkpoints.checkpoint import Checkpoint, vocabulary_leaf
+from openba_jax.checkpoints.checkpoint import Checkpoint, embedding_leaf
 from openba_jax.checkpoints.files.tensors import (
     FileTensor,
     JoinedTensor,
@@ -131,7 +131,7 @@ class Megatron:
         )
         (folder / _TRACKER).write_text(str(iteration))
         specs = [_spec(entry, vocab_size, ranks, checkpoint) for entry in entries]
-        weight_type = checkpoint.dtype(vocabulary_leaf(model))
+        weight_type = checkpoint.dtype(embedding_leaf(model))
         buffers = {
             TensorSpec(name, values.shape, weight_type): values.astype(weight_type)
             for name, values in family.buffers(model.config).items()
