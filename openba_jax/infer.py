@@ -15,7 +15,8 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from openba_jax import cli, gin_values
+from openba_jax import cli
+from openba_jax.cli import gin_values
 from openba_jax.errors import UserError
 from openba_jax.paths import address_or_local, check_output_file, local, reject_overlap
 

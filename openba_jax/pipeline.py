@@ -30,7 +30,7 @@ def main(argv: Sequence[str]) -> None:
     import jax
 
     import gin
-    from openba_jax import gin_values
+    from openba_jax.cli import gin_values
     from openba_jax.files import explain_full_disk, only_process
     from openba_jax.pruning.stages import Stage
     from openba_jax.staged.run import Pipeline, claim_folder

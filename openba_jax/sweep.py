@@ -27,7 +27,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from openba_jax import cli, gin_values
+from openba_jax import cli
+from openba_jax.cli import gin_values
 from openba_jax.errors import UserError
 from openba_jax.files import atomic_path, write_atomically, write_json
 from openba_jax.paths import check_output_folder, local

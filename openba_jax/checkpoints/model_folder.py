@@ -1,16 +1,19 @@
 """The model folder: configuration, pruning plan, tokenizer, and where its checkpoints are.
 
     DIR/config.json              `ModelConfig.to_dict()`
-    DIR/plan.json                pruning plan relative to the root model; absent: nothing pruned
+    DIR/plan.json                pruning plan relative to the ancestor; absent: nothing pruned
     DIR/tokenizer.model          sentencepiece model; absent: the model has no text. Beside it its
                                  settings, `tokenizer_settings.json`, if they are not the usual ones
-    DIR/checkpoints/<step>/      items `state` (`params`, `opt_state`, `step`) and `data` (JSON)
+    DIR/checkpoints/<step>/      items `state` (`params`, `opt_state`, `step`) and `data` (JSON),
+                                 each with `checksums.json`
+    DIR/damaged/<step>/          a checkpoint that a run has found damaged and gone back from
 
 Everything that appears in it appears whole: files and folders are written beside and renamed.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 from collections.abc import Mapping
@@ -18,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from jax.experimental import multihost_utils
 
 from openba_jax.checkpoints.checkpoint import Checkpoint
 from openba_jax.data.vocabulary import settings_path
@@ -31,6 +33,7 @@ CONFIG = "config.json"
 PLAN = "plan.json"
 TOKENIZER = "tokenizer.model"
 CHECKPOINTS = "checkpoints"
+DAMAGED = "damaged"
 
 MAX_PLAN_BYTES = 1 << 26
 """More than any plan takes; a list of all units of each layer of a large model is a few MB."""
@@ -47,35 +50,24 @@ def check_params(model: Model, params: Any) -> None:
     check_shapes(tree_shapes(params), tree_shapes(model.abstract_params()), "the given parameters")
 
 
-def prepare(
-    folder: PathLike,
-    model: Model,
-    plan: Mapping[str, Any] | None = None,
-    tokenizer: PathLike | None = None,
-) -> None:
-    """Makes `folder` ready for the checkpoints of a run, or checks that it already is.
+def check_usable(folder: PathLike, model: Model) -> None:
+    """Checks that a run of `model` can use `folder`: it is new, empty, or holds such a model.
 
     Raises:
-      UserError: the folder holds something else, or a model of another shape.
+      UserError: the folder is a file, holds something else, or a model of another shape.
     """
     folder = Path(folder)
-    if folder.is_dir() and not _is_empty(folder):
-        _check_is_model_folder(folder)
-        if any(folder.glob("checkpoint_*")):
-            raise UserError(
-                f"{folder} is a T5X folder; name another, which openba-convert to_native makes "
-                "from it."
-            )
-        found = load_model(folder)
-        check_shapes(
-            tree_shapes(found.abstract_params()), tree_shapes(model.abstract_params()), folder
-        )
-    elif folder.exists() and not folder.is_dir():
+    if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file; name a folder for the model.")
-    _barrier("openba_jax.prepare.checked")
-    if _is_first_process():
-        write_metadata(folder, model, plan, tokenizer)
-    _barrier("openba_jax.prepare.written")
+    if not folder.is_dir() or _is_empty(folder):
+        return
+    _check_is_model_folder(folder)
+    if any(folder.glob("checkpoint_*")):
+        raise UserError(
+            f"{folder} is a T5X folder; name another, which openba-convert to_native makes from it."
+        )
+    found = load_model(folder)
+    check_shapes(tree_shapes(found.abstract_params()), tree_shapes(model.abstract_params()), folder)
 
 
 def write_metadata(
@@ -132,6 +124,21 @@ def steps(folder: PathLike) -> list[int]:
         return []
     # Orbax gives a checkpoint its plain number only when it is complete.
     return sorted(int(path.name) for path in checkpoints.iterdir() if path.name.isdigit())
+
+
+def set_aside(folder: PathLike, step: int) -> Path:
+    """Moves a damaged checkpoint out of the way, to `DIR/damaged/`; returns where it is."""
+    source = Path(folder) / CHECKPOINTS / str(step)
+    target = next(
+        path
+        for number in itertools.count()
+        if not (
+            path := Path(folder) / DAMAGED / (f"{step}.{number}" if number else f"{step}")
+        ).exists()
+    )
+    target.parent.mkdir(exist_ok=True)
+    source.rename(target)
+    return target
 
 
 def latest_step(folder: PathLike) -> int | None:
@@ -265,12 +272,3 @@ def _check_is_model_folder(folder: Path) -> None:
 def _is_empty(folder: Path) -> bool:
     """Nothing is there, or the first file was being written when the writer was killed."""
     return all(path.name == f"{CONFIG}.tmp" for path in folder.iterdir())
-
-
-def _is_first_process() -> bool:
-    return jax.process_index() == 0
-
-
-def _barrier(name: str) -> None:
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(name)

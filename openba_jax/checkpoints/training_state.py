@@ -6,19 +6,27 @@ from disk to disk.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 
-from openba_jax.checkpoints import model_folder
+from openba_jax.checkpoints import checksums, model_folder
 from openba_jax.checkpoints.folders import new_folder
 from openba_jax.checkpoints.model_folder import CHECKPOINTS, PathLike, check_shapes, tree_shapes
 from openba_jax.errors import UserError
 from openba_jax.models.base import Model
+
+
+class DamagedCheckpointError(UserError):
+    """A checkpoint cannot be read, or is not as it was written; an earlier one may be whole."""
 
 
 class LoadedModel(NamedTuple):
@@ -57,7 +65,7 @@ class Checkpoints:
                 keep_period=keep_period,
                 cleanup_tmp_directories=True,
             ),
-            item_handlers=_handlers(),
+            item_handlers=checksums.handlers(),
         )
 
     def save(self, step: int, state: Mapping[str, Any], data: Mapping[str, Any]) -> None:
@@ -69,7 +77,7 @@ class Checkpoints:
           data: JSON, for what must resume besides the state.
         """
         items = ocp.args.Composite(
-            state=ocp.args.PyTreeSave(dict(state)), data=ocp.args.JsonSave(dict(data))
+            state=checksums.TreeSave(dict(state)), data=checksums.JsonSave(dict(data))
         )
         self._manager.save(step, args=items)
 
@@ -135,15 +143,54 @@ def restore_state(
       step: which checkpoint; by default the newest.
 
     Returns:
-      The state, a dict as `target`; and the JSON that was saved with it.
+      The state, a dict as `target`, each tensor in the type that `target` gives it; and the JSON
+      that was saved with it.
 
     Raises:
-      UserError: there is no such checkpoint, it is damaged, or its tensors are others.
+      DamagedCheckpointError: the checkpoint is damaged.
+      UserError: there is no such checkpoint, its tensors have other names or shapes, or a parameter
+        holds NaN or infinite values.
     """
     folder = Path(folder)
     step = model_folder.existing_step(folder, step)
-    restored = _restore(folder, step, dict(target), ocp.args.JsonRestore())
+    restored = _restore(folder, step, dict(target), checksums.JsonRestore())
+    check_finite(restored["state"]["params"], folder / CHECKPOINTS / str(step))
     return restored["state"], dict(restored["data"])
+
+
+def read_data(folder: PathLike, step: int) -> dict[str, Any]:
+    """The JSON that was saved with a checkpoint; no array is read.
+
+    Raises:
+      DamagedCheckpointError: it is missing or no JSON object.
+    """
+    path = Path(folder) / CHECKPOINTS / str(step) / "data" / "metadata"
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        raise _damaged(Path(folder), step, f"{path} cannot be read") from error
+
+
+def check_finite(params: Any, where: PathLike) -> None:
+    """Checks parameters for NaN and infinite values.
+
+    Raises:
+      UserError: a parameter has some; the message names it and `where` it comes from.
+    """
+    finite = jax.device_get(_finite(params))
+    for path, fine in jax.tree.leaves_with_path(finite):
+        if not fine:
+            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            raise UserError(
+                f"{name} of {where} holds NaN or infinite values; take a checkpoint from before "
+                "that, or make the model again from its source."
+            )
+
+
+@jax.jit
+def _finite(params: Any) -> Any:
+    """For every parameter whether all of it is finite."""
+    return jax.tree.map(lambda leaf: jnp.isfinite(leaf).all(), params)
 
 
 def restore_params(
@@ -159,10 +206,12 @@ def restore_params(
       shardings: tree of shardings as the parameters; by default all goes to the first device.
 
     Returns:
-      The parameters, in `model.config.param_dtype`.
+      The parameters, in `model.config.param_dtype` whatever type they are saved in.
 
     Raises:
-      UserError: there is no such checkpoint, it is damaged, or its tensors are others.
+      DamagedCheckpointError: the checkpoint is damaged.
+      UserError: there is no such checkpoint, its tensors have other names or shapes, or a parameter
+        holds NaN or infinite values.
     """
     folder, step = model_folder.split_path(path)
     model = model or model_folder.load_model(folder)
@@ -175,7 +224,9 @@ def restore_params(
         model.abstract_params(),
         shardings,
     )
-    return _restore(folder, step, {"params": target})["state"]["params"]
+    params = _restore(folder, step, {"params": target})["state"]["params"]
+    check_finite(params, folder / CHECKPOINTS / str(step))
+    return params
 
 
 def load_model(path: PathLike, shardings: Any = None) -> LoadedModel:
@@ -186,7 +237,9 @@ def load_model(path: PathLike, shardings: Any = None) -> LoadedModel:
       shardings: tree of shardings as the parameters; by default all goes to the first device.
 
     Raises:
-      UserError: something is missing or damaged, or does not fit the configuration.
+      DamagedCheckpointError: the checkpoint is damaged.
+      UserError: something is missing or does not fit the configuration, or a parameter holds NaN or
+        infinite values.
     """
     folder, _ = model_folder.split_path(path)
     model = model_folder.load_model(folder)
@@ -198,20 +251,18 @@ def load_model(path: PathLike, shardings: Any = None) -> LoadedModel:
     )
 
 
-def _handlers() -> dict[str, ocp.CheckpointHandler]:
-    return {"state": ocp.PyTreeCheckpointHandler(), "data": ocp.JsonCheckpointHandler()}
-
-
 def _restore(
     folder: Path,
     step: int,
     target: dict[str, Any],
-    data: ocp.args.JsonRestore | None = None,
+    data: checksums.JsonRestore | None = None,
 ) -> Any:
     """Restores what `target` names of the item `state`, and maybe `data`."""
     path = folder.absolute() / CHECKPOINTS
+    _verify(folder, step)
     options = ocp.CheckpointManagerOptions(create=False, save_root_metadata=False)
-    with ocp.CheckpointManager(path, options=options, item_handlers=_handlers()) as manager:
+    handlers = checksums.handlers()
+    with ocp.CheckpointManager(path, options=options, item_handlers=handlers) as manager:
         try:
             stored = manager.item_metadata(step).state.tree
         except Exception as error:
@@ -223,7 +274,7 @@ def _restore(
             )
         stored = {name: stored[name] for name in target if name in stored}
         check_shapes(tree_shapes(stored), tree_shapes(target), path / str(step))
-        state = ocp.args.PyTreeRestore(
+        state = checksums.TreeRestore(
             target,
             restore_args=ocp.checkpoint_utils.construct_restore_args(target),
             partial_restore=True,
@@ -236,13 +287,33 @@ def _restore(
             raise _damaged(folder, step, error) from error
 
 
-def _damaged(folder: Path, step: int, error: Exception) -> UserError:
+def _verify(folder: Path, step: int) -> None:
+    """Compares a checkpoint with its checksums; the processes share the work and the verdict.
+
+    Raises:
+      DamagedCheckpointError: a file is not as it was written.
+    """
+    part = (jax.process_index(), jax.process_count())
+    found = None
+    for item in ("data", "state"):
+        place = folder / CHECKPOINTS / str(step) / item
+        damage = checksums.find_damage(place, part)
+        found = found or (damage and f"in {item}/, {damage}")
+    damaged = found is not None
+    if jax.process_count() > 1:
+        damaged = bool(multihost_utils.process_allgather(np.int32(damaged)).any())
+    if damaged:
+        raise _damaged(folder, step, found or "another process has found it")
+
+
+def _damaged(folder: Path, step: int, reason: Exception | str) -> DamagedCheckpointError:
     earlier = [found for found in model_folder.steps(folder) if found < step]
-    remedy = f"delete it to go back to step {earlier[-1]}" if earlier else "there is no earlier one"
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-    reason = reason.partition(" [tensorstore_spec")[
-        0
-    ]  # All of it, with what it knows of the array.
-    return UserError(
-        f"checkpoint {folder / CHECKPOINTS / str(step)} is damaged; {remedy}: {reason}"
+    remedy = "there is no earlier one"
+    if earlier:
+        remedy = f"set FALL_BACK = True to go on from step {earlier[-1]}, or delete it"
+    text = (str(reason).strip() or type(reason).__name__).splitlines()[0]
+    # What follows is all that tensorstore knows of the array.
+    text = text.partition(" [tensorstore_spec")[0]
+    return DamagedCheckpointError(
+        f"checkpoint {folder / CHECKPOINTS / str(step)} is damaged; {remedy}: {text}"
     )

@@ -22,7 +22,7 @@ from openba_jax.data.order import Order, order_of
 from openba_jax.data.permutation import permute
 from openba_jax.data.samples import build_samples
 from openba_jax.data.schedule import Schedule
-from openba_jax.data.store.manifest import check_vocabulary
+from openba_jax.data.store.manifest import check_vocabulary, identity_of
 from openba_jax.data.store.token_store import JoinedStores, Kind, open_stores
 from openba_jax.data.vocabulary import Vocabulary
 from openba_jax.errors import UserError
@@ -102,6 +102,7 @@ class BatchLoader:
         self.decoder_length = decoder_length
         self._vocabulary = vocabulary
         self._seed = seed
+        self._held_out = held_out
         joined = self._open(stores)
         ranges, tails = {}, {}
         for kind in _kinds(mixture):
@@ -171,13 +172,14 @@ class BatchLoader:
         """Fixed batches of held-out examples, which training and its rates do not touch.
 
         Args:
-          count: how many; small sets are gone through again, with other noise.
+          count: how many; fewer, with a warning, where an example would come again.
           seed: of the noise.
           mixture: another one than the training's, e.g. one task alone.
           rows: as for `batch`.
 
         Raises:
-          UserError: No examples are held out, and there are no evaluation stores.
+          UserError: There are not enough held-out examples, or examples in the evaluation stores,
+            for one batch.
         """
         mixture = mixture or self.mixture
         for kind in _kinds(mixture):
@@ -188,11 +190,41 @@ class BatchLoader:
                 )
         counts = {kind: count for kind, (_, count) in self._evaluation.ranges.items()}
         schedule = Schedule(mixture.initial_rates(counts), seed=seed)
+        enough = self._batches_without_repeats(mixture, schedule, count)
         found = (
             self._rows(mixture, schedule, self._evaluation, step, rows, seed)
-            for step in range(count)
+            for step in range(enough)
         )
         return [each.plain() for each in found]
+
+    def identity(self) -> dict[str, Any]:
+        """What the batches depend on, ready for JSON; equal identities give equal batches.
+
+        Where stores lie and what they are called is not part of it.
+        """
+        mixture = self.mixture
+        return {
+            "mixture": {
+                "name": mixture.name,
+                "tasks": {
+                    task.name: {"rate": rate, "objective": repr(task.objective)}
+                    for task, rate in mixture.components
+                },
+                "rule": repr(mixture.rule),
+                "by_count": mixture.by_count,
+            },
+            "stores": [identity_of(store) for store in self._training.stores.stores],
+            "evaluation_stores": [identity_of(store) for store in self._evaluation.stores.stores],
+            "held_out": self._held_out,
+            "vocabulary": {
+                "sha256": self._vocabulary.fingerprint,
+                "newline": self._vocabulary.newline,
+            },
+            "batch_size": self.batch_size,
+            "lengths": {"inputs": self.encoder_length, "targets": self.decoder_length},
+            "seed": self._seed,
+            "pack": self._pack,
+        }
 
     def change_rates(self, step: int, rates: Sequence[float]) -> None:
         """Gives the tasks other rates from a step on; batches of earlier steps are then refused."""
@@ -215,6 +247,36 @@ class BatchLoader:
                 f"{len(self.mixture.tasks)}; resume with the mixture that the run began with."
             )
         self.schedule = schedule
+
+    def _batches_without_repeats(self, mixture: Mixture, schedule: Schedule, count: int) -> int:
+        """How many of `count` evaluation batches show no example twice, with a warning if fewer.
+
+        Raises:
+          UserError: Even the first batch shows an example twice.
+        """
+        drawn = schedule.counts_before(np.arange(1, count + 1) * self.batch_size)
+        fits = np.ones(count, bool)
+        for kind in _kinds(mixture):
+            of_kind = np.array([task.kind == kind for task in mixture.tasks])
+            fits &= drawn[of_kind].sum(axis=0) <= self._evaluation.ranges[kind][1]
+        enough = int(fits.sum())
+        there = ", ".join(f"{self._evaluation.ranges[kind][1]} {kind}" for kind in _kinds(mixture))
+        if count and not enough:
+            raise UserError(
+                f"a batch of {self.batch_size} evaluation examples of {mixture.name} would show "
+                f"some twice, since there are {there} to evaluate on; hold out more, or take "
+                "smaller batches."
+            )
+        if enough < count:
+            logging.warning(
+                "%s is evaluated on %d batches of %d instead of %d: there are %s to evaluate on.",
+                mixture.name,
+                enough,
+                self.batch_size,
+                count,
+                there,
+            )
+        return enough
 
     def _open(self, prefixes: Sequence[str | Path]) -> JoinedStores:
         """Opens stores that were made with the vocabulary."""

@@ -2,7 +2,7 @@
 
 A sentencepiece model does not say whether the newline is a token of its own. A small file beside
 it does, `tokenizer_settings.json` for `tokenizer.model`: `{"newline": true}`. Without the file the
-newline is none. `save_tokenizer` and `load_vocabulary` keep the two together.
+newline is none. `save_tokenizer` keeps the two together.
 
 seqio's counterpart with the same ids is `openba_jax.seqio.vocabulary`; this one needs sentencepiece
 alone.
@@ -238,15 +238,6 @@ def save_tokenizer(
     write_settings(path, vocabulary.newline)
     write_atomically(path, model)
     return path
-
-
-def load_vocabulary(folder: str | Path, name: str = TOKENIZER_FILE) -> Vocabulary:
-    """The vocabulary that `save_tokenizer` wrote.
-
-    Raises:
-      UserError: There is none, or its files are damaged.
-    """
-    return Vocabulary(Path(folder) / name)
 
 
 def write_settings(model: str | Path, newline: bool) -> None:

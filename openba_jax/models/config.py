@@ -44,6 +44,12 @@ class ModelConfig:
     """Fields that must be at least 1; families add theirs."""
     depths: ClassVar[tuple[str, ...]] = ()
     """Fields that are numbers of layers."""
+    changeable: ClassVar[tuple[str, ...]] = (
+        *("dropout_rate", "attention_dropout_rate", "max_encoder_length", "max_decoder_length"),
+        *("dtype", "scan_layers", "remat_policy"),
+    )
+    """Fields that may change while a model is trained: what the network computes for given
+    parameters does not depend on them, dropout and rounding apart. Families add theirs."""
 
     vocab_size: int
     dropout_rate: float = 0.0
@@ -105,6 +111,15 @@ class ModelConfig:
     def uses_dropout(self) -> bool:
         """Whether training draws random numbers."""
         return self.dropout_rate > 0 or self.attention_dropout_rate > 0
+
+    def conflicts(self, other: ModelConfig) -> dict[str, tuple[Any, Any]]:
+        """Fields that differ and are not `changeable`: for each its value here and there."""
+        here, there = self.to_dict(), other.to_dict()
+        return {
+            name: (here.get(name), there.get(name))
+            for name in {**here, **there}
+            if name not in self.changeable and here.get(name) != there.get(name)
+        }
 
     def replace(self, **changes: Any) -> Self:
         """A copy with some fields changed.

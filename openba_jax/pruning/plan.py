@@ -27,13 +27,11 @@ import json
 import operator
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from openba_jax.errors import UserError
-from openba_jax.files import write_atomically
 from openba_jax.models.axes import (
     LAYERS,
     VOCAB,
@@ -219,26 +217,6 @@ class Plan:
             if not isinstance(fields[name], expected):
                 raise UserError(f"{name} of the pruning plan is not a JSON {expected.__name__}.")
         return cls(fields["ancestor"], fields["source"], fields["keep"], tuple(fields["steps"]))
-
-    def save(self, path: str | Path) -> None:
-        """Writes the plan as JSON."""
-        write_atomically(path, json.dumps(self.to_dict(), ensure_ascii=False) + "\n")
-
-    @classmethod
-    def load(cls, path: str | Path) -> Plan:
-        """Reads a plan.
-
-        Raises:
-          UserError: the file is missing or holds no valid plan.
-        """
-        try:
-            return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
-        except FileNotFoundError as error:
-            raise UserError(f"{path} does not exist; a pruned model has a plan.json.") from error
-        except (ValueError, RecursionError) as error:
-            raise UserError(f"{path} is not JSON: {error}.") from error
-        except UserError as error:
-            raise UserError(f"{path}: {error}") from error
 
 
 def pruned_model(plan: Plan, like: Model | None = None) -> Model:

@@ -39,8 +39,8 @@ class PrunedVocabulary:
       pieces: number of pieces in it.
       rows: for each new embedding row the old one: pieces, special tokens, the newline if it is
         one, then padding that repeats the row of `<extra_id_99>`.
-        `plan.narrow(plan.to_ancestor({"vocab": rows}))` enters them into the plan of the model that had
-        the old vocabulary.
+        `plan.narrow(plan.to_ancestor({"vocab": rows}))` enters them into the plan of the model that
+        had the old vocabulary.
       merges: how many of the pieces were kept only because a BPE tokenizer joins others from them.
       newline: whether the newline is a token of its own, as it was.
     """

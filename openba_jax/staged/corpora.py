@@ -72,7 +72,7 @@ class Corpora:
         kinds = {task.kind for task in mixture.tasks}
         folder = Path(vocabulary.path).parent
         stores = []
-        if "spans" in kinds:
+        if "text" in kinds:
             stores.append(folder / "spans")
             rule = TextGroups(group_size=self.data.group_size, batch_size=0)
             prepare([TextSource("corpus", self.data.corpus)], rule, vocabulary, stores[-1])

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from openba_jax import gin_values
+from openba_jax.cli import gin_values
 from openba_jax.errors import UserError
 from openba_jax.evaluation.benchmarks import json_choice
 from openba_jax.files import write_atomically

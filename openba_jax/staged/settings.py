@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from openba_jax import gin_values
+from openba_jax.cli import gin_values
 from openba_jax.paths import address_or_local, local
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
-from openba_jax.gin_values import several
+from openba_jax.cli.gin_values import several
 from openba_jax.inference.prompts import PromptFrame, read_prompts
 from openba_jax.seqio.vocabulary import OpenBAVocabulary
 

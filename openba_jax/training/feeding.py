@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Protocol
+from typing import Any, Protocol
 
 import jax
 import numpy as np
@@ -37,6 +37,9 @@ class Batches(Protocol):
 
     def evaluation_batches(self, count: int, *, rows: slice | None = None) -> Sequence[HostBatch]:
         """The same batches at every call, which are not trained on; or some rows of them."""
+
+    def identity(self) -> Mapping[str, Any]:
+        """What the batches depend on, ready for JSON; equal identities give equal batches."""
 
 
 def on_devices(

@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import gin
-from openba_jax import gin_values
 from openba_jax.checkpoints.model_folder import load_model, split_path
+from openba_jax.cli import gin_values
 from openba_jax.data.loader import BatchLoader
 from openba_jax.data.vocabulary import Vocabulary
 from openba_jax.models import registry

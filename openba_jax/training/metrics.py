@@ -6,6 +6,7 @@ run was interrupted or not; `speed.jsonl` holds what the machine made of it.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -26,6 +27,9 @@ from openba_jax.training.event_file import EventFile
 METRICS = "metrics.jsonl"
 SPEED = "speed.jsonl"
 TENSORBOARD = "tensorboard"
+
+CHANGES = "changes"
+"""Split of the records that say what was changed where a run went on: `{name: [before, after]}`."""
 
 QUIET_SECONDS = 30.0
 """Where the output is no terminal, a progress line appears at most this often."""
@@ -52,12 +56,20 @@ class MetricWriter:
         Args:
           folder: the model folder.
           start_step: step of the restored checkpoint; 0 for a new run, which keeps no record.
+
+        What an earlier start has changed at `start_step` is cut away, too.
         """
         self._folder = Path(folder)
         self._files: dict[str, TextIO] = {}
         for name in (METRICS, SPEED):
             path = self._folder / name
-            kept = [r for r in read(path) if start_step and r["step"] <= start_step]
+            kept = [
+                record
+                for record in read(path)
+                if start_step
+                and record["step"] <= start_step
+                and (record["step"], record["split"]) != (start_step, CHANGES)
+            ]
             write_atomically(path, "".join(json.dumps(record) + "\n" for record in kept))
             self._files[name] = path.open("a", encoding="utf-8")
         self._events = EventFile(self._folder / TENSORBOARD, start_step + 1 if start_step else 0)
@@ -72,7 +84,8 @@ class MetricWriter:
         """
         name = SPEED if split in ("speed", "machine") else METRICS
         record = {"step": step, "split": split, **values}
-        self._files[name].write(json.dumps(record) + "\n")
+        # Python would write NaN as it is, which is no JSON; nothing here may be NaN.
+        self._files[name].write(json.dumps(record, allow_nan=False) + "\n")
         scalars = {
             f"{split}/{key}": float(value)
             for key, value in values.items()
@@ -89,11 +102,12 @@ class MetricWriter:
         self._events.flush()
 
     def close(self) -> None:
-        """Flushes and closes."""
-        self.flush()
-        for file in self._files.values():
-            file.close()
-        self._events.close()
+        """Flushes and closes; closes on a full disk, too."""
+        with contextlib.ExitStack() as stack:
+            stack.callback(self._events.close)
+            for file in self._files.values():
+                stack.callback(file.close)
+            self.flush()
 
 
 def train_record(steps: Sequence[Mapping[str, np.ndarray]], tokens: int) -> dict[str, Any]:
@@ -104,13 +118,14 @@ def train_record(steps: Sequence[Mapping[str, np.ndarray]], tokens: int) -> dict
       tokens: tokens seen since the run began, padding excluded.
 
     Returns:
-      `loss`, `accuracy` per target token, unless there was none; the mean `grad_norm`; the last
-      `learning_rate`; `tokens`.
+      `loss`, `accuracy` per target token, unless there was none; the mean `grad_norm` of the steps
+      that were not skipped, unless all were; the last `learning_rate`; `tokens`.
     """
+    norms = [float(step["grad_norm"]) for step in steps if not step.get("skipped")]
     means = averages(steps) if any(float(step["weight_sum"]) for step in steps) else {}
     return {
         **{name: means[name] for name in ("loss", "accuracy") if name in means},
-        "grad_norm": math.fsum(float(step["grad_norm"]) for step in steps) / len(steps),
+        **({"grad_norm": math.fsum(norms) / len(norms)} if norms else {}),
         "learning_rate": float(steps[-1]["learning_rate"]),
         "tokens": tokens,
     }

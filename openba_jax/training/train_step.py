@@ -169,6 +169,7 @@ def make_train_step(
     accumulation: int = 1,
     seed: int = 0,
     loss: Loss = token_cross_entropy,
+    skip_not_finite: bool = False,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """The compiled step of training.
 
@@ -179,12 +180,14 @@ def make_train_step(
       accumulation: micro-batches per step.
       seed: of dropout; the key of a step is a function of `(seed, step)`.
       loss: what is minimised.
+      skip_not_finite: where the loss or a gradient is not finite, leave parameters and moments as
+        they are; the step counts for the learning rate and for dropout, and its metrics are 0.
 
     Returns:
       `(state, batch) -> (state, metrics)`. The given state is donated: its buffers are gone
       afterwards. Metrics are scalars: `loss_sum`, `correct_sum`, `weight_sum` (float32, over
       target tokens), `tokens` (int32, encoder and decoder tokens that are no padding),
-      `grad_norm` (before clipping), `learning_rate`.
+      `grad_norm` (before clipping), `learning_rate`; and `skipped` (bool) where steps may be.
     """
     use_dropout = model.config.uses_dropout
 
@@ -205,6 +208,13 @@ def make_train_step(
             "learning_rate": jnp.asarray(optimizer.learning_rate(state.step), jnp.float32),
         }
         params = optax.apply_updates(state.params, updates)
+        if skip_not_finite:
+            finite = jnp.isfinite(metrics["loss_sum"]) & jnp.isfinite(metrics["grad_norm"])
+            params = _where(finite, params, state.params)
+            opt_state = _where(finite, opt_state, state.opt_state)
+            sums = ("loss_sum", "weight_sum", "correct_sum", "grad_norm")
+            metrics |= {name: jnp.where(finite, metrics[name], 0) for name in sums}
+            metrics["skipped"] = ~finite
         return TrainState(state.step + 1, params, opt_state), metrics
 
     shardings = shardings_of(abstract_state(model, optimizer, mesh))
@@ -215,6 +225,20 @@ def make_train_step(
         out_shardings=(shardings, sharding_lib.replicated(mesh)),
         donate_argnums=0,
     )
+
+
+def _where(condition: jax.Array, new: Any, old: Any) -> Any:
+    """The leaves of one tree or of the other; schedules, which count steps, go on in any case."""
+
+    def choose(new: Any, old: Any) -> Any:
+        if isinstance(new, optax.ScaleByScheduleState):
+            return new
+        return jnp.where(condition, new, old)
+
+    def is_schedule(node: Any) -> bool:
+        return isinstance(node, optax.ScaleByScheduleState)
+
+    return jax.tree.map(choose, new, old, is_leaf=is_schedule)
 
 
 def check_batch_size(batch_size: int, accumulation: int, mesh: Mesh) -> None:

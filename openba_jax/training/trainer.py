@@ -1,8 +1,9 @@
 """The training loop: restores, steps, evaluates, writes down, saves.
 
-A run is a function of its arguments: killed at any moment and started again with the same ones, it
-ends with the same parameters, bit for bit. Three things make it so: a batch is a function of the
-step, dropout is a function of (seed, step), and every record of the log ends at a fixed step.
+A run is a function of its arguments: killed or stopped at any moment and started again with the
+same ones, it ends with the same parameters, bit for bit. Three things make it so: a batch is a
+function of the step, dropout is a function of (seed, step), and every record of the log ends at a
+fixed step. What a record has gathered by then is part of a checkpoint between two of them.
 """
 
 from __future__ import annotations
@@ -11,33 +12,33 @@ import contextlib
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, cast
 
 import jax
 import numpy as np
 from absl import logging
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from openba_jax import paths
 from openba_jax.checkpoints import model_folder, training_state
 from openba_jax.errors import UserError
 from openba_jax.evaluation.loss import LossOnBatches, local_rows
-from openba_jax.files import explain_full_disk, only_process, write_atomically
+from openba_jax.files import explain_full_disk
 from openba_jax.models.base import Model
-from openba_jax.models.counting import train_flops_per_example
 from openba_jax.parallel import hardware, sharding
-from openba_jax.training import feeding, metrics, rates_plot, train_step
+from openba_jax.training import feeding, metrics, rates_plot, run_folder, train_step
 from openba_jax.training.adaptation import Adaptation, AdaptiveBatches, MovingRates
+from openba_jax.training.log import RunLog, latest_records, speed_meter
 from openba_jax.training.optimizer import Optimizer
-
-SHARDING = "sharding.txt"
-"""File in the model folder that says how every parameter lies on the mesh."""
+from openba_jax.training.preemption import StopSignals
 
 MAX_STEPS_IN_FLIGHT = 2
 """Steps that may wait on the devices; with more, only batches would pile up there."""
+
+NOT_FINITE = ("stop", "skip")
+"""What to do about a step whose loss or gradient is not finite."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,9 +82,16 @@ def train(
     keep_period: int | None = None,
     extra_files: Mapping[str, str] | None = None,
     adaptation: Adaptation | None = None,
+    param_dtype: str | None = None,
+    not_finite: str = "stop",
+    max_skipped: int = 10,
+    allow_changes: bool = False,
+    fall_back: bool = False,
     progress: bool = True,
 ) -> TrainResult:
     """Trains until `train_steps`, from the newest checkpoint in `model_dir` if there is one.
+
+    On SIGTERM and Ctrl-C it finishes the step, saves and ends (`training.preemption`).
 
     Args:
       model_dir: the model folder; new, empty or of this run.
@@ -107,13 +115,24 @@ def train(
       extra_files: texts to write into the model folder, by file name.
       adaptation: how the rates of the batches, which are `AdaptiveBatches` then, follow the losses
         of the denoisers at every `eval_every` steps (D-UL2).
+      param_dtype: type in which parameters and moments are kept, `float32` or `bfloat16`. None: as
+        the run has them, and `float32` for a new run, whatever the initial model has.
+      not_finite: what to do about a step whose loss or gradient is not finite: `"stop"`, or
+        `"skip"` it, which leaves parameters and moments as they are.
+      max_skipped: steps that may be skipped in a row.
+      allow_changes: let model, data, seed or evaluation batches differ from those of the run so
+        far; the log records from which step.
+      fall_back: where the newest checkpoint is damaged, set it aside and go on from the last whole
+        one.
       progress: show a progress line on stderr.
 
     Raises:
-      UserError: the folder holds something else, cannot be written, is or overlaps with a model
-        that is read, or another process is training in it, a checkpoint does not fit, sizes do not
-        fit the mesh, a batch does not fit the model, the loss is not finite, or disk or memory are
-        full.
+      UserError: The folder holds something else, cannot be written, or overlaps with a model that
+        is read; another process is training in it; the run differs from the one that is there; a
+        checkpoint is damaged or does not fit; sizes do not fit the mesh; a batch does not fit the
+        model; a parameter or the loss is not finite; or disk or memory are full.
+      KeyboardInterrupt: Ctrl-C was pressed; the run is saved.
+      SystemExit: SIGTERM came; the run is saved.
     """
     _check_numbers(
         1,
@@ -124,7 +143,9 @@ def train(
         max_to_keep=max_to_keep,
         keep_period=keep_period,
     )
-    _check_numbers(0, eval_batches=eval_batches, seed=seed)
+    _check_numbers(0, eval_batches=eval_batches, seed=seed, max_skipped=max_skipped)
+    if not_finite not in NOT_FINITE:
+        raise UserError(f"not_finite is {not_finite!r}; it must be 'stop' or 'skip'.")
     folder = paths.local(model_dir)
     paths.check_output_folder(folder)
     if initial_model is not None:
@@ -137,7 +158,7 @@ def train(
     mesh = sharding.make_mesh(mesh_shape)
     train_step.check_batch_size(batches.batch_size, accumulation, mesh)
     rows = local_rows(mesh, batches.batch_size)
-    feeding.check_ids(batches.batch(0, rows), 0, model)  # Before anything is written.
+    feeding.check_ids(batches.batch(0, rows), 0, model)
     if adaptation is not None and adaptation.source_model:
         paths.reject_overlap(adaptation.source_model, folder, "model of TARGET_LOSSES")
     if adaptation is not None and tokenizer is not None and adaptation.source_model:
@@ -149,28 +170,39 @@ def train(
     with contextlib.ExitStack() as stack:
         stack.enter_context(explain_full_disk(folder))
         stack.enter_context(hardware.explain_out_of_memory())
-        stack.enter_context(_only_run(folder))
-        abstract = train_step.abstract_state(model, optimizer, mesh)
-        latest = model_folder.latest_step(folder)
-        _prepare_folder(folder, model, tokenizer, initial_model if latest is None else None)
-        _write_notes(folder, abstract.params, extra_files or {})
-        start = latest or 0
-        saved: dict[str, Any] = {}
-        if latest is None:
-            state = _new_state(model, optimizer, mesh, seed, initial_model)
-        else:
-            state, saved = _restored_state(folder, abstract, latest, batches.batch_size)
-        tokens = int(saved.get("tokens", 0))
-        log = stack.enter_context(_Log(folder, start, train_steps, progress))
-        if start >= train_steps:
-            return log.result(start, tokens)
-        checkpoints = stack.enter_context(
-            training_state.Checkpoints(folder, max_to_keep, keep_period)
-        )
+        signals = stack.enter_context(StopSignals())
+        stack.enter_context(run_folder.only_run(folder))
 
-        step_fn = train_step.make_train_step(
-            model, optimizer, mesh, accumulation=accumulation, seed=seed
+        # First everything is checked, by reading all that is needed; then the folder is written.
+        run = run_folder.check(
+            folder,
+            model,
+            tokenizer=tokenizer,
+            initial_model=initial_model,
+            param_dtype=param_dtype,
+            allow_changes=allow_changes,
         )
+        model = run.model
+        identity = {
+            "data": dict(batches.identity()),
+            "seed": seed,
+            "evaluation_batches": eval_batches,
+        }
+        begin = _Beginning(None, {}, 0, run.changes, ())
+        abstract = train_step.abstract_state(model, optimizer, mesh)
+        if run.resumes:
+            begin = _resume(run, abstract, identity, allow_changes, fall_back)
+        start, saved = begin.step, begin.saved
+        carried: list[Mapping[str, Any]] = list(saved.get("pending", ()))
+        tokens = int(saved.get("tokens", 0))
+        if start >= train_steps:
+            if start > train_steps:
+                logging.warning("%s has %d steps, more than TRAIN_STEPS.", folder, start)
+            seen = tokens + sum(int(step["tokens"]) for step in carried)
+            return _result(folder, start, seen, latest_records(folder, start))
+        state = begin.state
+        if state is None:
+            state = _new_state(model, optimizer, mesh, seed, initial_model)
         fixed = batches.evaluation_batches(eval_batches, rows=rows) if eval_batches else ()
         evaluate = LossOnBatches(model, mesh, fixed, batches.batch_size)
         moving = None
@@ -179,18 +211,38 @@ def train(
             moving = MovingRates(
                 adaptation, adaptive, model, mesh, eval_batches, saved.get("adaptation")
             )
+        first_eval = evaluate(state.params) if start == 0 else {}
+        first_losses = moving.measure(state.params) if moving is not None and start == 0 else {}
+        if signals.stop_after(start):  # A signal came while all this was read.
+            signals.end(start)
+
+        run_folder.write(run, abstract.params, extra_files or {}, begin.damaged)
+        log = stack.enter_context(RunLog(folder, start, train_steps, progress))
+        checkpoints = stack.enter_context(
+            training_state.Checkpoints(folder, max_to_keep, keep_period)
+        )
+        step_fn = train_step.make_train_step(
+            model,
+            optimizer,
+            mesh,
+            accumulation=accumulation,
+            seed=seed,
+            skip_not_finite=not_finite == "skip",
+        )
+        skips = _Skips(max_skipped, **saved.get("skipped", {}))
 
         def moves_after(step: int) -> bool:
             return moving is not None and eval_every is not None and step % eval_every == 0
 
         peak = hardware.peak_flops()
-        speed = _speed_meter(model, batches, peak)
+        speed = speed_meter(model, batches, peak)
         log.write("machine", start, {**hardware.describe(), **peak._asdict()})
-        if start == 0:
-            log.write("eval", 0, evaluate(state.params))
-            if moving is not None:
-                log.write(rates_plot.SPLIT, 0, moving.record(moving.measure(state.params)))
+        _record_changes(log, start, begin.changes)
+        log.write("eval", 0, first_eval)
+        if moving is not None and first_losses:
+            log.write(rates_plot.SPLIT, 0, moving.record(first_losses))
 
+        stops = False
         pending: list[train_step.Metrics] = []
         untimed, clock = 0, time.perf_counter()
         steps = range(start, train_steps)
@@ -205,133 +257,99 @@ def train(
             last = step == train_steps
             evaluates = last or (eval_every is not None and step % eval_every == 0)
             saves = last or step % checkpoint_every == 0
-            if not (evaluates or saves or step % log_every == 0):
+            stops = signals.stop_after(step)
+            if not (stops or evaluates or saves or step % log_every == 0):
                 continue
 
             done = jax.device_get(pending)
             seconds = time.perf_counter() - clock
-            tokens += sum(int(m["tokens"]) for m in done)
             _check_finite(done, step, folder)
-            log.write("speed", step, speed(done[untimed:], seconds))
-            log.write("train", step, metrics.train_record(done, tokens))
+            if evaluates or saves or step % log_every == 0:
+                interval = [*carried, *done]
+                tokens += sum(int(m["tokens"]) for m in interval)
+                record = metrics.train_record(interval, tokens)
+                if not_finite == "skip":
+                    skips.count(interval, step, folder)
+                    record["skipped"] = skips.total
+                log.write("speed", step, speed(done[untimed:], seconds))
+                log.write("train", step, record)
+                carried = []
+            else:  # Stopped within an interval, whose record another process will write.
+                carried = [*carried, *map(_as_json, done)]
             if evaluates:
                 log.write("eval", step, evaluate(state.params))
             if moving is not None and moves_after(step):
                 losses = moving.measure(state.params)
                 moving.move(step, losses)
                 log.write(rates_plot.SPLIT, step, moving.record(losses))
-            if saves:
+            if saves or stops:
                 # A checkpoint on the disk promises that the log up to its step is there, too.
                 log.flush()
-                data: dict[str, Any] = {"tokens": tokens, "batch_size": batches.batch_size}
+                data: dict[str, Any] = {
+                    "tokens": tokens,
+                    "batch_size": batches.batch_size,
+                    "identity": identity,
+                }
                 if moving is not None:
                     data["adaptation"] = moving.state()
+                if not_finite == "skip":
+                    data["skipped"] = skips.state()
+                if carried:
+                    data["pending"] = carried
                 checkpoints.save(step, _as_dict(state), data)
+            if stops and not last:
+                signals.end(step)
             pending, untimed, clock = [], 0, time.perf_counter()
         if moving is not None and jax.process_index() == 0:
             log.flush()
             rates_plot.plot_rates(folder)
-        return log.result(train_steps, tokens)
+        if stops:  # What comes after this run must not begin.
+            signals.end(train_steps)
+        return _result(folder, train_steps, tokens, log.latest)
 
 
-class _Log:
-    """The files and the progress line of a run; the first process alone writes."""
+@dataclasses.dataclass(frozen=True)
+class _Beginning:
+    """Where a run goes on.
 
-    def __init__(self, folder: Path, start: int, train_steps: int, progress: bool) -> None:
-        first = jax.process_index() == 0
-        self._folder = folder
-        self._latest: dict[str, Mapping[str, Any]] = {
-            record["split"]: record
-            for record in metrics.read(folder / metrics.METRICS)
-            if start and record["step"] <= start
-        }
-        resumes = first and start < train_steps
-        self._writer = metrics.MetricWriter(folder, start) if resumes else None
-        self._progress = metrics.Progress(train_steps, start, folder.name, progress and resumes)
+    Attributes:
+      state: the restored state; None for a new run.
+      saved: the JSON that was saved with it.
+      step: steps taken.
+      changes: what differs from the run so far.
+      damaged: steps of newer checkpoints that are damaged.
+    """
 
-    def write(self, split: str, step: int, values: Mapping[str, Any]) -> None:
-        """Writes a record, unless there is nothing in it."""
-        if values:
-            self._latest[split] = values
-            if self._writer is not None:
-                self._writer.write(split, step, values)
-        self._progress.update(step, self._latest)
-
-    def flush(self) -> None:
-        """Brings the files to the disk."""
-        if self._writer is not None:
-            self._writer.flush()
-
-    def result(self, step: int, tokens: int) -> TrainResult:
-        """What `train` returns."""
-        return TrainResult(
-            model_dir=self._folder,
-            step=step,
-            tokens=tokens,
-            train_loss=self._latest.get("train", {}).get("loss"),
-            eval_loss=self._latest.get("eval", {}).get("loss"),
-            history=self._folder / metrics.METRICS,
-        )
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.close()
-        if self._writer is not None:
-            self._writer.close()
+    state: train_step.TrainState | None
+    saved: Mapping[str, Any]
+    step: int
+    changes: run_folder.Changes
+    damaged: tuple[int, ...]
 
 
-def _check_numbers(least: int, **values: int | None) -> None:
-    for name, value in values.items():
-        if value is not None and (not isinstance(value, int) or value < least):
-            raise UserError(f"{name} is {value!r}; it must be a whole number of at least {least}.")
-
-
-@contextlib.contextmanager
-def _only_run(folder: Path) -> Iterator[None]:
-    """Within it no other run writes the folder; the first process asks on behalf of all."""
-    with contextlib.ExitStack() as stack:
-        refusal = None
-        if jax.process_index() == 0:
-            try:
-                stack.enter_context(only_process(folder))
-            except UserError as error:
-                refusal = error
-        refused = refusal is not None
-        if jax.process_count() > 1:
-            refused = bool(multihost_utils.broadcast_one_to_all(np.int32(refused)))
-        if refused:
-            raise refusal or UserError(f"another process is writing {folder}; wait for it.")
-        yield
-
-
-def _prepare_folder(
-    folder: Path, model: Model, tokenizer: str | None, initial_model: str | None
-) -> None:
-    """Writes what a model folder holds besides checkpoints; a new run inherits some of it."""
-    origin = folder if initial_model is None else model_folder.split_path(initial_model)[0]
-    if tokenizer is not None:
-        model_folder.check_tokenizer(origin, tokenizer)
-    if initial_model is None:
-        model_folder.prepare(folder, model, None, tokenizer)
-    else:
-        initial = origin
-        tokenizer_path = tokenizer or model_folder.tokenizer_path(initial)
-        model_folder.prepare(folder, model, model_folder.load_plan(initial), tokenizer_path)
-
-
-def _write_notes(folder: Path, abstract_params: Any, extra_files: Mapping[str, str]) -> None:
-    """Writes how parameters lie on the mesh, with a warning first, and the caller's files."""
-    if jax.process_index() == 0:
-        shardings = train_step.shardings_of(abstract_params)
-        whole = sharding.large_unsharded(abstract_params, shardings)
-        warning = f"NOT DIVIDED: {', '.join(whole)}\n\n" if whole else ""
-        if whole:
-            logging.warning("every device holds all of %s", ", ".join(whole))
-        table = sharding.sharding_table(abstract_params, shardings)
-        for name, text in {**extra_files, SHARDING: warning + table}.items():
-            write_atomically(folder / name, text)
+def _resume(
+    run: run_folder.RunFolder,
+    abstract: train_step.TrainState,
+    identity: Mapping[str, Any],
+    allow_changes: bool,
+    fall_back: bool,
+) -> _Beginning:
+    """Restores the newest checkpoint, or with `fall_back` the newest that is whole."""
+    steps = model_folder.steps(run.path)
+    damaged: list[int] = []
+    for step in reversed(steps):
+        try:
+            saved = training_state.read_data(run.path, step)
+            changes = run_folder.compare(run.path, saved, identity, allow_changes)
+            restored, saved = training_state.restore_state(run.path, _as_dict(abstract), step)
+            state = train_step.TrainState(**restored)
+            return _Beginning(state, saved, step, {**run.changes, **changes}, tuple(damaged))
+        except training_state.DamagedCheckpointError as error:
+            if not fall_back or step == steps[0]:
+                raise
+            logging.warning("%s; going back to an earlier checkpoint", error)
+            damaged.append(step)
+    raise AssertionError("a run that resumes has a checkpoint")
 
 
 def _new_state(
@@ -349,47 +367,78 @@ def _new_state(
     return train_step.init_state(model, optimizer, mesh, seed=seed, params=params)
 
 
-def _restored_state(
-    folder: Path, abstract: train_step.TrainState, step: int, batch_size: int
-) -> tuple[train_step.TrainState, dict[str, Any]]:
-    """The state of a checkpoint, and the JSON that was saved with it."""
-    restored, saved = training_state.restore_state(folder, _as_dict(abstract), step)
-    began_with = saved.get("batch_size", batch_size)
-    if began_with != batch_size:
-        raise UserError(
-            f"{folder} was trained with batches of {began_with}, and {batch_size} would repeat or "
-            "leave out examples; resume with the same, or start a new folder from this one."
-        )
-    return train_step.TrainState(**restored), saved
+class _Skips:
+    """Counts steps that were skipped since their loss or gradient was not finite."""
+
+    def __init__(self, most: int, total: int = 0, in_a_row: int = 0) -> None:
+        self._most, self.total, self._in_a_row = most, total, in_a_row
+
+    def count(self, steps: Sequence[Mapping[str, Any]], step: int, folder: Path) -> None:
+        """Counts on.
+
+        Raises:
+          UserError: more than allowed were skipped in a row.
+        """
+        for each in steps:
+            skipped = bool(each.get("skipped", False))
+            self.total += skipped
+            self._in_a_row = self._in_a_row + 1 if skipped else 0
+            if self._in_a_row > self._most:
+                raise UserError(
+                    f"the loss or a gradient is not finite in {self._in_a_row} steps in a row "
+                    f"before step {step} of {folder}, and max_skipped is {self._most}; lower the "
+                    f"learning rate or look at the data ({_what_is_saved(folder)})."
+                )
+
+    def state(self) -> dict[str, int]:
+        """What a checkpoint must hold."""
+        return {"total": self.total, "in_a_row": self._in_a_row}
+
+
+def _check_numbers(least: int, **values: int | None) -> None:
+    for name, value in values.items():
+        if value is not None and (not isinstance(value, int) or value < least):
+            raise UserError(f"{name} is {value!r}; it must be a whole number of at least {least}.")
+
+
+def _check_finite(steps: Sequence[Mapping[str, np.ndarray]], step: int, folder: Path) -> None:
+    for name in ("loss_sum", "grad_norm"):
+        if not all(math.isfinite(float(values[name])) for values in steps):
+            raise UserError(
+                f"{name} is not finite in the steps before {step} of {folder}, which began with "
+                "finite parameters; lower the learning rate, look at the data, or set NOT_FINITE = "
+                f"'skip' ({_what_is_saved(folder)})."
+            )
+
+
+def _what_is_saved(folder: Path) -> str:
+    newest = model_folder.latest_step(folder)
+    return "there is no checkpoint yet" if newest is None else f"step {newest} is saved"
+
+
+def _record_changes(log: RunLog, step: int, changes: run_folder.Changes) -> None:
+    for name, (before, now) in changes.items():
+        logging.warning("from step %d on, %s is %r; it was %r", step, name, now, before)
+    log.write(metrics.CHANGES, step, {name: list(values) for name, values in changes.items()})
 
 
 def _as_dict(state: train_step.TrainState) -> dict[str, Any]:
     return {"params": state.params, "opt_state": state.opt_state, "step": state.step}
 
 
-def _speed_meter(
-    model: Model, batches: feeding.Batches, peak: hardware.Peak
-) -> Callable[[Sequence[Mapping[str, np.ndarray]], float], dict[str, float | None]]:
-    """A function from the metrics of some steps, and their seconds, to a record of speed."""
-    lengths = (batches.encoder_length, batches.decoder_length)
-    flops = batches.batch_size * train_flops_per_example(model, *lengths)
-
-    def speed(steps: Sequence[Mapping[str, np.ndarray]], seconds: float) -> dict[str, float | None]:
-        if not steps:
-            return {}
-        tokens = sum(int(step["tokens"]) for step in steps)
-        positions = batches.batch_size * sum(lengths)
-        return metrics.speed(len(steps), seconds, tokens, positions, flops, peak)
-
-    return speed
+def _as_json(step: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """The metrics of a step as numbers of Python, which JSON keeps exactly."""
+    return {name: np.asarray(value).item() for name, value in step.items()}
 
 
-def _check_finite(steps: Sequence[Mapping[str, np.ndarray]], step: int, folder: Path) -> None:
-    for name in ("loss_sum", "grad_norm"):
-        if not all(math.isfinite(float(values[name])) for values in steps):
-            newest = model_folder.latest_step(folder)
-            kept = "there is no checkpoint yet" if newest is None else f"step {newest} is saved"
-            raise UserError(
-                f"{name} is not finite in the steps before {step} of {folder}; lower the learning "
-                f"rate or look at the data ({kept})."
-            )
+def _result(
+    folder: Path, step: int, tokens: int, latest: Mapping[str, Mapping[str, Any]]
+) -> TrainResult:
+    return TrainResult(
+        model_dir=folder,
+        step=step,
+        tokens=tokens,
+        train_loss=latest.get("train", {}).get("loss"),
+        eval_loss=latest.get("eval", {}).get("loss"),
+        history=folder / metrics.METRICS,
+    )

@@ -31,5 +31,7 @@ def stores(tmp_path_factory, vocabulary):
             writer.add_groups(rng.integers(3, vocabulary.piece_count, (groups, 40)))
             for length in range(pairs):
                 ids = rng.integers(3, vocabulary.piece_count, 20)
-                writer.add_pair("instructions", ids[: 5 + length], [*ids[12:], 1])
+                tokens = np.array([*ids[: 5 + length], *ids[12:], 1])
+                sizes = np.array([5 + length, len(ids[12:]) + 1])
+                writer.add_pairs("instructions", tokens, sizes)
     return prefixes

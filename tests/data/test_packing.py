@@ -34,7 +34,8 @@ def files(tmp_path_factory):
         for i in range(PAIRS):
             lengths = (0, 0) if i == 7 else rng.integers(0, (45, 25) if i % 9 == 0 else (14, 8))
             source, target = (rng.integers(3, 260, n) for n in lengths)
-            writer.add_pair("instructions", source, [*target, 1])
+            sizes = np.array([len(source), len(target) + 1])
+            writer.add_pairs("instructions", np.array([*source, *target, 1]), sizes)
     return folder / "store", vocabulary
 
 

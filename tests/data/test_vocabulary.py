@@ -7,7 +7,7 @@ import sentencepiece
 from hypothesis import given, settings
 from made_up_text import words
 
-from openba_jax.data.vocabulary import Vocabulary, load_vocabulary, save_tokenizer
+from openba_jax.data.vocabulary import Vocabulary, save_tokenizer
 from openba_jax.data.vocabulary_training import (
     NORMALIZATIONS,
     TextSample,
@@ -213,10 +213,10 @@ def test_half_of_a_surrogate_pair_is_refused(vocabulary):
 def test_settings_lie_beside_the_model(vocabulary, tmp_path):
     plain = save_tokenizer(tmp_path / "plain", vocabulary)
     assert [path.name for path in plain.parent.iterdir()] == ["tokenizer.model"]
-    assert not load_vocabulary(tmp_path / "plain").newline
+    assert not Vocabulary(tmp_path / "plain" / "tokenizer.model").newline
     saved = save_tokenizer(tmp_path / "v2", Vocabulary(vocabulary.path, newline=True))
     assert json.loads((tmp_path / "v2/tokenizer_settings.json").read_text()) == {"newline": True}
-    found = load_vocabulary(tmp_path / "v2")
+    found = Vocabulary(tmp_path / "v2" / "tokenizer.model")
     assert (found.newline, found.token_count) == (True, vocabulary.token_count + 1)
     assert not Vocabulary(saved, newline=False).newline
     # By its path alone, and under another name.
@@ -225,7 +225,7 @@ def test_settings_lie_beside_the_model(vocabulary, tmp_path):
     assert Vocabulary(renamed).newline
     # What was there before does not stay.
     save_tokenizer(tmp_path / "v2", vocabulary)
-    assert not load_vocabulary(tmp_path / "v2").newline
+    assert not Vocabulary(tmp_path / "v2" / "tokenizer.model").newline
 
 
 @pytest.mark.parametrize(

@@ -211,7 +211,7 @@ def test_misspelt_scopes_are_named() -> None:
         "Pipeline.stages = [@layers/Stage(), @width/Stage()]\nPipeline.tune = @tune/Phase()\n"
     )
     check_scopes(["width/Stage.mlp = 3", "SEED = 1", "tune/Phase.tokens = 9"], settings)
-    with pytest.raises(UserError, match="there is no widht; known are layers, tune, width"):
+    with pytest.raises(UserError, match="there is no scope widht; known are layers, tune, width"):
         check_scopes(["widht/Stage.mlp = 3"], settings)
 
 

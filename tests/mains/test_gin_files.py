@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from openba_jax import gin_files
+from openba_jax.cli import gin_files
 from openba_jax.errors import UserError
 
 

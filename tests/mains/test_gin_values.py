@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import pytest
 
-from openba_jax import gin_values
+from openba_jax.cli import gin_values
 from openba_jax.errors import UserError
 from openba_jax.models.openba.config import OpenBAConfig
 from openba_jax.models.registry import named_config

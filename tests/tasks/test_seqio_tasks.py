@@ -48,7 +48,9 @@ def files(tmp_path_factory):
         writer.add_groups(rng.integers(3, vocabulary.piece_count, (GROUPS, 40)))
         for length in range(PAIRS):
             ids = rng.integers(3, vocabulary.piece_count, 60)
-            writer.add_pair("instructions", ids[: 8 * length], [*ids[10 : 12 + length], 1])
+            source, target = ids[: 8 * length], [*ids[10 : 12 + length], 1]
+            sizes = np.array([len(source), len(target)])
+            writer.add_pairs("instructions", np.array([*source, *target]), sizes)
     with gin.unlock_config():
         gin.bind_parameter("data_files.stores", [str(folder / "store")])
         gin.bind_parameter("data_files.vocabulary", str(vocabulary.path))

@@ -17,7 +17,9 @@ HERE = Path(__file__).resolve().parent
 
 @pytest.fixture(scope="session")
 def compilation_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("compilation_cache")
+    """Compiled programs of this session, or of many where JAX's own variable names a folder."""
+    named = os.environ.get("JAX_COMPILATION_CACHE_DIR")
+    return Path(named) if named else tmp_path_factory.mktemp("compilation_cache")
 
 
 @pytest.fixture(scope="package", autouse=True)

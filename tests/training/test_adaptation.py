@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from toy_run import saved_state
 
-from openba_jax.checkpoints.formats import native
 from openba_jax.errors import UserError
 from openba_jax.objectives import d_ul2
 from openba_jax.objectives.mixture import get_mixture
@@ -68,7 +68,7 @@ def test_rates_follow_the_rule(finished: Any) -> None:
             rates = mixture.rule(rates, losses, d_ul2.TARGET_LOSSES)
         assert [record[f"rate/{name}"] for name in NAMES] == pytest.approx(rates, abs=1e-7)
     assert rates != pytest.approx(mixture.rates, abs=1e-3)
-    _, data = native.restore_raw(finished.model_dir)
+    _, data = saved_state(finished.model_dir)
     assert data["adaptation"]["target_losses"]["ul2_s"] == 2.106
     assert data["adaptation"]["batches"]["rates"] == pytest.approx(rates, abs=1e-7)
     image = (finished.model_dir / "rates.png").read_bytes()
@@ -88,8 +88,8 @@ def test_a_killed_run_goes_on_exactly(
     assert not (folder / "rates.png").exists()
     train(folder, text)
     assert (folder / "metrics.jsonl").read_text() == finished.history.read_text()
-    _, data = native.restore_raw(folder)
-    _, expected = native.restore_raw(finished.model_dir)
+    _, data = saved_state(folder)
+    _, expected = saved_state(finished.model_dir)
     assert data == expected
 
 

@@ -20,19 +20,17 @@ PROGRAM = f"""
 import functools, json, sys
 import jax, jax.numpy as jnp
 from openba_jax.nn import losses
-from openba_jax.models.openba import network
-from openba_jax.models.registry import named_config
+from openba_jax.models.registry import model_of, named_config
 from openba_jax.training import optimizer, train_step
 from openba_jax.parallel import sharding
 
 mesh_shape, accumulation, chunked = json.loads(sys.argv[1])
+loss = losses.token_cross_entropy
 if chunked:
-    network.chunked_cross_entropy = functools.partial(
-        losses.chunked_cross_entropy, max_chunk_logits={BATCH * 10 * VOCAB} // 8
-    )
-config = named_config(
+    loss = functools.partial(loss, max_chunk_logits={BATCH * 10 * VOCAB} // 8)
+model = model_of(named_config(
     "tiny", vocab_size={VOCAB}, embed_dim={EMBED}, mlp_dim=192, num_heads=4, head_dim=16
-)
+))
 mesh = sharding.make_mesh(mesh_shape)
 adamw = optimizer.adamw(optimizer.warmup_constant(1e-3))
 rows = functools.partial(jax.ShapeDtypeStruct, sharding=sharding.batch_sharding(mesh))
@@ -43,8 +41,8 @@ batch = {{
     "decoder_target_tokens": rows(decoder, jnp.int32),
     "decoder_loss_weights": rows(decoder, jnp.float32),
 }}
-step = train_step.make_train_step(config, adamw, mesh, accumulation=accumulation)
-state = train_step.abstract_state(config, adamw, mesh)
+step = train_step.make_train_step(model, adamw, mesh, accumulation=accumulation, loss=loss)
+state = train_step.abstract_state(model, adamw, mesh)
 print(step.lower(state, batch).compile().as_text())
 """
 

@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from openba_jax.errors import UserError
+from openba_jax.evaluation.loss import averages
 from openba_jax.parallel import hardware
 from openba_jax.training import event_file, metrics
 
@@ -77,9 +79,10 @@ def test_averages_weigh_by_tokens() -> None:
         {"loss_sum": np.float32(6), "correct_sum": np.float32(1), "weight_sum": np.float32(2)},
         {"loss_sum": np.float32(2), "correct_sum": np.float32(7), "weight_sum": np.float32(6)},
     ]
-    assert metrics.averages(steps) == {"loss": 1.0, "accuracy": 1.0}
+    assert averages(steps) == {"loss": 1.0, "accuracy": 1.0, "targets": 8.0}
     nothing = {name: np.float32(0) for name in steps[0]}
-    assert metrics.averages([nothing]) == {"loss": 0.0, "accuracy": 0.0}
+    with pytest.raises(UserError, match="no target token"):
+        averages([nothing])
 
 
 def test_speed_counts_tokens_positions_and_flops() -> None:

@@ -7,10 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from toy_run import toy_config
+from toy_run import toy_model
 
 from openba_jax.errors import UserError
-from openba_jax.models.openba.network import abstract_params
 from openba_jax.training.optimizer import adamw, decay_mask, warmup_constant, warmup_cosine
 
 
@@ -45,7 +44,7 @@ def test_decay_must_end_after_the_warm_up() -> None:
 
 @pytest.mark.parametrize("scan_layers", [True, False])
 def test_only_kernels_and_the_embedding_decay(scan_layers: bool) -> None:
-    params = abstract_params(toy_config(scan_layers=scan_layers, mlp_bias=True))
+    params = toy_model(scan_layers=scan_layers, mlp_bias=True).abstract_params()
     for path, decays in jax.tree.leaves_with_path(decay_mask(params)):
         name = path[-1].key
         assert decays == (name in ("kernel", "embedding")), jax.tree_util.keystr(path)

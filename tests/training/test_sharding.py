@@ -6,11 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.sharding import AbstractMesh, PartitionSpec
-from toy_run import ToyBatches, toy_config
+from toy_run import ToyBatches, toy_model
 
 from openba_jax.errors import UserError
-from openba_jax.models.openba import network
-from openba_jax.models.registry import named_config
+from openba_jax.models.registry import model_of, named_config
 from openba_jax.parallel import sharding
 
 MESH = AbstractMesh((2, 2, 2), sharding.MESH_AXES)
@@ -44,9 +43,9 @@ def test_specs_follow_the_rules() -> None:
 
 @pytest.mark.parametrize("name", ["openba_15b", "stage4_3_8b", "openba_v2_3_4b"])
 def test_no_large_parameter_of_the_published_models_stays_whole(name: str) -> None:
-    config = named_config(name)
-    shapes = network.abstract_params(config)
-    shardings = sharding.param_shardings(network.logical_axes(config), shapes, MESH)
+    model = model_of(named_config(name))
+    shapes = model.abstract_params()
+    shardings = sharding.param_shardings(model.logical_axes(), shapes, MESH)
     assert sharding.large_unsharded(shapes, shardings) == []
     table = sharding.sharding_table(shapes, shardings).splitlines()
     assert len(table) == len(jax.tree.leaves(shapes))
@@ -55,18 +54,18 @@ def test_no_large_parameter_of_the_published_models_stays_whole(name: str) -> No
 
 
 def test_large_parameters_that_stay_whole_are_named() -> None:
-    config = named_config("stage4_3_8b").replace(embed_dim=2561, mlp_dim=6913)
-    shapes = network.abstract_params(config)
-    shardings = sharding.param_shardings(network.logical_axes(config), shapes, MESH)
+    model = model_of(named_config("stage4_3_8b", embed_dim=2561, mlp_dim=6913))
+    shapes = model.abstract_params()
+    shardings = sharding.param_shardings(model.logical_axes(), shapes, MESH)
     assert "decoder/layers/mlp/wo/kernel" in sharding.large_unsharded(shapes, shardings)
     only_data = AbstractMesh((8, 1, 1), sharding.MESH_AXES)
-    shardings = sharding.param_shardings(network.logical_axes(config), shapes, only_data)
+    shardings = sharding.param_shardings(model.logical_axes(), shapes, only_data)
     assert sharding.large_unsharded(shapes, shardings) == []
 
 
 def test_rules_know_every_axis_of_the_network() -> None:
-    config = toy_config(tie_embeddings=False, mlp_bias=True)
-    assert set(jax.tree.leaves(network.logical_axes(config))) <= {
+    model = toy_model(tie_embeddings=False, mlp_bias=True)
+    assert set(jax.tree.leaves(model.logical_axes())) <= {
         name for name, _ in sharding.DEFAULT_RULES
     }
 

@@ -18,7 +18,7 @@ from openba_jax.data.text.chunks import TextSource
 from openba_jax.data.text.preparation import prepare
 from openba_jax.data.text.rules import TextGroups
 from openba_jax.data.vocabulary_training import train_vocabulary
-from openba_jax.models.openba.config import NAMED_CONFIGS, named_config
+from openba_jax.models.registry import model_of, named_config, named_configs
 from openba_jax.training import gin_bindings, metrics, optimizer
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -66,7 +66,7 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("name", list(NAMED_CONFIGS))
+@pytest.mark.parametrize("name", list(named_configs()))
 def test_every_named_size_has_a_gin_file(name: str) -> None:
     gin.parse_config_file(f"gin/models/{name}.gin")
     assert gin_bindings.named_config() == named_config(name)
@@ -101,7 +101,7 @@ def test_run_files_know_every_name_that_they_bind(name: str) -> None:
 
 
 def test_config_of_a_folder_takes_changes(tmp_path: Path) -> None:
-    model_folder.write_metadata(tmp_path, named_config("tiny"))
+    model_folder.write_metadata(tmp_path, model_of(named_config("tiny")))
     changed = gin_bindings.config_of(str(tmp_path / "checkpoints" / "5"), dropout_rate=0.1)
     assert changed == named_config("tiny", dropout_rate=0.1)
 
@@ -151,9 +151,9 @@ def test_trains_and_tunes_from_text(text: Path, tmp_path: Path, run_main: Any) -
     )
     assert done.returncode == 0, done.stderr
     assert "tensorflow" not in done.stderr.lower()
-    model = training_state.load_model(tmp_path / "model")
-    assert model.config == named_config("tiny")
-    assert model.tokenizer is not None
+    loaded = training_state.load_model(tmp_path / "model")
+    assert loaded.model.config == named_config("tiny")
+    assert loaded.tokenizer is not None
     assert "BATCH_SIZE = 4" in (tmp_path / "model" / "config.gin").read_text()
     before = metrics.read(tmp_path / "model" / "metrics.jsonl")[-1]
     assert (before["step"], before["split"]) == (3, "eval")

@@ -1,20 +1,18 @@
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from toy_run import ToyBatches, toy_config
+from toy_run import ToyBatches, toy_model
 
 from openba_jax.errors import UserError
-from openba_jax.models.openba import network
 from openba_jax.parallel import sharding
 from openba_jax.training import optimizer, train_step
 
-CONFIG = toy_config(dropout_rate=0.0)
+MODEL = toy_model(dropout_rate=0.0)
 OPTIMIZER = optimizer.adamw(optimizer.warmup_constant(2e-2))
 
 
@@ -34,9 +32,9 @@ def batch() -> dict[str, jax.Array]:
 
 
 def test_accumulation_changes_neither_gradients_nor_sums(batch: Any) -> None:
-    params = jax.jit(functools.partial(network.init_params, CONFIG))(jax.random.key(0))
+    params = jax.jit(MODEL.init)(jax.random.key(0))
     whole, parts = (
-        jax.jit(lambda p, b, n=n: train_step.summed_gradients(CONFIG, p, b, None, n))(params, batch)
+        jax.jit(lambda p, b, n=n: train_step.summed_gradients(MODEL, p, b, None, n))(params, batch)
         for n in (1, 4)
     )
     assert whole[1]["weight_sum"] == parts[1]["weight_sum"] == batch["decoder_loss_weights"].sum()
@@ -49,8 +47,8 @@ def test_accumulation_changes_neither_gradients_nor_sums(batch: Any) -> None:
 
 def test_overfits_a_batch_and_counts_steps(mesh: Any) -> None:
     batch = jax.tree.map(jnp.asarray, ToyBatches().batch(0))
-    state = train_step.init_state(CONFIG, OPTIMIZER, mesh)
-    step = train_step.make_train_step(CONFIG, OPTIMIZER, mesh, accumulation=2)
+    state = train_step.init_state(MODEL, OPTIMIZER, mesh)
+    step = train_step.make_train_step(MODEL, OPTIMIZER, mesh, accumulation=2)
     losses = []
     for _ in range(120):
         state, sums = step(state, batch)
@@ -67,7 +65,7 @@ def test_overfits_a_batch_and_counts_steps(mesh: Any) -> None:
 
 
 def test_moments_lie_as_their_parameters_do(mesh: Any) -> None:
-    abstract = train_step.abstract_state(CONFIG, OPTIMIZER, mesh)
+    abstract = train_step.abstract_state(MODEL, OPTIMIZER, mesh)
     adam = next(part for part in abstract.opt_state if hasattr(part, "mu"))
     assert train_step.shardings_of(adam.mu) == train_step.shardings_of(abstract.params)
     assert train_step.shardings_of(adam.nu) == train_step.shardings_of(abstract.params)
@@ -75,10 +73,10 @@ def test_moments_lie_as_their_parameters_do(mesh: Any) -> None:
 
 
 def test_state_keeps_its_types_in_low_precision(mesh: Any) -> None:
-    config = CONFIG.replace(dtype="bfloat16", param_dtype="bfloat16")
-    abstract = train_step.abstract_state(config, OPTIMIZER, mesh)
+    model = MODEL.replace(dtype="bfloat16", param_dtype="bfloat16")
+    abstract = train_step.abstract_state(model, OPTIMIZER, mesh)
     batch = ToyBatches().batch(0)
-    step: Any = train_step.make_train_step(config, OPTIMIZER, mesh, accumulation=2)
+    step: Any = train_step.make_train_step(model, OPTIMIZER, mesh, accumulation=2)
     after, _ = jax.eval_shape(step.__wrapped__, abstract, batch)
     for leaf, before in zip(jax.tree.leaves(after), jax.tree.leaves(abstract), strict=True):
         assert (leaf.dtype, leaf.shape) == (before.dtype, before.shape)

@@ -31,6 +31,9 @@ class ToyBatches:
     ) -> list[dict[str, np.ndarray]]:
         return [self._make(1000 + number, rows) for number in range(count)]
 
+    def identity(self) -> dict[str, Any]:
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(ToyBatches)}
+
     def _make(self, number: int, rows: slice | None) -> dict[str, np.ndarray]:
         rng = np.random.default_rng(number)
         shape = (self.batch_size, self.encoder_length)
@@ -63,6 +66,12 @@ def toy_config(**changes: Any) -> Any:
     return OpenBAConfig(**{**fields, **changes})
 
 
+def toy_model(**changes: Any) -> Any:
+    from openba_jax.models.registry import model_of
+
+    return model_of(toy_config(**changes))
+
+
 @functools.cache
 def toy_optimizer() -> Any:
     """One object, so that the programs made with it are compiled once per process."""
@@ -77,7 +86,7 @@ def toy_train(folder: str | Path, **changes: Any) -> Any:
 
     arguments: dict[str, Any] = {
         "model_dir": str(folder),
-        "model_config": toy_config(),
+        "model": toy_model(),
         "batches": ToyBatches(),
         "optimizer": toy_optimizer(),
         "train_steps": 12,
@@ -88,6 +97,15 @@ def toy_train(folder: str | Path, **changes: Any) -> Any:
         "progress": False,
     }
     return trainer.train(**{**arguments, **changes})
+
+
+def saved_state(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """All arrays of the newest checkpoint, and the JSON that was saved with them."""
+    from openba_jax.checkpoints.checkpoint import load_state
+    from openba_jax.checkpoints.registry import open_checkpoint
+
+    opened = open_checkpoint(folder)
+    return load_state(opened), dict(opened.data)
 
 
 def write_toy_store(folder: Path) -> None:
@@ -125,7 +143,7 @@ def d_ul2_train(folder: str | Path, text: Path, **changes: Any) -> Any:
     from openba_jax.training.adaptation import Adaptation
 
     arguments: dict[str, Any] = {
-        "model_config": toy_config(vocab_size=384),
+        "model": toy_model(vocab_size=384),
         "adaptation": Adaptation(get_mixture("d_ul2_code")),
         "eval_batches": 1,
         "eval_every": 4,
@@ -152,7 +170,7 @@ if __name__ == "__main__":
 
         jax.distributed.initialize(coordinator, options.pop("count"), options.pop("index"))
     if "config" in options:
-        options["model_config"] = toy_config(**options.pop("config"))
+        options["model"] = toy_model(**options.pop("config"))
     if "TOY_D_UL2" in os.environ:
         toy_text = Path(os.environ["TOY_D_UL2"])
         d_ul2_train(sys.argv[1], toy_text, batches=d_ul2_batches(toy_text))

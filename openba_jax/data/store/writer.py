@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import IO
@@ -86,10 +86,6 @@ class TokenStoreWriter:
         """Appends groups of text: integers `[n, length]`."""
         count, length = groups.shape
         self.add_pairs("text", groups.ravel(), np.tile(np.array([length, 0], np.int32), count))
-
-    def add_pair(self, kind: Kind, source: Sequence[int], target: Sequence[int] = ()) -> None:
-        """Appends one pair."""
-        self.add_pairs(kind, np.array([*source, *target]), np.array([len(source), len(target)]))
 
     def add_pairs(self, kind: Kind, ids: np.ndarray, lengths: np.ndarray) -> None:
         """Appends pairs.

@@ -58,6 +58,10 @@ class OpenBAConfig(ModelConfig):
         *("embed_dim", "num_heads", "head_dim", "mlp_dim"),
     )
     depths: ClassVar[tuple[str, ...]] = ("encoder_layers", "decoder_layers")
+    changeable: ClassVar[tuple[str, ...]] = (
+        *ModelConfig.changeable,
+        *("embedding_dropout", "initializer_std", "ffn_rule"),
+    )
 
     embed_dim: int
     num_heads: int

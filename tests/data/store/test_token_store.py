@@ -16,6 +16,10 @@ GOLDEN = Path(__file__).parent / "golden"
 KINDS = {"span-corruption": "text", "multi-task": "instructions"}
 
 
+def add_pair(writer, kind, source, target=()):
+    writer.add_pairs(kind, np.array([*source, *target]), np.array([len(source), len(target)]))
+
+
 def check_golden(prefix, items, folder):
     """Reads a store of the original, writes it again, and compares bytes."""
     store = TokenStore(prefix)
@@ -24,7 +28,7 @@ def check_golden(prefix, items, folder):
             kind, j = KINDS[item["task"]], item["index_within_task"]
             assert store.source(kind, j).tolist() == item["source"]
             assert store.target(kind, j).tolist() == item["target"]
-            writer.add_pair(kind, item["source"], item["target"])
+            add_pair(writer, kind, item["source"], item["target"])
     assert store.count("text") + store.count("instructions") == len(items)
     for suffix in (".bin", ".idx"):
         original = prefix.with_name(prefix.name + suffix).read_bytes()
@@ -64,7 +68,7 @@ def test_what_is_written_is_read(tmp_path_factory, pairs, dtype, longest):
     prefix = tmp_path_factory.mktemp("store") / "with.dots"
     with TokenStoreWriter(prefix, np.dtype(dtype)) as writer:
         for pair in pairs:
-            writer.add_pair(*pair)
+            add_pair(writer, *pair)
     store = open_stores([prefix, prefix])  # Twice, to number through.
     for kind in KINDS.values():
         expected = [(source, target) for k, source, target in pairs if k == kind] * 2
@@ -85,7 +89,7 @@ def test_groups_at_once_are_pairs_without_targets(tmp_path):
         writer.add_groups(groups[2:])
     with TokenStoreWriter(tmp_path / "pairs", np.dtype("<u2")) as writer:
         for group in groups:
-            writer.add_pair("text", group)
+            add_pair(writer, "text", group)
     for suffix in ("bin", "idx"):
         files = [(tmp_path / f"{name}.{suffix}").read_bytes() for name in ("groups", "pairs")]
         assert files[0] == files[1]
@@ -104,9 +108,9 @@ def test_element_types(tmp_path):
         TokenStoreWriter(tmp_path / "x", np.dtype(float))
     writer = TokenStoreWriter(tmp_path / "x", np.dtype(np.uint16))
     with pytest.raises(ValueError, match="65536 do not fit uint16"):
-        writer.add_pair("text", [1, 65_536])
+        add_pair(writer, "text", [1, 65_536])
     with TokenStoreWriter(tmp_path / "a", np.dtype(np.uint16)) as writer:
-        writer.add_pair("text", [1])
+        add_pair(writer, "text", [1])
     with pytest.raises(UserError, match="cannot be joined"):
         merge_stores([GOLDEN / "mixed_int32", tmp_path / "a"], tmp_path / "b")
 
@@ -114,7 +118,7 @@ def test_element_types(tmp_path):
 def test_a_failed_writer_leaves_nothing(tmp_path):
     def write():
         with TokenStoreWriter(tmp_path / "x", np.dtype("u2")) as writer:
-            writer.add_pair("text", [1, 2])
+            add_pair(writer, "text", [1, 2])
             raise RuntimeError("the source broke off")
 
     with pytest.raises(RuntimeError, match="broke off"):

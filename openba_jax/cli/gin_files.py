@@ -15,7 +15,7 @@ from typing import NamedTuple
 from openba_jax.errors import UserError
 from openba_jax.paths import local
 
-_PACKAGE = Path(__file__).resolve().parent
+_PACKAGE = Path(__file__).resolve().parent.parent
 
 ROOT = _PACKAGE if (_PACKAGE / "gin").is_dir() else _PACKAGE.parent
 """The folder that holds `gin/`, which is searched for gin files besides those that flags name: the

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 
 from absl import app, flags, logging
 
-from openba_jax import gin_files, gin_values
+from openba_jax.cli import gin_files, gin_values
 from openba_jax.errors import UserError
 from openba_jax.paths import local
 
