@@ -44,6 +44,8 @@ class ModelConfig:
     """Fields that must be at least 1; families add theirs."""
     depths: ClassVar[tuple[str, ...]] = ()
     """Fields that are numbers of layers."""
+    execution: ClassVar[tuple[str, ...]] = ("scan_layers", "remat_policy", "attention")
+    """Fields that say how a model is computed, not which one it is."""
     changeable: ClassVar[tuple[str, ...]] = (
         *("dropout_rate", "attention_dropout_rate", "max_encoder_length", "max_decoder_length"),
         *("dtype", "scan_layers", "remat_policy"),

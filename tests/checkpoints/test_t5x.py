@@ -37,7 +37,7 @@ def test_sizes_follow_from_the_shapes(
     assert message == (
         f"{tmp_path} has no config.json: sizes are those of its tensors, and these are guessed: "
         "dropout_rate=0.0, attention_dropout_rate=0.0, max_encoder_length=1024, "
-        "max_decoder_length=1024, dtype='float32', remat_policy='none', scale_tied_logits=False, "
+        "max_decoder_length=1024, dtype='float32', scale_tied_logits=False, "
         "embedding_dropout=True, layer_norm_epsilon=1e-05, rope_theta=10000.0, "
         "initializer_std=0.02, ffn_rule='v1'; put a config.json there where they are wrong."
     )

@@ -220,7 +220,7 @@ def infer_config(target: Mapping[str, Any], where: Path) -> tuple[ModelConfig, d
       where: the checkpoint, for messages.
 
     Returns:
-      The configuration, and those of its fields that nothing in the checkpoint tells.
+      The configuration, and those of its fields that matter and that nothing there tells.
 
     Raises:
       UserError: the parameters are those of no family.
@@ -246,7 +246,7 @@ def infer_config(target: Mapping[str, Any], where: Path) -> tuple[ModelConfig, d
             raise UserError(f"{where}: {error}") from error
         # They are computed in their own type, as far as one can see.
         config = family.config(dtype=dtype, param_dtype=dtype, **fields)
-        told = {*fields, "family", "param_dtype", "scan_layers"}
+        told = {*fields, *config.execution, "family", "param_dtype"}
         return config, {k: value for k, value in config.to_dict().items() if k not in told}
     odd = sorted(target)[0] if target else "nothing"
     raise UserError(f"{where} does not hold the parameters of a known family (it has {odd}).")
