@@ -9,7 +9,6 @@ import numpy as np
 from openba_jax.data.store.token_store import JoinedStores
 from openba_jax.errors import UserError
 from openba_jax.objectives import counter_random
-from openba_jax.objectives.denoising import Denoiser
 from openba_jax.objectives.mixture import Task
 from openba_jax.objectives.special_ids import SpecialIds
 from openba_jax.objectives.token_rows import Side, TokenRows
@@ -62,14 +61,11 @@ def make_samples(
     seed: int,
 ) -> dict[str, np.ndarray]:
     """`build_samples` of examples that were read before, cut to the limits of the objective."""
-    objective = task.objective
     for rows in read.values():
         if rows.ids.max(initial=0) >= ids.size or rows.ids.min(initial=0) < 0:
             raise UserError(
                 f"a token store holds ids from {rows.ids.min()} to {rows.ids.max()}, and the "
                 f"vocabulary has {ids.size}; prepare the store with this vocabulary."
             )
-    if isinstance(objective, Denoiser):
-        keys = counter_random.key(seed, task.name, epochs, indices)
-        return objective(read["source"], keys, ids, encoder_length, decoder_length)
-    return objective(read["source"], read["target"], ids, encoder_length, decoder_length)
+    keys = counter_random.key(seed, task.name, epochs, indices)
+    return task.objective.samples(read, keys, ids, encoder_length, decoder_length)

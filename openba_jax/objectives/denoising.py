@@ -14,14 +14,15 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Literal
+from collections.abc import Mapping
+from typing import ClassVar, Literal
 
 import numpy as np
 
 from openba_jax.errors import UserError
 from openba_jax.objectives import counter_random
 from openba_jax.objectives.special_ids import SENTINELS, SpecialIds
-from openba_jax.objectives.token_rows import Side, TokenRows
+from openba_jax.objectives.token_rows import Kind, Side, TokenRows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +46,19 @@ class Denoiser:
     max_tokens: int | None = None
     min_density: float = 0.0
     window: tuple[float, float] = (0.0, 1.0)
+
+    kind: ClassVar[Kind] = "text"
+
+    def samples(
+        self,
+        read: Mapping[Side, TokenRows],
+        keys: np.ndarray,
+        ids: SpecialIds,
+        encoder_length: int,
+        decoder_length: int,
+    ) -> dict[str, np.ndarray]:
+        """Samples of texts, see `Objective.samples`."""
+        return self(read["source"], keys, ids, encoder_length, decoder_length)
 
     def __call__(
         self,

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
+from typing import ClassVar
 
 import numpy as np
 
 from openba_jax.errors import UserError
 from openba_jax.objectives.special_ids import SpecialIds
-from openba_jax.objectives.token_rows import Side, TokenRows
+from openba_jax.objectives.token_rows import Kind, Side, TokenRows
 
 _FRAME = 3  # <S>, <extra_id_0> and </s> of the inputs.
 
@@ -20,6 +22,20 @@ class Instruction:
     The original also takes the loss at one padding position behind a short target;
     here padding never counts.
     """
+
+    kind: ClassVar[Kind] = "instructions"
+
+    def samples(
+        self,
+        read: Mapping[Side, TokenRows],
+        keys: np.ndarray,
+        ids: SpecialIds,
+        encoder_length: int,
+        decoder_length: int,
+    ) -> dict[str, np.ndarray]:
+        """Samples of pairs, see `Objective.samples`; nothing is random."""
+        del keys
+        return self(read["source"], read["target"], ids, encoder_length, decoder_length)
 
     def __call__(
         self,

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 
 from openba_jax.errors import UserError
 from openba_jax.objectives import d_ul2, o_ul2, ul2
+from openba_jax.objectives.base import Objective
 from openba_jax.objectives.denoising import Denoiser
 from openba_jax.objectives.instruction import Instruction
 from openba_jax.objectives.token_rows import Kind
@@ -27,12 +28,12 @@ class Task:
     """
 
     name: str
-    objective: Denoiser | Instruction
+    objective: Objective
 
     @property
     def kind(self) -> Kind:
         """Which pairs of a token store the task takes."""
-        return "instructions" if isinstance(self.objective, Instruction) else "text"
+        return self.objective.kind
 
 
 @dataclasses.dataclass(frozen=True)

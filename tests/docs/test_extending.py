@@ -15,12 +15,18 @@ import numpy as np
 import pytest
 
 from openba_jax.checkpoints import training_state
+from openba_jax.data.loader import BatchLoader
+from openba_jax.data.text.chunks import TextSource
+from openba_jax.data.text.preparation import prepare
+from openba_jax.data.text.rules import TextGroups
 from openba_jax.data.vocabulary import Vocabulary
+from openba_jax.data.vocabulary_training import train_vocabulary
 from openba_jax.eval import evaluate
 from openba_jax.inference.decoding import generate
 from openba_jax.inference.prompts import PromptFrame
 from openba_jax.models.registry import model_of, named_config
 from openba_jax.nn.losses import token_cross_entropy
+from openba_jax.objectives.mixture import get_mixture
 from openba_jax.parallel.sharding import make_mesh
 from openba_jax.pruning.apply import prune_checkpoint
 from openba_jax.pruning.stages import Stage
@@ -103,6 +109,28 @@ def test_a_criterion_is_a_method_of_pruning(
     plan = prune_checkpoint(tmp_path / "model", tmp_path / "cut", stage)
     assert plan.indices("embed") == (0, 5)  # Channel 0 is that of the weight in the mlp.
     assert plan.rows("decoder/mlp")[1] == (7,)
+
+
+def test_an_objective_makes_batches(
+    page: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("openba_jax.objectives.mixture._MIXTURES", {})
+    page("second_half")
+    texts = [f"The square of {i} is {i * i}, its cube is {i**3}." for i in range(200)]
+    vocabulary = train_vocabulary(texts, 300, tmp_path / "tokenizer.model")
+    (tmp_path / "text.txt").write_text("\n".join(texts))
+    prepare(
+        [TextSource("text", [tmp_path / "text.txt"])], TextGroups(16), vocabulary, tmp_path / "s"
+    )
+    lengths = {"encoder_length": 12, "decoder_length": 10}
+    mixture = get_mixture("second_half")
+    loader = BatchLoader(mixture, [tmp_path / "s"], vocabulary, batch_size=4, **lengths)
+    batch = loader.batch(0)
+    inputs, targets = batch["encoder_input_tokens"], batch["decoder_target_tokens"]
+    assert inputs.shape == (4, 12)
+    assert (inputs[:, 8] == vocabulary.eos_id).all()
+    assert (targets[:, :8] > 0).all()
+    np.testing.assert_array_equal(loader.batch(0)["encoder_input_tokens"], inputs)
 
 
 def test_a_benchmark_is_asked_by_name(
