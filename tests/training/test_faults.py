@@ -18,6 +18,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from toy_run import ToyBatches, folder_hashes, saved_state, toy_model, toy_optimizer, toy_train
 
@@ -52,17 +53,14 @@ class SignalledBatches(ToyBatches):
         return super().batch(step, rows)
 
 
-# Between records of the log, at one, at a checkpoint, at an evaluation, and before the first step.
-@pytest.mark.parametrize("at", [0, 1, 4, 7])
+# Between two records of the log, at a checkpoint, and after one.
+@pytest.mark.parametrize("at", [1, 4, 7])
 def test_a_preempted_run_goes_on_bit_for_bit(
     tmp_path: Path, finished_run: Any, capfd: pytest.CaptureFixture[str], at: int
 ) -> None:
     folder = tmp_path / "run"
     handlers = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
-    if at == 0:  # The first batch is looked at before the run begins.
-        batches = SignalledBatches(at=1)
-    else:
-        batches = SignalledBatches(at=at)
+    batches = SignalledBatches(at=at)
     with pytest.raises(SystemExit) as stopped:
         toy_train(folder, batches=batches)
     assert stopped.value.code == SIGTERM_EXIT_CODE == 143
@@ -254,8 +252,8 @@ def test_a_skipped_step_touches_neither_parameters_nor_moments() -> None:
     )
     jax.tree.map(np.testing.assert_array_equal, adam, expected)
     # The rate that the log shows is the one that is applied: the schedule counts every step.
-    counts = [int(part.count) for part in after.opt_state if not hasattr(part, "mu") and part]
-    assert counts == [2]
+    (schedule,) = (p for p in after.opt_state if isinstance(p, optax.ScaleByScheduleState))
+    assert int(schedule.count) == 2
 
 
 def test_a_disk_that_fills_while_the_log_is_written(
@@ -281,7 +279,7 @@ def test_a_small_disk_ends_in_one_sentence(tmp_path: Path, cached_environment: A
     disk = tmp_path / "disk"
     disk.mkdir()
     mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=1500k", "tmpfs", str(disk)],
+        ["mount", "-t", "tmpfs", "-o", "size=20m", "tmpfs", str(disk)],
         capture_output=True,
         check=False,
     )
@@ -293,7 +291,7 @@ def test_a_small_disk_ends_in_one_sentence(tmp_path: Path, cached_environment: A
             "from openba_jax import cli\n"
             "from toy_run import toy_train, toy_model\n"
             f"def main(argv): toy_train({str(disk / 'run')!r}, max_to_keep=None, "
-            "model=toy_model(mlp_dim=1024), train_steps=12, checkpoint_every=1)\n"
+            "model=toy_model(mlp_dim=4096), train_steps=12, checkpoint_every=1)\n"
             "cli.run(main)"
         )
         done = subprocess.run(
@@ -310,6 +308,6 @@ def test_a_small_disk_ends_in_one_sentence(tmp_path: Path, cached_environment: A
         assert "Traceback" not in done.stderr
         steps = model_folder.steps(disk / "run")
         assert steps
-        training_state.restore_params(disk / "run", toy_model(mlp_dim=1024))
+        training_state.restore_params(disk / "run", toy_model(mlp_dim=4096))
     finally:
         subprocess.run(["umount", str(disk)], check=True)
