@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import math
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -31,14 +30,12 @@ from openba_jax.parallel import hardware, sharding
 from openba_jax.training import feeding, metrics, rates_plot, run_folder, train_step
 from openba_jax.training.adaptation import Adaptation, AdaptiveBatches, MovingRates
 from openba_jax.training.log import RunLog, latest_records, speed_meter
+from openba_jax.training.not_finite import Skips, check_finite, check_policy
 from openba_jax.training.optimizer import Optimizer
 from openba_jax.training.preemption import StopSignals
 
 MAX_STEPS_IN_FLIGHT = 2
 """Steps that may wait on the devices; with more, only batches would pile up there."""
-
-NOT_FINITE = ("stop", "skip")
-"""What to do about a step whose loss or gradient is not finite."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,8 +141,7 @@ def train(
         keep_period=keep_period,
     )
     _check_numbers(0, eval_batches=eval_batches, seed=seed, max_skipped=max_skipped)
-    if not_finite not in NOT_FINITE:
-        raise UserError(f"not_finite is {not_finite!r}; it must be 'stop' or 'skip'.")
+    check_policy(not_finite)
     folder = paths.local(model_dir)
     paths.check_output_folder(folder)
     if initial_model is not None:
@@ -229,7 +225,8 @@ def train(
             seed=seed,
             skip_not_finite=not_finite == "skip",
         )
-        skips = _Skips(max_skipped, **saved.get("skipped", {}))
+        skips = Skips(max_skipped, **saved.get("skipped", {}))
+        newest = start if run.resumes else None  # Step of the newest checkpoint.
 
         def moves_after(step: int) -> bool:
             return moving is not None and eval_every is not None and step % eval_every == 0
@@ -263,13 +260,13 @@ def train(
 
             done = jax.device_get(pending)
             seconds = time.perf_counter() - clock
-            _check_finite(done, step, folder)
+            check_finite(done, step, folder, newest)
             if evaluates or saves or step % log_every == 0:
                 interval = [*carried, *done]
                 tokens += sum(int(m["tokens"]) for m in interval)
                 record = metrics.train_record(interval, tokens)
                 if not_finite == "skip":
-                    skips.count(interval, step, folder)
+                    skips.count(interval, step, folder, newest)
                     record["skipped"] = skips.total
                 log.write("speed", step, speed(done[untimed:], seconds))
                 log.write("train", step, record)
@@ -297,6 +294,7 @@ def train(
                 if carried:
                     data["pending"] = carried
                 checkpoints.save(step, _as_dict(state), data)
+                newest = step
             if stops and not last:
                 signals.end(step)
             pending, untimed, clock = [], 0, time.perf_counter()
@@ -367,53 +365,10 @@ def _new_state(
     return train_step.init_state(model, optimizer, mesh, seed=seed, params=params)
 
 
-class _Skips:
-    """Counts steps that were skipped since their loss or gradient was not finite."""
-
-    def __init__(self, most: int, total: int = 0, in_a_row: int = 0) -> None:
-        self._most, self.total, self._in_a_row = most, total, in_a_row
-
-    def count(self, steps: Sequence[Mapping[str, Any]], step: int, folder: Path) -> None:
-        """Counts on.
-
-        Raises:
-          UserError: more than allowed were skipped in a row.
-        """
-        for each in steps:
-            skipped = bool(each.get("skipped", False))
-            self.total += skipped
-            self._in_a_row = self._in_a_row + 1 if skipped else 0
-            if self._in_a_row > self._most:
-                raise UserError(
-                    f"the loss or a gradient is not finite in {self._in_a_row} steps in a row "
-                    f"before step {step} of {folder}, and max_skipped is {self._most}; lower the "
-                    f"learning rate or look at the data ({_what_is_saved(folder)})."
-                )
-
-    def state(self) -> dict[str, int]:
-        """What a checkpoint must hold."""
-        return {"total": self.total, "in_a_row": self._in_a_row}
-
-
 def _check_numbers(least: int, **values: int | None) -> None:
     for name, value in values.items():
         if value is not None and (not isinstance(value, int) or value < least):
             raise UserError(f"{name} is {value!r}; it must be a whole number of at least {least}.")
-
-
-def _check_finite(steps: Sequence[Mapping[str, np.ndarray]], step: int, folder: Path) -> None:
-    for name in ("loss_sum", "grad_norm"):
-        if not all(math.isfinite(float(values[name])) for values in steps):
-            raise UserError(
-                f"{name} is not finite in the steps before {step} of {folder}, which began with "
-                "finite parameters; lower the learning rate, look at the data, or set NOT_FINITE = "
-                f"'skip' ({_what_is_saved(folder)})."
-            )
-
-
-def _what_is_saved(folder: Path) -> str:
-    newest = model_folder.latest_step(folder)
-    return "there is no checkpoint yet" if newest is None else f"step {newest} is saved"
 
 
 def _record_changes(log: RunLog, step: int, changes: run_folder.Changes) -> None:

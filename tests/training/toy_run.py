@@ -7,6 +7,7 @@ import functools
 import json
 import os
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,16 @@ def toy_train(folder: str | Path, **changes: Any) -> Any:
     return trainer.train(**{**arguments, **changes})
 
 
+def folder_hashes(folder: Path) -> dict[str, str]:
+    """The sha256 of every file below a folder; empty folders are there, too."""
+    from openba_jax.files import sha256
+
+    return {
+        path.relative_to(folder).as_posix(): sha256(path) if path.is_file() else ""
+        for path in sorted(Path(folder).rglob("*"))
+    }
+
+
 def saved_state(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """All arrays of the newest checkpoint, and the JSON that was saved with them."""
     from openba_jax.checkpoints.checkpoint import load_state
@@ -161,6 +172,14 @@ class DyingBatches(ToyBatches):
         return super().batch(step, rows)
 
 
+class SlowBatches(ToyBatches):
+    """Takes its time for every batch."""
+
+    def batch(self, step: int, rows: slice | None = None) -> dict[str, np.ndarray]:
+        time.sleep(float(os.environ["TOY_SLEEPS"]))
+        return super().batch(step, rows)
+
+
 if __name__ == "__main__":
     # toy_run.py FOLDER JSON: trains, with the arguments of the JSON; several meshes one by one.
     options = json.loads(sys.argv[2])
@@ -168,7 +187,12 @@ if __name__ == "__main__":
     if coordinator:
         import jax
 
-        jax.distributed.initialize(coordinator, options.pop("count"), options.pop("index"))
+        jax.distributed.initialize(
+            coordinator,
+            options.pop("count"),
+            options.pop("index"),
+            heartbeat_timeout_seconds=options.pop("heartbeat", 100),
+        )
     if "config" in options:
         options["model"] = toy_model(**options.pop("config"))
     if "TOY_D_UL2" in os.environ:
@@ -177,6 +201,8 @@ if __name__ == "__main__":
         sys.exit()
     if "TOY_DIES_AT" in os.environ:
         options["batches"] = DyingBatches()
+    if "TOY_SLEEPS" in os.environ:
+        options["batches"] = SlowBatches()
     for mesh in options.pop("meshes", [[-1, 1, 1]]):
         name = "x".join(map(str, mesh))
         result = toy_train(Path(sys.argv[1]) / name, mesh_shape=mesh, **options)

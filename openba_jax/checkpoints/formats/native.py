@@ -13,7 +13,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import tensorstore as ts
 
-from openba_jax.checkpoints import model_folder
+from openba_jax.checkpoints import checksums, model_folder
 from openba_jax.checkpoints.arrays import ArrayCheckpoint
 from openba_jax.checkpoints.checkpoint import Checkpoint, Slot
 from openba_jax.checkpoints.files.tensorstore_arrays import (
@@ -52,6 +52,8 @@ class Native:
         model = model_folder.load_model(folder)
         step = model_folder.existing_step(folder, wanted)
         place = folder / model_folder.CHECKPOINTS / str(step)
+        if damage := checksums.find_damage(place / "state", contents=False):
+            raise UserError(f"checkpoint {place} is damaged: in state/, {damage}.")
         arrays = open_orbax(place / "state")
         parameters = _below(arrays, _PARAMS)
         state = _below(arrays, _OPTIMIZER)

@@ -122,13 +122,13 @@ def identity_of(store: TokenStore) -> dict[str, Any]:
     """What a store holds, whatever it is called and wherever it lies, ready for JSON.
 
     Returns:
-      `bytes` of its two files; names and weights of its `sources`; and from its manifest, if it has
-      one, the `sha256` of its files.
+      `bytes` of its two files, `weights` of its sources, and from its manifest, if it has one, the
+      `sha256` of its files.
     """
     manifest = read_manifest(store.prefix) or {}
     return {
         "bytes": [sibling(store.prefix, suffix).stat().st_size for suffix in (".bin", ".idx")],
-        "sources": [[source["name"], source.get("weight")] for source in sources_of(store)],
+        "weights": [source.get("weight") for source in sources_of(store)],
         "sha256": sorted(
             file["sha256"]
             for name, file in manifest.get("files", {}).items()
