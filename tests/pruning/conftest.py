@@ -2,50 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
-
-import numpy as np
 import pytest
-
-from openba_jax.models.axes import VOCAB
-from openba_jax.models.registry import model_of
-
-
-class MemoryCheckpoint:
-    """A `Checkpoint` of random values, every one exact in float16 and bfloat16."""
-
-    def __init__(self, config, dtypes=None, seed=0):
-        random = np.random.default_rng(seed)
-        self.model = model_of(config)
-        self.tokenizer: Path | None = None
-        self.plan: str | None = None
-        self.step = 3
-        self.optimizer: Any = None
-        self.data: Mapping[str, Any] = {}
-        self.carried: Mapping[str, Any] = {}
-        default = {"": np.dtype(config.param_dtype)}
-        self.arrays = {}
-        for leaf in self.model.axes.leaves():
-            values = random.integers(-64, 64, self.model.axes.shape(leaf.path)) / 64
-            match = {**default, **(dtypes or {})}
-            dtype = next(match[key] for key in reversed(match) if key in leaf.path)
-            self.arrays[leaf] = values.astype(dtype)
-
-    def dtype(self, leaf):
-        return self.arrays[leaf].dtype
-
-    def place(self, leaf):
-        return f"memory: tensor {leaf.path}"
-
-    def read(self, leaf, rows=None):
-        array = self.arrays[leaf]
-        if rows is None:
-            return array
-        place = [slice(None)] * array.ndim
-        place[self.model.axes.paths[leaf.path].index(VOCAB)] = rows
-        return array[tuple(place)]
+from memory_checkpoint import MemoryCheckpoint
 
 
 @pytest.fixture
