@@ -18,6 +18,8 @@ INSTEAD = {
     "MESH_SHAPE": "T5X's mesh has two axes, give NUM_PARTITIONS",
     "OUTPUT_FILE": "T5X writes several files, give OUTPUT_DIR",
     "QUESTIONS": "question files are openba-eval's",
+    "BENCHMARKS": "benchmarks are openba-eval's",
+    "PARSE_SPECIAL": "it is about prompts and question files, give it to infer or openba-eval",
     "EVAL_STORES": "give gin/runs/t5x/native_batches.gin, too",
     "TARGET_LOSSES": "give gin/runs/t5x/native_batches.gin, too",
     "RATE_FLOOR": "give gin/runs/t5x/native_batches.gin, too",
