@@ -13,9 +13,11 @@ import jax
 import numpy as np
 
 from openba_jax.checkpoints import model_folder, training_state
-from openba_jax.checkpoints.training_state import read_whole, write_whole
-from openba_jax.models.openba import network
+from openba_jax.checkpoints.checkpoint import load_state
+from openba_jax.checkpoints.folders import new_folder
+from openba_jax.checkpoints.registry import FORMATS, open_checkpoint
 from openba_jax.models.openba.config import OpenBAConfig
+from openba_jax.models.registry import model_of
 from openba_jax.training import optimizer, trainer
 
 
@@ -72,7 +74,7 @@ def vocabulary() -> Any:
 
 
 def model(**changes: Any) -> Any:
-    from openba_jax.t5x.model import OpenBAModel
+    from openba_jax.t5x.model import EncoderDecoderModel
     from openba_jax.t5x.optimizer import ScheduledOptimizer
 
     arguments = {
@@ -80,15 +82,26 @@ def model(**changes: Any) -> Any:
         "vocabulary": vocabulary(),
         "optimizer_def": ScheduledOptimizer(adamw()),
     }
-    return OpenBAModel(**{**arguments, **changes})
+    return EncoderDecoderModel(**{**arguments, **changes})
+
+
+def move(source: Path, target: Path, kind: str) -> None:
+    """A checkpoint as another folder of the format `kind`, optimizer state included."""
+    with new_folder(target) as folder:
+        FORMATS[kind].write(open_checkpoint(source), folder)
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """`params`, `step` and, where there is one, `opt_state` of a checkpoint of any format."""
+    return load_state(open_checkpoint(folder))
 
 
 def first_models(folder: Path) -> tuple[Path, Path]:
     """The same random model as a model folder and as a T5X folder."""
     ours, theirs = folder / "first", folder / "first_t5x"
-    params = network.init_params(config(), jax.random.key(0))
-    training_state.create(ours, config(), params)
-    write_whole(read_whole(ours), theirs, "t5x")
+    network = model_of(config())
+    training_state.create(ours, network, network.init(jax.random.key(0)))
+    move(ours, theirs, "t5x")
     return ours, theirs
 
 
@@ -96,7 +109,7 @@ def train_natively(folder: Path, steps: int, initial: Path | None = None) -> lis
     """Losses of the steps that were taken."""
     trainer.train(
         model_dir=str(folder),
-        model_config=config(),
+        model=model_of(config()),
         batches=Batches(),
         optimizer=adamw(),
         train_steps=steps,
@@ -110,7 +123,7 @@ def train_natively(folder: Path, steps: int, initial: Path | None = None) -> lis
 
 def write_config(folder: Path) -> None:
     if jax.process_index() == 0:
-        model_folder.write_metadata(folder, config())
+        model_folder.write_metadata(folder, model_of(config()))
 
 
 def train_in_t5x(

@@ -16,7 +16,7 @@ from t5x import models
 from openba_jax.evaluation.scoring import answer_log_likelihoods
 from openba_jax.inference.beam_search import generate_beams
 from openba_jax.inference.decoding import Sampling, generate
-from openba_jax.models.openba import network
+from openba_jax.models.registry import model_of
 from openba_jax.t5x import decoding
 
 LENGTH = 12
@@ -29,7 +29,7 @@ def config(request):
 
 @pytest.fixture(scope="module")
 def params(config):
-    params = network.init_params(config, jax.random.key(0))
+    params = model_of(config).init(jax.random.key(0))
     # Ends are found in some rows, before the longest length and not at once.
     bias = params["logits_dense"]["bias"]
     return {**params, "logits_dense": {"bias": bias.at[1].set(4.0)}}
@@ -58,7 +58,7 @@ def predict(config, params, batch, decode_fn, **options):
 )
 def test_sampling_is_the_native_one(config, params, batch, sampling):
     expected = generate(
-        config,
+        model_of(config),
         params,
         batch["encoder_input_tokens"],
         jax.random.key(7),
@@ -78,9 +78,8 @@ def test_sampling_is_the_native_one(config, params, batch, sampling):
 
 
 def test_beams_are_the_native_ones(config, params, batch):
-    expected = generate_beams(
-        config, params, batch["encoder_input_tokens"], beams=4, max_new_tokens=LENGTH
-    )
+    inputs = batch["encoder_input_tokens"]
+    expected = generate_beams(model_of(config), params, inputs, beams=4, max_new_tokens=LENGTH)
     found, scores = predict(config, params, batch, decoding.beam_search, num_decodes=4)
     np.testing.assert_array_equal(found[:, ::-1], expected.sequences[:, :, 1:])
     np.testing.assert_allclose(scores[:, ::-1], expected.scores, atol=1e-5)
@@ -88,7 +87,7 @@ def test_beams_are_the_native_ones(config, params, batch):
 
 def test_t5xs_own_decoding_works_with_this_network(config, params, batch):
     greedy = generate(
-        config,
+        model_of(config),
         params,
         batch["encoder_input_tokens"],
         jax.random.key(0),
@@ -103,7 +102,7 @@ def test_t5xs_own_decoding_works_with_this_network(config, params, batch):
     assert found.shape == (6, 4, LENGTH)
     best = found[:, -1]
     log_p = answer_log_likelihoods(
-        config,
+        model_of(config),
         params,
         batch["encoder_input_tokens"],
         jnp.asarray(best)[:, None],
@@ -134,7 +133,7 @@ def test_scores(config, params):
     model = t5x_toy.model(config=config)
     found, intermediates = model.score_batch(params, batch, return_intermediates=True)
     expected = answer_log_likelihoods(
-        config,
+        model_of(config),
         params,
         batch["encoder_input_tokens"],
         batch["decoder_target_tokens"][:, None],

@@ -23,8 +23,7 @@ import gin
 from openba_jax import sizes
 from openba_jax.errors import UserError
 from openba_jax.models.counting import parameter_count
-from openba_jax.models.openba import network
-from openba_jax.models.openba.config import NAMED_CONFIGS, named_config
+from openba_jax.models.registry import model_of, named_config
 from openba_jax.t5x import decoding, mistakes
 from openba_jax.t5x.partitioner import Partitioner
 
@@ -110,7 +109,7 @@ def test_every_combination_loads(monkeypatch, tmp_path, run, model):
             assert isinstance(macro("TASK_FEATURE_LENGTHS"), dict)
     initializer = abstract_state(built)
     shapes = initializer.global_train_state_shape.params
-    assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == parameter_count(built.config)
+    assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == parameter_count(built.model)
     specs = initializer.train_state_axes
     assert specs.params["decoder"]["layers"]["mlp"]["wo"]["kernel"] == P(None, "model", None)
     assert specs.param_states[1].mu["token_embedder"]["embedding"] == P("model", None)
@@ -120,7 +119,7 @@ def test_the_files_may_come_in_any_order(monkeypatch):
     files = ["runs/t5x/pretrain", "runs/t5x/native_batches", "objectives/ul2", "models/small"]
     needed = {"MODEL_DIR": "'x'", "TOKEN_STORES": "[]", "VOCABULARY": "'x'"}
     parse(monkeypatch, t5x.train, files, needed)
-    assert macro("MODEL").config.embed_dim == NAMED_CONFIGS["small"].embed_dim
+    assert macro("MODEL").config.embed_dim == named_config("small").embed_dim
 
 
 BINARIES = {
@@ -211,7 +210,7 @@ def test_the_other_binaries(monkeypatch, run, main):
         built = macro("MODEL")
         assert built.config == named_config(model)
         shapes = jax.eval_shape(built.get_initial_variables, jax.random.key(0), {})
-        expected = network.abstract_params(built.config)
+        expected = model_of(named_config(model)).abstract_params()
         assert jax.tree.structure(shapes["params"].unfreeze()) == jax.tree.structure(expected)
 
 

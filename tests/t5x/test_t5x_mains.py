@@ -12,15 +12,17 @@ import pytest
 
 pytest.importorskip("t5x.models", reason="T5X is not importable; see docs/t5x.md")
 
-from openba_jax.checkpoints.formats.t5x import open_t5x
-from openba_jax.checkpoints.training_state import read_whole, write_whole
+import t5x_toy
+
+from openba_jax.checkpoints.checkpoint import load_state, load_tree
+from openba_jax.checkpoints.registry import open_checkpoint
 from openba_jax.data.store.token_store import store_dtype
 from openba_jax.data.store.writer import TokenStoreWriter
 from openba_jax.data.vocabulary import Vocabulary
 from openba_jax.data.vocabulary_training import train_vocabulary
 from openba_jax.inference.decoding import generate
 from openba_jax.inference.generator import Generator
-from openba_jax.pruning.apply import prune_model
+from openba_jax.pruning.apply import prune_checkpoint
 from openba_jax.pruning.stages import Stage
 from openba_jax.seqio.vocabulary import OpenBAVocabulary
 from openba_jax.t5x.prompts import prompts_task
@@ -88,11 +90,13 @@ def test_prune_recover_infer(data, trained, tmp_path):
     )
     # The cut is that of the native road.
     native, stage = tmp_path / "native", Stage("pruned", drop_decoder=[1], mlp=48)
-    plan = prune_model(trained, native, stage, output_format="native")
-    expected, found = read_whole(native), read_whole(pruned)
-    jax.tree.map(np.testing.assert_array_equal, found.params, expected.params)
-    assert found.plan == plan.to_dict() == read_whole(recovered).plan
-    assert (found.config.decoder_layers, found.config.mlp_dim) == (2, 48)
+    plan = prune_checkpoint(trained, native, stage, output_format="native")
+    params = t5x_toy.read(pruned)["params"]
+    jax.tree.map(np.testing.assert_array_equal, params, t5x_toy.read(native)["params"])
+    cut, whole = open_checkpoint(pruned), open_checkpoint(recovered)
+    assert json.loads(cut.plan) == plan.to_dict() == json.loads(whole.plan)
+    assert (cut.model.config.decoder_layers, cut.model.config.mlp_dim) == (2, 48)
+    assert whole.model == cut.model
 
     run(
         "infer",
@@ -106,8 +110,8 @@ def test_prune_recover_infer(data, trained, tmp_path):
     )
     (file,) = answers.glob("*-00000-of-00001")
     predictions = [json.loads(line)["prediction"] for line in file.read_text().splitlines()]
-    whole = read_whole(recovered)
-    generator = Generator(whole.config, whole.params, Vocabulary(whole.tokenizer), 32, 2)
+    vocabulary = Vocabulary(whole.tokenizer)
+    generator = Generator(whole.model, load_tree(whole), vocabulary, 32, 2)
     native_answers = generator(PROMPTS, max_new_tokens=8)
     assert any(native_answers)
     assert [text.strip() for text in predictions] == native_answers
@@ -151,8 +155,10 @@ def test_export(trained, tmp_path):
     (saved,) = tmp_path.glob("exported_cpu/1")
     inputs = np.random.default_rng(0).integers(3, 250, (2, 12), dtype=np.int32)
     outputs = tf.saved_model.load(str(saved)).signatures["serving_default"](tf.constant(inputs))
-    whole = read_whole(trained)
-    expected = generate(whole.config, whole.params, inputs, jax.random.PRNGKey(0), max_new_tokens=8)
+    whole = open_checkpoint(trained)
+    expected = generate(
+        whole.model, load_tree(whole), inputs, jax.random.PRNGKey(0), max_new_tokens=8
+    )
     found = [array.numpy() for array in outputs.values() if array.dtype == tf.int32]
     assert any(np.array_equal(array.reshape(2, 8), expected) for array in found)
 
@@ -178,5 +184,7 @@ def test_d_ul2_moves_its_rates(data, tmp_path):
 
 
 def test_converted_folders_open(trained, tmp_path):
-    write_whole(read_whole(trained), tmp_path / "copy", "t5x")
-    assert open_t5x(tmp_path / "copy").config == open_t5x(trained).config
+    t5x_toy.move(trained, tmp_path / "copy", "t5x")
+    copy, first = open_checkpoint(tmp_path / "copy"), open_checkpoint(trained)
+    assert (copy.model, copy.step) == (first.model, 4)
+    jax.tree.map(np.testing.assert_array_equal, load_state(copy), load_state(first))

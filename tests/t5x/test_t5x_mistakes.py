@@ -1,11 +1,13 @@
 """What users get wrong, and what they are told."""
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
 
 pytest.importorskip("t5x.models", reason="T5X is not importable; see docs/t5x.md")
@@ -15,9 +17,10 @@ import t5x_toy
 from t5x import optimizers, utils
 
 from openba_jax.checkpoints import training_state
-from openba_jax.checkpoints.training_state import read_whole, write_whole
+from openba_jax.checkpoints.formats.t5x import T5X
+from openba_jax.checkpoints.registry import open_checkpoint
 from openba_jax.errors import UserError
-from openba_jax.models.openba import network
+from openba_jax.models.registry import model_of
 from openba_jax.t5x import checkpoints, decoding, pruning, vocabulary
 from openba_jax.t5x.partitioner import Partitioner
 from openba_jax.t5x.requirement import require_t5x
@@ -106,15 +109,14 @@ def test_a_checkpoint_of_another_depth(tmp_path):
 
 
 def test_what_only_adamw_can(tmp_path):
-    ours = t5x_toy.first_models(tmp_path)[0]
-    whole = read_whole(ours)
-    params = whole.params
-    strange = type(whole)(whole.config, params, [None] * 6 + [{"count": jax.numpy.int32(1)}])
-    write_whole(strange, tmp_path / "strange", "t5x")
+    strange = open_checkpoint(t5x_toy.first_models(tmp_path)[0])
+    strange.optimizer = [None] * 6 + [{"count": np.int32(1)}]
+    (tmp_path / "strange").mkdir()
+    T5X().write(strange, tmp_path / "strange")
     with pytest.raises(UserError, match="adamw"):
-        read_whole(tmp_path / "strange")
-    with pytest.raises(UserError, match="holds no checkpoint"):
-        read_whole(tmp_path / "nothing")
+        t5x_toy.read(tmp_path / "strange")
+    with pytest.raises(UserError, match="nothing is no folder"):
+        t5x_toy.read(tmp_path / "nothing")
 
 
 def test_small_mistakes(tmp_path):
@@ -147,10 +149,10 @@ def test_axes_that_the_mesh_does_not_divide_stay_whole():
 
 
 def test_folders_keep_what_lies_beside(tmp_path):
-    config = t5x_toy.config(dropout_rate=0.25)
-    params = network.init_params(config, jax.random.key(0))
-    training_state.create(tmp_path / "ours", config, params, plan={"a": 1})
-    write_whole(read_whole(tmp_path / "ours"), tmp_path / "theirs", "t5x")
-    found = read_whole(tmp_path / "theirs")
-    assert found.config == config
-    assert found.plan == {"a": 1}
+    model = model_of(t5x_toy.config(dropout_rate=0.25))
+    params = model.init(jax.random.key(0))
+    training_state.create(tmp_path / "ours", model, params, plan={"a": 1})
+    t5x_toy.move(tmp_path / "ours", tmp_path / "theirs", "t5x")
+    found = open_checkpoint(tmp_path / "theirs")
+    assert found.model == model
+    assert json.loads(found.plan) == {"a": 1}

@@ -20,7 +20,6 @@ from flax import core
 from t5x import train_state as t5x_train_state
 from t5x import trainer as t5x_trainer
 
-from openba_jax.checkpoints.training_state import read_whole, write_whole
 from openba_jax.training.train_step import summed_gradients
 
 
@@ -52,19 +51,19 @@ def test_runs_go_on_in_the_other_runner(first, tmp_path):
     straight = t5x_toy.train_natively(tmp_path / "straight", 6, first[0])
     t5x_toy.train_natively(tmp_path / "native", 3, first[0])
     t5x_toy.train_in_t5x(tmp_path / "t5x", 3, first[1])
-    write_whole(read_whole(tmp_path / "native"), tmp_path / "native_on", "t5x")
-    write_whole(read_whole(tmp_path / "t5x"), tmp_path / "t5x_on", "native")
+    t5x_toy.move(tmp_path / "native", tmp_path / "native_on", "t5x")
+    t5x_toy.move(tmp_path / "t5x", tmp_path / "t5x_on", "native")
     in_t5x = t5x_toy.train_in_t5x(tmp_path / "native_on", 6)
     natively = t5x_toy.train_natively(tmp_path / "t5x_on", 6)
     np.testing.assert_allclose(in_t5x, straight[3:], atol=1e-5)
     np.testing.assert_allclose(natively, straight[3:], atol=1e-5)
-    expected = read_whole(tmp_path / "straight")
+    expected = t5x_toy.read(tmp_path / "straight")
     for name in ("native_on", "t5x_on"):
-        found = read_whole(tmp_path / name)
-        assert found.step == 6
-        assert_close(found.params, expected.params, 1e-5)
-        assert_close(found.opt_state[1], expected.opt_state[1], 1e-5)
-        assert int(found.opt_state[3]["count"]) == 6
+        found = t5x_toy.read(tmp_path / name)
+        assert found["step"] == 6
+        assert_close(found["params"], expected["params"], 1e-5)
+        assert_close(found["opt_state"][1], expected["opt_state"][1], 1e-5)
+        assert int(found["opt_state"][3]["count"]) == 6
 
 
 def test_a_killed_run_goes_on_exactly(first, tmp_path):
@@ -80,7 +79,7 @@ def test_accumulation_weighs_tokens_alike_where_t5x_does_not():
     variables = model.get_initial_variables(jax.random.key(0), {})
     state = t5x_train_state.FlaxOptimTrainState.create(model.optimizer_def, variables)
     whole = jax.grad(lambda p: model.loss_fn(p, batch, None)[0])(state.params)
-    sums, counts = summed_gradients(model.config, state.params, batch, None, 2)
+    sums, counts = summed_gradients(model.model, state.params, batch, None, 2)
     ours = jax.tree.map(lambda g: g / counts["weight_sum"], sums)
     assert_close(core.unfreeze(ours), core.unfreeze(whole), 1e-5)
     # T5X adds up the means of the micro-batches.
