@@ -21,19 +21,13 @@ from t5x.optimizers import OptimizerDefType
 from openba_jax.evaluation.scoring import token_losses
 from openba_jax.models.base import DecodingState
 from openba_jax.models.config import ModelConfig
+from openba_jax.models.encoder_decoder import PACKING
 from openba_jax.models.registry import model_of
 from openba_jax.nn.losses import token_cross_entropy
 from openba_jax.t5x import decoding
 
 Batch = Mapping[str, jax.Array]
 Metrics = dict[str, clu_metrics.Metric]
-
-_PACKING = (
-    "encoder_segment_ids",
-    "decoder_segment_ids",
-    "encoder_positions",
-    "decoder_positions",
-)
 
 
 class EncoderDecoderModel(models.EncoderDecoderModel):
@@ -214,7 +208,7 @@ class EncoderDecoderModel(models.EncoderDecoderModel):
             enable_dropout=False,
             mutable=["intermediates"] if return_intermediates else [],
             method=self.module.hidden_states,
-            **{name: batch[name] for name in _PACKING if name in batch},
+            **{name: batch[name] for name in PACKING if name in batch},
         )
         targets, weights = batch["decoder_target_tokens"], batch["decoder_loss_weights"]
         token_scores = -token_losses(self.model.head(params), hidden, targets) * weights
