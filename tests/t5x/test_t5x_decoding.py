@@ -1,6 +1,9 @@
 """Decoding and scoring through T5X's model class against the native runner."""
 
 import functools
+import re
+import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +19,7 @@ from t5x import models
 from openba_jax.evaluation.scoring import answer_log_likelihoods
 from openba_jax.inference.beam_search import generate_beams
 from openba_jax.inference.decoding import Sampling, generate
+from openba_jax.models import registry
 from openba_jax.models.registry import model_of
 from openba_jax.t5x import decoding
 
@@ -166,3 +170,23 @@ def test_packed_batches(config, params):
     model = t5x_toy.model(config=config)
     separate = model.score_batch(params, one)
     np.testing.assert_allclose(model.score_batch(params, packed)[0], separate.sum(), atol=1e-4)
+
+
+def test_a_family_of_the_registry(monkeypatch, tmp_path, params, batch):
+    """The one of docs/extending.md: nothing in the bridge knows what family it runs."""
+    page = (Path(__file__).parents[2] / "docs/extending.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n# file: primer.py\n(.*?)```", page, re.DOTALL)
+    (tmp_path / "primer.py").write_text(code, encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "primer", raising=False)
+    monkeypatch.setitem(registry.FAMILIES, "primer", "primer")
+    changes = {"family": "primer", "scan_layers": "layers" in params["decoder"]}
+    primer = registry.model_from_dict({**t5x_toy.config().to_dict(), **changes})
+    inputs = batch["encoder_input_tokens"]
+    expected = generate(primer, params, inputs, jax.random.key(7), max_new_tokens=LENGTH)
+    found, _ = predict(primer.config, params, batch, decoding.sample)
+    np.testing.assert_array_equal(found[:, 0], expected)
+    rows = t5x_toy.Batches().batch(0)
+    scores = t5x_toy.model(config=primer.config).score_batch(params, rows)
+    of_openba = t5x_toy.model(config=t5x_toy.config(scan_layers=changes["scan_layers"]))
+    assert np.abs(scores - of_openba.score_batch(params, rows)).max() > 1e-2
