@@ -150,7 +150,8 @@ def test_a_damaged_checkpoint_is_found_and_the_last_whole_one_used(
     DAMAGES[kind](folder)
     before = folder_hashes(tmp_path)
     with pytest.raises(
-        UserError, match=r"12 is damaged; set FALL_BACK = True to go on from step 8"
+        UserError,
+        match=r"12 is damaged; delete it to go back to step 8 \(in training, set FALL_BACK",
     ):
         toy_train(folder, train_steps=14)
     assert folder_hashes(tmp_path) == before
