@@ -91,6 +91,31 @@ def test_a_skipping_run_that_is_preempted_goes_on_bit_for_bit(tmp_path: Path) ->
     assert_same_run(tmp_path / "stopped", tmp_path / "whole")
 
 
+def test_a_main_ends_with_the_code_of_its_signal(
+    tmp_path: Path, cached_environment: dict[str, str]
+) -> None:
+    program = (
+        f"import sys; sys.path.insert(0, {str(HERE)!r})\n"
+        "from openba_jax import cli\n"
+        "from toy_run import SlowBatches, toy_train\n"
+        f"def main(argv): toy_train({str(tmp_path / 'run')!r}, batches=SlowBatches())\n"
+        "cli.run(main)"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", program],
+        env={**cached_environment, "PYTHONPATH": str(HERE.parents[1]), "TOY_SLEEPS": "0.5"},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    wait_for(lambda: len(metrics.read(tmp_path / "run" / "metrics.jsonl")) > 1, process)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=100)
+    assert process.returncode == SIGTERM_EXIT_CODE, errors
+    assert "stopped by SIGTERM at step" in errors
+    assert "Traceback" not in errors
+    assert model_folder.latest_step(tmp_path / "run")
+
+
 def test_a_second_signal_ends_at_once(tmp_path: Path, start_toy: Any) -> None:
     process = start_toy(tmp_path, "{}", TOY_SLEEPS="5")
     wait_for(lambda: (tmp_path / "-1x1x1" / "metrics.jsonl").exists(), process)
