@@ -310,7 +310,7 @@ def _damaged(folder: Path, step: int, reason: Exception | str) -> DamagedCheckpo
     earlier = [found for found in model_folder.steps(folder) if found < step]
     remedy = "there is no earlier one"
     if earlier:
-        remedy = f"set FALL_BACK = True to go on from step {earlier[-1]}, or delete it"
+        remedy = f"delete it to go back to step {earlier[-1]} (in training, set FALL_BACK = True)"
     text = (str(reason).strip() or type(reason).__name__).splitlines()[0]
     # What follows is all that tensorstore knows of the array.
     text = text.partition(" [tensorstore_spec")[0]

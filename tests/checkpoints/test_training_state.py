@@ -169,7 +169,7 @@ def test_a_run_leaves_the_folders_of_t5x_alone(tmp_path: Path) -> None:
     model_folder.write_metadata(tmp_path / "theirs", MODEL)
     (tmp_path / "theirs" / "checkpoint_3").mkdir()
     with pytest.raises(UserError, match="is a T5X folder"):
-        model_folder.prepare(tmp_path / "theirs", MODEL)
+        model_folder.check_usable(tmp_path / "theirs", MODEL)
 
 
 def test_parameters_must_fit_the_configuration(tmp_path: Path) -> None:
@@ -237,15 +237,14 @@ def test_missing_things_are_named(tmp_path: Path, folder: Path) -> None:
         training_state.load_model(folder)
 
 
-def test_prepare_takes_new_empty_and_own_folders(tmp_path: Path, folder: Path) -> None:
+def test_new_empty_and_own_folders_are_usable(tmp_path: Path, folder: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "begun").mkdir()
     (tmp_path / "begun" / "config.json.tmp").write_text("{")
     for path in (tmp_path / "new", tmp_path / "empty", tmp_path / "begun", folder):
-        model_folder.prepare(path, MODEL.replace(dropout_rate=0.1))
-        assert model_folder.load_model(path).config.dropout_rate == 0.1
+        model_folder.check_usable(path, MODEL.replace(dropout_rate=0.1))
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="is a file"):
-        model_folder.prepare(tmp_path / "file", MODEL)
+        model_folder.check_usable(tmp_path / "file", MODEL)
     with pytest.raises(UserError, match=r"logits_dense/bias of shape \(16,\); .* shape \(32,\)"):
-        model_folder.prepare(folder, MODEL.replace(vocab_size=32))
+        model_folder.check_usable(folder, MODEL.replace(vocab_size=32))

@@ -91,6 +91,31 @@ def test_a_skipping_run_that_is_preempted_goes_on_bit_for_bit(tmp_path: Path) ->
     assert_same_run(tmp_path / "stopped", tmp_path / "whole")
 
 
+def test_a_main_ends_with_the_code_of_its_signal(
+    tmp_path: Path, cached_environment: dict[str, str]
+) -> None:
+    program = (
+        f"import sys; sys.path.insert(0, {str(HERE)!r})\n"
+        "from openba_jax import cli\n"
+        "from toy_run import SlowBatches, toy_train\n"
+        f"def main(argv): toy_train({str(tmp_path / 'run')!r}, batches=SlowBatches())\n"
+        "cli.run(main)"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", program],
+        env={**cached_environment, "PYTHONPATH": str(HERE.parents[1]), "TOY_SLEEPS": "0.5"},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    wait_for(lambda: len(metrics.read(tmp_path / "run" / "metrics.jsonl")) > 1, process)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=100)
+    assert process.returncode == SIGTERM_EXIT_CODE, errors
+    assert "stopped by SIGTERM at step" in errors
+    assert "Traceback" not in errors
+    assert model_folder.latest_step(tmp_path / "run")
+
+
 def test_a_second_signal_ends_at_once(tmp_path: Path, start_toy: Any) -> None:
     process = start_toy(tmp_path, "{}", TOY_SLEEPS="5")
     wait_for(lambda: (tmp_path / "-1x1x1" / "metrics.jsonl").exists(), process)
@@ -150,7 +175,8 @@ def test_a_damaged_checkpoint_is_found_and_the_last_whole_one_used(
     DAMAGES[kind](folder)
     before = folder_hashes(tmp_path)
     with pytest.raises(
-        UserError, match=r"12 is damaged; set FALL_BACK = True to go on from step 8"
+        UserError,
+        match=r"12 is damaged; delete it to go back to step 8 \(in training, set FALL_BACK",
     ):
         toy_train(folder, train_steps=14)
     assert folder_hashes(tmp_path) == before
