@@ -112,7 +112,7 @@ def write_metadata_of(checkpoint: Checkpoint, folder: PathLike) -> None:
 def split_path(path: PathLike) -> tuple[Path, int | None]:
     """A model folder and, where the path is `DIR/checkpoints/<step>`, the step."""
     path = Path(path)
-    if path.parent.name == CHECKPOINTS and path.name.isdigit():
+    if path.parent.name == CHECKPOINTS and path.name.isdecimal():
         return path.parent.parent, int(path.name)
     return path, None
 
@@ -123,7 +123,7 @@ def steps(folder: PathLike) -> list[int]:
     if not checkpoints.is_dir():
         return []
     # Orbax gives a checkpoint its plain number only when it is complete.
-    return sorted(int(path.name) for path in checkpoints.iterdir() if path.name.isdigit())
+    return sorted(int(path.name) for path in checkpoints.iterdir() if path.name.isdecimal())
 
 
 def set_aside(folder: PathLike, step: int) -> Path:
