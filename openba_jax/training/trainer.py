@@ -235,9 +235,10 @@ def train(
         speed = speed_meter(model, batches, peak)
         log.write("machine", start, {**hardware.describe(), **peak._asdict()})
         _record_changes(log, start, begin.changes)
-        log.write("eval", 0, first_eval)
-        if moving is not None and first_losses:
-            log.write(rates_plot.SPLIT, 0, moving.record(first_losses))
+        if start == 0:
+            log.write("eval", 0, first_eval)
+            if moving is not None:
+                log.write(rates_plot.SPLIT, 0, moving.record(first_losses))
 
         stops = False
         pending: list[train_step.Metrics] = []
