@@ -287,6 +287,8 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
     def guarded(argv: Sequence[str]) -> None:
         # Libraries log backends that are not there and every file they write; users want warnings.
         py_logging.getLogger("jax").setLevel(py_logging.WARNING)
+        # When a write fails, those begun beside it fail, too, and nobody waits for them any more.
+        py_logging.getLogger("asyncio").setLevel(py_logging.CRITICAL)
         logging.set_verbosity(logging.WARNING)
         logging.get_absl_handler().addFilter(_is_for_users)
         logging.get_absl_handler().setFormatter(_LogLine())
