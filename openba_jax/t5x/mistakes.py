@@ -23,6 +23,11 @@ INSTEAD = {
     "EVAL_STORES": "give gin/runs/t5x/native_batches.gin, too",
     "TARGET_LOSSES": "give gin/runs/t5x/native_batches.gin, too",
     "RATE_FLOOR": "give gin/runs/t5x/native_batches.gin, too",
+    "PARAM_DTYPE": "T5X trains parameters in the type that MODEL_CONFIG has",
+    "NOT_FINITE": "T5X stops by its own trainer.TerminateOnNanAction, as one of train.actions",
+    "MAX_SKIPPED": "T5X skips no step, openba-train does",
+    "ALLOW_CHANGES": "T5X does not compare a run with what it was, openba-train does",
+    "FALL_BACK": "T5X takes the newest checkpoint; delete it to go on from the one before",
 }
 """Macros that gin/runs/native has and its namesakes here have not."""
 

@@ -66,6 +66,9 @@ class Batches:
     def evaluation_batches(self, count: int, *, rows: slice | None = None) -> list:
         return [self.batch(10_000 + number, rows) for number in range(count)]
 
+    def identity(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
 
 def vocabulary() -> Any:
     import seqio

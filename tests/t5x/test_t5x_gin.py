@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import subprocess
 import sys
 from pathlib import Path
 
@@ -143,6 +144,15 @@ def test_documented_commands(monkeypatch, file):
         bindings = [f"{name} = {value}" for name, value in macros.items()]
         monkeypatch.setattr(mistakes, "_command_line", lambda bindings=bindings: bindings)
         parse(monkeypatch, BINARIES[binary], files, macros)
+
+
+def test_the_documented_search_path_holds_the_gin_files():
+    text = (REPOSITORY / "docs/t5x.md").read_text(encoding="utf-8")
+    (program,) = re.findall(r"\$\(python -c '(.*?)'\)", text)
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True, check=True
+    )
+    assert (Path(done.stdout.strip()) / "gin/runs/t5x/train.gin").is_file()
 
 
 def test_decoding_functions_can_be_named(monkeypatch):
