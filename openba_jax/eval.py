@@ -74,6 +74,8 @@ def evaluate(
         raise UserError("BATCH_SIZE and EVAL_STEPS must be at least 1.")
     if not questions and not (mixture and stores):
         raise UserError("nothing to measure; give QUESTIONS, or a mixture and TOKEN_STORES.")
+    if bool(mixture) != bool(stores):
+        raise UserError("the loss needs both MIXTURE_OR_TASK_NAME and TOKEN_STORES; give both.")
     stores = [str(local(store)) for store in stores]
     folder = local(model_dir)
     if output_file:

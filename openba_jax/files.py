@@ -127,8 +127,7 @@ def only_process(output: Path) -> Iterator[None]:
     """
     output = output.resolve()  # One lock, whatever links and spellings lead there.
     lock = output.with_name(output.name + ".lock")
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with lock.open("a+", encoding="utf-8") as file:
+    with _folders_for(lock), lock.open("a+", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # The file may have been another's until now, and removed by it: a third has a new one.
@@ -155,6 +154,19 @@ def only_process(output: Path) -> Iterator[None]:
             yield
         finally:
             lock.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _folders_for(path: Path) -> Iterator[None]:
+    """Within it the folders above a path are there; those that were made and stayed empty go."""
+    made = [folder for folder in path.parents if not folder.exists()]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    finally:
+        for folder in made:
+            with contextlib.suppress(OSError):  # It is in use.
+                folder.rmdir()
 
 
 @contextlib.contextmanager

@@ -43,6 +43,10 @@ def main(argv: Sequence[str]) -> None:
         method=values.method,
         seed=values.seed,
     )
+    if values.counts and values.vocabulary is None:
+        raise UserError("--counts without --vocabulary cuts nothing; say how many pieces to keep.")
+    if values.one_based and not stage.dropped:
+        raise UserError("--one_based counts layers to drop, and there are none; give them too.")
     if not stage.cuts:
         raise UserError("nothing to prune; give layers to drop, a width or a vocabulary size.")
     plan = prune_checkpoint(
@@ -74,6 +78,8 @@ def _sizes(assignments: Sequence[str]) -> dict[str, int]:
         key, _, size = assignment.partition("=")
         if not key or not size.strip().isdecimal():
             raise UserError(f"--sizes has {assignment!r}; write AXIS=SIZE, e.g. decoder/layers=20.")
+        if key.strip() in sizes:
+            raise UserError(f"--sizes gives {key.strip()} twice; give it once.")
         sizes[key.strip()] = int(size)
     return sizes
 

@@ -20,7 +20,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 FILE = "checksums.json"
-CHUNK_BYTES = 1 << 22
+CHUNK_BYTES = 1 << 20
 THREADS = min(8, os.cpu_count() or 1)
 """Reading and CRC-32 run outside of Python's lock."""
 

@@ -80,3 +80,18 @@ def open_checkpoint(path: Path, config: ModelConfig | None = None) -> Checkpoint
     if found.name != T5X.name:
         raise UserError(f"{path} has a configuration of its own; one is given for T5X only.")
     return T5X(config=config).open(path)
+
+
+def check_is_model_folder(path: str | Path) -> None:
+    """Checks that a folder is a model folder, or a checkpoint in one.
+
+    Raises:
+      UserError: the folder is of another format, for which the message names the command that
+        converts it, or of no format that is known.
+    """
+    if not Native().recognises(Path(path)):
+        found = detect(Path(path))
+        raise UserError(
+            f"{path} is a {found.description}, and a model folder is needed; make one by "
+            f"`openba-convert to_native --input={path} --output=FOLDER`."
+        )

@@ -11,8 +11,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from openba_jax.checkpoints import model_folder, training_state
-from openba_jax.checkpoints.formats.native import Native
-from openba_jax.checkpoints.registry import detect
+from openba_jax.checkpoints.registry import check_is_model_folder
 from openba_jax.data.vocabulary import Vocabulary
 from openba_jax.errors import UserError
 from openba_jax.models.base import Model, Params
@@ -59,21 +58,6 @@ def load(model_dir: str | Path, mesh_shape: Sequence[int]) -> PlacedModel:
     params = training_state.restore_params(model_dir, model, shardings)
     check_finite(params, model_dir, mesh)
     return PlacedModel(model, params, vocabulary, mesh)
-
-
-def check_is_model_folder(path: str | Path) -> None:
-    """Checks that a folder is a model folder, or a checkpoint in one.
-
-    Raises:
-      UserError: the folder is of another format, for which the message names the command that
-        converts it, or of no format that is known.
-    """
-    if not Native().recognises(Path(path)):
-        found = detect(Path(path))
-        raise UserError(
-            f"{path} is a {found.description}, and a model folder is needed; make one by "
-            f"`openba-convert to_native --input={path} --output=FOLDER`."
-        )
 
 
 def check_finite(params: Params, where: str | Path, mesh: Mesh) -> None:

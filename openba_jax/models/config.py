@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
+import typing
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, Self, get_args
 
@@ -17,6 +19,9 @@ RematPolicy = Literal["none", "minimal", "full"]
 
 VOCABULARY_MULTIPLE = 128
 """The rows of the embedding are padded to a multiple of this."""
+
+MAX_SIZE = 2**31 - 1
+"""No axis is longer."""
 
 MAX_LAYERS = 10_000
 """No stack is as deep; a configuration that says so would keep its reader busy for hours."""
@@ -42,6 +47,8 @@ class ModelConfig:
     family: ClassVar[str]
     sizes: ClassVar[tuple[str, ...]] = ("vocab_size", "max_encoder_length", "max_decoder_length")
     """Fields that must be at least 1; families add theirs."""
+    positive: ClassVar[tuple[str, ...]] = ()
+    """Constants that must be above 0."""
     depths: ClassVar[tuple[str, ...]] = ()
     """Fields that are numbers of layers."""
     execution: ClassVar[tuple[str, ...]] = ("scan_layers", "remat_policy", "attention")
@@ -70,8 +77,11 @@ class ModelConfig:
         Raises:
           UserError: a field has a value that no network can have.
         """
-        for field in dataclasses.fields(self):
-            _check_type(field.name, str(field.type), getattr(self, field.name))
+        for name, kind in _kinds(type(self)).items():
+            _check_value(name, kind, getattr(self, name))
+        for name in self.positive:
+            if getattr(self, name) <= 0:
+                raise UserError(f"{name} is {getattr(self, name)}; it must be above 0.")
         for name in (*self.sizes, *self.depths):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}; it must be at least 1.")
@@ -160,14 +170,29 @@ class ModelConfig:
             raise UserError(f"the model config is incomplete: {reason}.") from error
 
 
-def _check_type(name: str, kind: str, value: Any) -> None:
-    """Raises where a value, of a gin file or a JSON file, is not of the type of its field."""
-    types = {"int": int, "float": int | float, "bool": bool}
-    words = {"int": "a whole number", "float": "a number", "bool": "True or False"}
+def _kinds(config: type[ModelConfig]) -> dict[str, type]:
+    """The types of the fields of a class; of a choice that of its values."""
+    hints = typing.get_type_hints(config)
+    kinds = {}
+    for field in dataclasses.fields(config):
+        hint = hints[field.name]
+        choices = typing.get_args(hint)
+        kinds[field.name] = hint if isinstance(hint, type) else type(choices[0])
+    return kinds
+
+
+def _check_value(name: str, kind: type, value: Any) -> None:
+    """Raises where a value, of a gin file or a JSON file, is none that its field can have."""
+    types = {int: int, float: int | float}
+    words = {int: "a whole number", float: "a number", bool: "True or False", str: "a text"}
     # A bool is an int to Python, not to a user.
-    fits = isinstance(value, types.get(kind, str)) and (kind == "bool") == isinstance(value, bool)
+    fits = isinstance(value, types.get(kind, kind)) and (kind is bool) == isinstance(value, bool)
     if not fits:
-        raise UserError(f"{name} is {value!r}; it must be {words.get(kind, 'a text')}.")
+        raise UserError(f"{name} is {value!r}; it must be {words.get(kind, kind.__name__)}.")
+    if kind is float and not math.isfinite(value):
+        raise UserError(f"{name} is {value}; it must be finite.")
+    if kind is int and abs(value) > MAX_SIZE:
+        raise UserError(f"{name} has {len(str(value))} digits; no model is that large.")
 
 
 def padded_vocab_size(tokens: int) -> int:

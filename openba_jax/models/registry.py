@@ -6,7 +6,7 @@ import dataclasses
 import difflib
 import importlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -44,7 +44,7 @@ class Family:
     model: type[Model]
     named: Mapping[str, ModelConfig]
     largest: ModelConfig
-    infer: Any
+    infer: Callable[[Mapping[str, int], Collection[str]], dict[str, Any]]
     labels: Mapping[str, str] = dataclasses.field(default_factory=dict)
     huggingface: HuggingFace | None = None
     megatron: Megatron | None = None
@@ -110,8 +110,21 @@ def load_config(path: str | Path) -> ModelConfig:
 
 
 def named_configs() -> dict[str, ModelConfig]:
-    """The named sizes of all families."""
-    return {name: config for each in families() for name, config in each.named.items()}
+    """The named sizes of all families.
+
+    Raises:
+      UserError: two families have a size of one name.
+    """
+    found: dict[str, ModelConfig] = {}
+    for each in families():
+        for name, config in each.named.items():
+            if name in found:
+                raise UserError(
+                    f"the families {found[name].family} and {each.name} both have a size called "
+                    f"{name!r}; rename one."
+                )
+            found[name] = config
+    return found
 
 
 def named_config(name: str, **changes: Any) -> ModelConfig:

@@ -159,8 +159,8 @@ def prune_checkpoint(
         ):
             inspected = InspectedCheckpoint(cut, advance=bar.update)
             writer.write(inspected, folder)
-    for warning in inspected.warnings():
-        logging.warning("%s", warning)
+            if found_values := inspected.warnings():
+                raise UserError(f"{found_values[0]}; nothing is written. Prune a sound checkpoint.")
     return child
 
 
@@ -201,14 +201,14 @@ def _vocabulary(
     counted = sum_counts(counts, pieces_of(tokenizer))
     newline = Vocabulary(tokenizer).newline
     vocabulary = prune_vocabulary(tokenizer, counted, stage.vocabulary, newline)
-    if vocabulary.merges:
+    if vocabulary.pieces > stage.vocabulary:
         logging.warning(
-            "The vocabulary keeps %d pieces and not %d: its %d most frequent ones are built of "
-            "%d others.",
+            "The vocabulary keeps %d pieces and not %d: %d others build its most frequent ones, "
+            "and %d are bytes, controls or pieces of the user.",
             vocabulary.pieces,
             stage.vocabulary,
-            stage.vocabulary,
             vocabulary.merges,
+            vocabulary.pieces - stage.vocabulary - vocabulary.merges,
         )
     with tempfile.TemporaryDirectory() as work:
         path = Path(work) / model_folder.TOKENIZER

@@ -232,6 +232,11 @@ def pruned_model(plan: Plan, like: Model | None = None) -> Model:
             sizes[key] = len(plan.indices(key))
         else:
             sizes[key] = max(len(row) for row in plan.rows(key))
+    for coupling in plan.axes.couplings:
+        if isinstance(coupling, Joined):
+            for key in [key for key in sizes if axis_of(key) == coupling.outer]:
+                joined = join(key.rpartition("/")[0], coupling.axis)
+                sizes[joined] = sizes[key] * coupling.inner
     return (like or plan.ancestor_model).resized(sizes)
 
 

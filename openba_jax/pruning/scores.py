@@ -45,6 +45,9 @@ class Criterion(Protocol):
         """
 
 
+RANDOM = "random"
+"""The method that draws instead of scoring, as the original."""
+
 CRITERIA: dict[str, Criterion] = {}
 
 
@@ -52,6 +55,8 @@ def criterion(name: str) -> Callable[[Criterion], Criterion]:
     """Registers a criterion under a name."""
 
     def register(function: Criterion) -> Criterion:
+        if name == RANDOM or CRITERIA.get(name, function) is not function:
+            raise UserError(f"a criterion {name!r} is known already; choose another name.")
         CRITERIA[name] = function
         return function
 

@@ -48,7 +48,8 @@ def targets_of(axes: AxisTable, sizes: Mapping[str, int]) -> dict[str, int]:
     """
     targets: dict[str, int] = {}
     cuttable = [key for key in axes.keys if key != VOCAB]
-    for name, size in sizes.items():
+    # A key says more than the name of its axis, which speaks of all stacks.
+    for name, size in sorted(sizes.items(), key=lambda item: item[0] in axes.sizes):
         keys = [key for key in cuttable if name in (key, axis_of(key))]
         if not keys:
             known = dict.fromkeys([*cuttable, *map(axis_of, cuttable)])

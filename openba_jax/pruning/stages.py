@@ -7,12 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from openba_jax.errors import UserError
+from openba_jax.models.axes import LAYERS, axis_of, join
 from openba_jax.pruning.plan import Plan, pruned_model
-from openba_jax.pruning.scores import CRITERIA, Scores
+from openba_jax.pruning.scores import CRITERIA, RANDOM, Scores
 from openba_jax.pruning.selection import best, drawn, targets_of
-
-RANDOM = "random"
-"""The method that draws instead of scoring, as the original."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +45,19 @@ class Stage:
     seed: int = 1234
     recover_tokens: int = 0
     recover_objective: str = ""
+
+    def __post_init__(self) -> None:
+        """Checks that no size is given twice.
+
+        Raises:
+          UserError: `sizes` names an axis that has a field of its own, and that field is set.
+        """
+        for name in ("embed", "heads", "mlp"):
+            if name in self.sizes and getattr(self, name) is not None:
+                raise UserError(
+                    f"stage {self.name} gives {name} twice, {getattr(self, name)} and "
+                    f"{self.sizes[name]}; give it once."
+                )
 
     @property
     def all_sizes(self) -> dict[str, int]:
@@ -139,6 +150,12 @@ def apply_stage(
         scores or rows are missing.
     """
     check_method(stage.method)
+    for stack in stage.dropped:
+        if (key := join(stack, LAYERS)) in stage.all_sizes or LAYERS in stage.all_sizes:
+            raise UserError(
+                f"stage {stage.name} names {stack} layers to drop and a number of them to keep "
+                f"({key}); give one of the two."
+            )
     loaded = plan
     # Sizes first: the original draws for all loaded layers, dropped ones included.
     if stage.all_sizes:
@@ -189,9 +206,19 @@ def merge_stages(stages: Sequence[Stage], name: str = "all_at_once") -> Stage:
         name,
         drop_encoder=tuple(i for stage in stages for i in stage.drop_encoder),
         drop_decoder=tuple(i for stage in stages for i in stage.drop_decoder),
-        **{field: last(field, stages) for field in ("embed", "heads", "mlp", "vocabulary")},
-        sizes={name: size for stage in stages for name, size in stage.sizes.items()},
+        vocabulary=last("vocabulary", stages),
+        sizes=_last_sizes(stages),
         **{field: last(field, cutting) for field in ("method", "seed")},
         recover_tokens=sum(stage.recover_tokens for stage in stages),
         recover_objective=last("recover_objective", recovering),
     )
+
+
+def _last_sizes(stages: Sequence[Stage]) -> dict[str, int]:
+    """The sizes that stages reach one after the other; the name of an axis speaks of all stacks."""
+    sizes: dict[str, int] = {}
+    for stage in stages:
+        for name, size in stage.all_sizes.items():
+            sizes = {key: old for key, old in sizes.items() if name not in (key, axis_of(key))}
+            sizes[name] = size
+    return sizes

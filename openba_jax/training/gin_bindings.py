@@ -10,9 +10,11 @@ from typing import Any
 
 import gin
 from openba_jax.checkpoints.model_folder import load_model, split_path
+from openba_jax.checkpoints.registry import check_is_model_folder
 from openba_jax.cli import gin_values
 from openba_jax.data.loader import BatchLoader
 from openba_jax.data.vocabulary import Vocabulary
+from openba_jax.errors import UserError
 from openba_jax.models import registry
 from openba_jax.models.config import ModelConfig
 from openba_jax.objectives.mixture import get_mixture
@@ -25,8 +27,9 @@ def config_of(folder: str, **changes: Any) -> ModelConfig:
     """The configuration of a model folder (or of `DIR/checkpoints/<step>`), fields changed at will.
 
     Raises:
-      UserError: the folder has none, or a field is unknown.
+      UserError: the folder has none, it is of another format, or a field is unknown.
     """
+    check_is_model_folder(local(folder))
     return load_model(split_path(local(folder))[0]).config.replace(**changes)
 
 
@@ -81,8 +84,15 @@ def adaptation(
       mixture: name of a task or mixture.
       target_losses: see `Adaptation`.
       floor: see `Adaptation`.
+
+    Raises:
+      UserError: one of the two is given for a mixture whose rates are fixed.
     """
     found = get_mixture(mixture)
+    if found.rule is None and (target_losses != PUBLISHED or floor):
+        raise UserError(
+            f"the rates of {mixture} are fixed; TARGET_LOSSES and RATE_FLOOR are for D-UL2 alone."
+        )
     if isinstance(target_losses, str) and target_losses != PUBLISHED:
         target_losses = str(local(target_losses))
     return None if found.rule is None else Adaptation(found, target_losses, floor)

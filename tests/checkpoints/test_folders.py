@@ -23,7 +23,7 @@ def test_new_folder_is_all_or_nothing(tmp_path):
 
     with pytest.raises(ZeroDivisionError):
         fail()
-    assert list(target.parent.iterdir()) == []
+    assert list(tmp_path.iterdir()) == []
     with new_folder(target) as folder:
         (folder / "whole").write_text("x")
     assert [path.name for path in target.parent.iterdir()] == ["one"]

@@ -73,7 +73,7 @@ def test_damaged_or_missing(make_checkpoint, tiny, tmp_path):
     with pytest.raises(UserError, match="damaged"):
         load_tree(Native().open(tmp_path))
     (state / "_METADATA").unlink()
-    with pytest.raises(UserError, match="_METADATA does not exist"):
+    with pytest.raises(UserError, match="_METADATA is missing"):
         Native().open(tmp_path)
     (tmp_path / "checkpoints" / "3").rename(tmp_path / "elsewhere")
     with pytest.raises(UserError, match="holds no checkpoint"):

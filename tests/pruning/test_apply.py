@@ -109,13 +109,13 @@ def test_any_checkpoint_is_pruned_and_a_second_time(tmp_path, make_source, kind)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["given", "once", "twice"]
 
 
-def test_values_that_are_not_finite_are_reported(tmp_path, caplog):
+def test_values_that_are_not_finite_are_refused(tmp_path):
     params = jax.device_get(MODEL.init(jax.random.key(0)))
     params["decoder"]["final_layer_norm"]["scale"] = np.full(12, np.nan, np.float32)
     training_state.create(tmp_path / "model", MODEL, params)
-    with caplog.at_level("WARNING", logger="absl"):
+    with pytest.raises(UserError, match="decoder/final_layer_norm/scale holds 8 NaN"):
         prune_checkpoint(tmp_path / "model", tmp_path / "cut", Stage("cut", embed=8))
-    assert "decoder/final_layer_norm/scale holds 8 NaN" in caplog.text
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
 def test_what_cannot_be_cut_leaves_nothing(tmp_path):

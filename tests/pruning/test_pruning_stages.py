@@ -78,8 +78,7 @@ def test_merging_keeps_the_last_word() -> None:
         "all_at_once",
         drop_encoder=(1,),
         drop_decoder=(2,),
-        embed=4,
-        mlp=4,
+        sizes={"embed": 4, "mlp": 4},
         method="random",
         seed=2,
         recover_tokens=12,
@@ -124,3 +123,11 @@ def test_any_axis_can_be_named() -> None:
     drawn = apply_stage(Stage("s", sizes={"decoder/layers": 2}), root)
     assert len(drawn.indices("decoder/layers")) == 2
     assert drawn.indices("encoder/layers") == (0, 1, 2)
+
+
+def test_a_size_given_twice_is_refused() -> None:
+    with pytest.raises(UserError, match="gives mlp twice, 4 and 3"):
+        Stage("s", mlp=4, sizes={"mlp": 3})
+    both = Stage("s", drop_decoder=(1,), sizes={"decoder/layers": 2})
+    with pytest.raises(UserError, match="names decoder layers to drop and a number"):
+        apply_stage(both, ROOT)

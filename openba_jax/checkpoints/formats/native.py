@@ -52,7 +52,7 @@ class Native:
         model = model_folder.load_model(folder)
         step = model_folder.existing_step(folder, wanted)
         place = folder / model_folder.CHECKPOINTS / str(step)
-        if damage := checksums.find_damage(place / "state", contents=False):
+        if damage := checksums.find_damage(place / "state"):
             raise UserError(f"checkpoint {place} is damaged: in state/, {damage}.")
         arrays = open_orbax(place / "state")
         parameters = _below(arrays, _PARAMS)
@@ -89,6 +89,8 @@ class Native:
                 state=save_arguments(tree), data=ocp.args.JsonSave(dict(checkpoint.data))
             )
             manager.save(checkpoint.step, args=items)
+        for item in handlers:
+            checksums.write(place / str(checkpoint.step) / item)
 
 
 def split_state(

@@ -57,6 +57,7 @@ class OpenBAConfig(ModelConfig):
         *ModelConfig.sizes,
         *("embed_dim", "num_heads", "head_dim", "mlp_dim"),
     )
+    positive: ClassVar[tuple[str, ...]] = ("layer_norm_epsilon", "rope_theta", "initializer_std")
     depths: ClassVar[tuple[str, ...]] = ("encoder_layers", "decoder_layers")
     changeable: ClassVar[tuple[str, ...]] = (
         *ModelConfig.changeable,
