@@ -29,8 +29,12 @@ def config_of(folder: str, **changes: Any) -> ModelConfig:
     Raises:
       UserError: the folder has none, it is of another format, or a field is unknown.
     """
-    check_is_model_folder(local(folder))
-    return load_model(split_path(local(folder))[0]).config.replace(**changes)
+    try:
+        found = load_model(split_path(local(folder))[0]).config
+    except UserError:
+        check_is_model_folder(local(folder))  # A folder of another format is the likely reason.
+        raise
+    return found.replace(**changes)
 
 
 def token_batches(

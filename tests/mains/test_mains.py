@@ -68,6 +68,14 @@ def test_core_needs_neither_tensorflow_nor_seqio() -> None:
         (["openba_jax.infer", "--gin.infer.model_dir='none'", "--gin.infer.prompts=['a']"], "none"),
         (["openba_jax.prune", "--input=none", "--output=out"], "nothing to prune"),
         (["openba_jax.prune", "--input=none", "--output=out", "--embed=3"], "none"),
+        (
+            ["openba_jax.prune", "--input=none", "--output=out", "--embed=3", "--counts=a"],
+            "--counts without --vocabulary",
+        ),
+        (
+            ["openba_jax.prune", "--input=none", "--output=out", "--embed=3", "--one_based"],
+            "--one_based counts layers to drop",
+        ),
         (["openba_jax.sizes", "--models=huge"], "huge"),
         (["openba_jax.prepare", "words"], "say what to do"),
         (

@@ -18,7 +18,7 @@ from openba_jax.errors import UserError
 from openba_jax.objectives import d_ul2
 from openba_jax.objectives.mixture import get_mixture
 from openba_jax.parallel import sharding
-from openba_jax.training import metrics
+from openba_jax.training import gin_bindings, metrics
 from openba_jax.training.adaptation import (
     Adaptation,
     measured_losses,
@@ -135,6 +135,10 @@ def test_mistakes(tmp_path: Path, text: Path) -> None:
     mixture = get_mixture("d_ul2_code")
     with pytest.raises(UserError, match="rates of mixture ul2 are fixed"):
         Adaptation(get_mixture("ul2"))
+    for given in ({"target_losses": "losses.json"}, {"floor": 0.1}):
+        with pytest.raises(UserError, match="the rates of ul2 are fixed"):
+            gin_bindings.adaptation("ul2", **given)
+    assert gin_bindings.adaptation("ul2") is None
     with pytest.raises(UserError, match="set EVAL_PERIOD"):
         train(tmp_path / "a", text, eval_every=None)
     with pytest.raises(UserError, match="needs evaluation batches"):

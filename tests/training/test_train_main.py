@@ -18,6 +18,7 @@ from openba_jax.data.text.chunks import TextSource
 from openba_jax.data.text.preparation import prepare
 from openba_jax.data.text.rules import TextGroups
 from openba_jax.data.vocabulary_training import train_vocabulary
+from openba_jax.errors import UserError
 from openba_jax.models.registry import model_of, named_config, named_configs
 from openba_jax.training import gin_bindings, metrics, optimizer
 
@@ -104,6 +105,13 @@ def test_config_of_a_folder_takes_changes(tmp_path: Path) -> None:
     model_folder.write_metadata(tmp_path, model_of(named_config("tiny")))
     changed = gin_bindings.config_of(str(tmp_path / "checkpoints" / "5"), dropout_rate=0.1)
     assert changed == named_config("tiny", dropout_rate=0.1)
+
+
+def test_config_of_a_folder_of_another_format_names_the_command(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "openba"}')
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    with pytest.raises(UserError, match="openba-convert to_native"):
+        gin_bindings.config_of(str(tmp_path))
 
 
 def test_help_is_quick() -> None:
