@@ -17,9 +17,6 @@ from openba_jax.nn.attention import KERNELS
 
 RematPolicy = Literal["none", "minimal", "full"]
 
-VOCABULARY_MULTIPLE = 128
-"""The rows of the embedding are padded to a multiple of this."""
-
 MAX_SIZE = 2**31 - 1
 """No axis is longer."""
 
@@ -193,8 +190,3 @@ def _check_value(name: str, kind: type, value: Any) -> None:
         raise UserError(f"{name} is {value}; it must be finite.")
     if kind is int and abs(value) > MAX_SIZE:
         raise UserError(f"{name} has {len(str(value))} digits; no model is that large.")
-
-
-def padded_vocab_size(tokens: int) -> int:
-    """`tokens` rounded up to a multiple of `VOCABULARY_MULTIPLE`."""
-    return -(-tokens // VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE

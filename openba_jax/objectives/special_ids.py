@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from openba_jax.models.config import padded_vocab_size
+from openba_jax.models.padding import padded_vocab_size
 
 SENTINELS = 100
 """How many `<extra_id_k>` there are."""

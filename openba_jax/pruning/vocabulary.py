@@ -14,7 +14,7 @@ from sentencepiece import sentencepiece_model_pb2
 from openba_jax.data.vocabulary import write_settings
 from openba_jax.errors import UserError
 from openba_jax.files import write_atomically
-from openba_jax.models.config import padded_vocab_size
+from openba_jax.models.padding import padded_vocab_size
 from openba_jax.pruning.merges import merge_closure
 
 # protobuf makes the class at run time.

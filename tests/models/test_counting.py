@@ -10,12 +10,12 @@ import pytest
 
 from openba_jax import sizes
 from openba_jax.models.base import Model
-from openba_jax.models.config import padded_vocab_size
 from openba_jax.models.counting import (
     parameter_bytes,
     parameter_count,
     train_flops_per_example,
 )
+from openba_jax.models.padding import padded_vocab_size
 from openba_jax.models.registry import model_of, named_config
 
 TIED = {

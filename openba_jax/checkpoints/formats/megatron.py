@@ -37,7 +37,7 @@ from openba_jax.errors import UserError
 from openba_jax.models import mapping, registry
 from openba_jax.models.axes import VOCAB, flatten, unflatten
 from openba_jax.models.base import Model
-from openba_jax.models.config import VOCABULARY_MULTIPLE
+from openba_jax.models.padding import VOCABULARY_MULTIPLE
 
 _FILE = "model_optim_rng.pt"
 _TRACKER = "latest_checkpointed_iteration.txt"

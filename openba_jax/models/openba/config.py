@@ -15,7 +15,8 @@ import jax
 
 from openba_jax.errors import UserError
 from openba_jax.models.axes import Coupling, Equal, Fixed
-from openba_jax.models.config import ModelConfig, padded_vocab_size
+from openba_jax.models.config import ModelConfig
+from openba_jax.models.padding import padded_vocab_size
 
 FfnRule = Literal["v1", "v2"]
 

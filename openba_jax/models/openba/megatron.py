@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 
 from openba_jax.errors import UserError
-from openba_jax.models.config import VOCABULARY_MULTIPLE, ModelConfig
+from openba_jax.models.config import ModelConfig
 from openba_jax.models.mapping import Row, Tensors, linear, norm
 from openba_jax.models.openba.config import OpenBAConfig
 from openba_jax.models.openba.widths import check_constants, ffn_hidden_size, rule_of_width
+from openba_jax.models.padding import VOCABULARY_MULTIPLE
 
 _ROOT = "language_model"
 _EMBEDDING = f"{_ROOT}/embedding/word_embeddings/weight"
