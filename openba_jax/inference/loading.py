@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from openba_jax.checkpoints import model_folder, training_state
@@ -56,25 +54,4 @@ def load(model_dir: str | Path, mesh_shape: Sequence[int]) -> PlacedModel:
     vocabulary.check_rows(model.config.vocab_size)
     shardings = sharding.param_shardings(model.logical_axes(), model.abstract_params(), mesh)
     params = training_state.restore_params(model_dir, model, shardings)
-    check_finite(params, model_dir, mesh)
     return PlacedModel(model, params, vocabulary, mesh)
-
-
-def check_finite(params: Params, where: str | Path, mesh: Mesh) -> None:
-    """Checks that no parameter is NaN or infinite; every device looks at its own part.
-
-    Raises:
-      UserError: a parameter is not finite; the message names its tensor.
-    """
-
-    def count_all(tree: Any) -> Any:
-        return jax.tree.map(lambda x: jnp.sum(~jnp.isfinite(x), dtype=jnp.float32), tree)
-
-    count = sharding.jit_on_mesh(count_all, mesh, out_shardings=sharding.replicated(mesh))
-    for path, found in jax.tree.leaves_with_path(jax.device_get(count(params))):
-        if found:
-            name = jax.tree_util.keystr(path, simple=True, separator="/")
-            raise UserError(
-                f"{where}: {name} has {found:.0f} values that are NaN or infinite, and no answer "
-                "of this model would mean anything; take another checkpoint."
-            )

@@ -75,5 +75,5 @@ def test_parameters_that_are_not_finite_are_named(
     embedding = bad["token_embedder"]["embedding"]
     bad["token_embedder"]["embedding"] = jnp.asarray(embedding).at[5, :2].set(value)
     training_state.create(tmp_path / "model", model, bad, tokenizer=vocabulary.path)
-    with pytest.raises(UserError, match="token_embedder/embedding has 2 values that are NaN or"):
+    with pytest.raises(UserError, match=r"token_embedder/embedding of .* holds NaN or"):
         load(tmp_path / "model", MESH)

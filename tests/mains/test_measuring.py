@@ -64,8 +64,8 @@ def _run(main: str, folder: Path, model: str, *arguments: str) -> subprocess.Com
 @pytest.mark.parametrize(
     ("main", "model", "arguments", "message"),
     [
-        ("eval", "nan", ["QUESTIONS='good'"], "encoder/final_layer_norm/scale has"),
-        ("infer", "nan", ["PROMPTS='2?'"], "encoder/final_layer_norm/scale has"),
+        ("eval", "nan", ["QUESTIONS='good'"], "encoder/final_layer_norm/scale of"),
+        ("infer", "nan", ["PROMPTS='2?'"], "encoder/final_layer_norm/scale of"),
         ("eval", "model", ["QUESTIONS='unanswered'"], "squares.json question 2: 'ans' is missing"),
         (
             "eval",
