@@ -15,6 +15,7 @@ from openba_jax.data.store.writer import TokenStoreWriter
 from openba_jax.data.vocabulary_training import train_vocabulary
 from openba_jax.models.openba import network
 from openba_jax.models.openba.config import OpenBAConfig
+from openba_jax.models.registry import model_of
 from openba_jax.objectives.instruction import Instruction
 from openba_jax.objectives.mixture import get_mixture
 
@@ -144,7 +145,7 @@ def test_a_packed_sample_has_the_logits_that_it_has_alone(files):
         dropout_rate=0.0,
         attention_dropout_rate=0.0,
     )
-    params = network.init_params(config, jax.random.key(0))
+    params = model_of(config).init(jax.random.key(0))
     apply = jax.jit(network.OpenBA(config).apply)
 
     def logits(batch):
