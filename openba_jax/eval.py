@@ -91,9 +91,7 @@ def evaluate(
         raise UserError("BENCHMARKS is empty, and QUESTIONS need one that reads and asks them.")
     loaded = [(each, each.load(local(questions))) for each in asked if questions]
     placed = load(folder, mesh_shape)
-    config = placed.model.config
-    longest = config.max_encoder_length, config.max_decoder_length
-    encoder_length, decoder_length = lengths or longest
+    encoder_length, decoder_length = lengths or placed.model.config.lengths
     sizes: dict[str, Any] = {
         "encoder_length": encoder_length,
         "decoder_length": decoder_length,

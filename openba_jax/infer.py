@@ -87,7 +87,7 @@ def infer(
         placed.model,
         placed.params,
         placed.vocabulary,
-        max_encoder_length or placed.model.config.max_encoder_length,
+        max_encoder_length or placed.model.config.lengths[0],
         placed.rows(min(batch_size, len(texts))),
         parse_special,
     )

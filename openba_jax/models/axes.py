@@ -3,10 +3,15 @@
 It is derived from parameters and the names of their axes, and is the only place where sizes are
 worked out: plans, selection, counting, conversion and the inference of configurations read it.
 
-A *key* names an axis: `embed` and `vocab`, which also occur outside of layers, speak of every axis
-of that name; `encoder/heads` of those in the layers of the stack `encoder`; `encoder/layers` of the
-layers themselves. Paths are those of a tree with scanned layers, `encoder/layers/mlp/wo/kernel`,
-however the layers lie in memory.
+A *key* names an axis. An axis that occurs outside of the stacks, `embed` or `vocab`, has its name
+for a key, which speaks of every axis of that name. Any other belongs to its stack: `encoder/heads`,
+and `encoder/layers` for the layers themselves. Most of these are cut in each layer by itself. Those
+that also occur outside of the layers are cut alike in all of them: the heads of T5, which share one
+position bias (`AxisTable.layers_key`). A parameter names an axis of another stack by its key, such
+as `encoder/embed` in the cross-attention of a decoder.
+
+Paths are those of a tree with scanned layers, `encoder/layers/mlp/wo/kernel`, however the layers
+lie in memory.
 """
 
 from __future__ import annotations
@@ -15,7 +20,7 @@ import dataclasses
 import functools
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from openba_jax.errors import UserError
@@ -122,6 +127,21 @@ class AxisTable:
         )
 
     @functools.cached_property
+    def shared(self) -> frozenset[str]:
+        """Keys that also occur outside of layers: of these all layers keep the same."""
+        return frozenset(
+            self.key(path, axis)
+            for path, axes in self.paths.items()
+            if stack_of(path) is None
+            for axis in axes
+        )
+
+    def layers_key(self, key: str) -> str | None:
+        """The key of the layers that keep each their own indices of an axis; None if all share."""
+        stack, slash, axis = key.rpartition("/")
+        return join(stack, LAYERS) if slash and axis != LAYERS and key not in self.shared else None
+
+    @functools.cached_property
     def keys(self) -> tuple[str, ...]:
         """Keys of what can be cut."""
         fixed = {coupling.axis for coupling in self.couplings if isinstance(coupling, Fixed)}
@@ -130,10 +150,8 @@ class AxisTable:
 
     def key(self, path: str, axis: str) -> str:
         """The key of an axis of a parameter."""
-        stack = stack_of(path)
-        if stack is not None and (inner := join(stack, axis)) in self.sizes:
-            return inner
-        return axis
+        inner = join(_home(path, self.stacks), axis)
+        return inner if "/" not in axis and inner in self.sizes else axis
 
     def depth(self, stack: str) -> int:
         """Number of layers of a stack."""
@@ -185,8 +203,12 @@ def axis_table(
     if leaves.keys() != names.keys():
         odd = sorted(leaves.keys() ^ names.keys())
         raise UserError(f"parameters and axis names do not match, for instance at {odd[0]}.")
-    everywhere = {
-        axis for path, all_axes in names.items() if stack_of(path) is None for axis in all_axes
+    found_stacks = {stack for path in names if (stack := stack_of(path)) is not None}
+    everywhere = {VOCAB} | {
+        axis
+        for path, all_axes in names.items()
+        if not _home(path, found_stacks)
+        for axis in all_axes
     }
     found: dict[str, int] = {}
     paths: dict[str, tuple[str, ...]] = {}
@@ -205,7 +227,8 @@ def axis_table(
         for axis, size in zip(all_axes, shape, strict=True):
             if axis == LAYERS:
                 continue
-            key = axis if axis in everywhere or stack is None else join(stack, axis)
+            known = axis in everywhere or "/" in axis
+            key = axis if known else join(_home(normal, found_stacks), axis)
             if found.setdefault(key, size) != size:
                 raise UserError(f"{path} has {size} along {key}, and others have {found[key]}.")
     for coupling in couplings:
@@ -236,16 +259,18 @@ def join(stack: str, axis: str) -> str:
     return f"{stack}/{axis}" if stack else axis
 
 
-def layers_key(key: str) -> str | None:
-    """The key of the layers in which another key's axis lies; None for one that is everywhere."""
-    stack, slash, axis = key.rpartition("/")
-    return join(stack, LAYERS) if slash and axis != LAYERS else None
-
-
 def stack_of(path: str) -> str | None:
     """The stack in whose layers a parameter lies; None outside of layers."""
     match = _IN_LAYERS.match(path)
     return None if match is None else match["stack"].rstrip("/")
+
+
+def _home(path: str, stacks: Iterable[str]) -> str:
+    """The stack that a parameter belongs to, in its layers or beside them; empty if to none."""
+    inside = stack_of(path)
+    if inside is not None:
+        return inside
+    return max((stack for stack in stacks if path.startswith(f"{stack}/")), key=len, default="")
 
 
 def split_layer(path: str) -> tuple[str, int | None]:

@@ -61,8 +61,16 @@ class Model(abc.ABC):
         """What holds between its axes."""
 
     @abc.abstractmethod
-    def resized(self, sizes: Mapping[str, int]) -> Self:
-        """The model with other sizes of axes, by key; the keys are those of `axes.sizes`."""
+    def resized(self, sizes: Mapping[str, int], **fields: Any) -> Self:
+        """The model with other sizes of axes.
+
+        Args:
+          sizes: by key of `axes.sizes`.
+          **fields: of the configuration, which change along.
+
+        Raises:
+          UserError: no network of the family has these sizes.
+        """
 
     @abc.abstractmethod
     def init_boxed(self, rng: jax.Array) -> Any:

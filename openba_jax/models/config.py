@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 import difflib
 import math
@@ -25,15 +26,13 @@ MAX_LAYERS = 10_000
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ModelConfig:
+class ModelConfig(abc.ABC):
     """Fields that every family has.
 
     Attributes:
       vocab_size: rows of the embedding, padding rows included.
       dropout_rate: rate on residual branches.
       attention_dropout_rate: rate on attention probabilities.
-      max_encoder_length: longest encoder input that the model was made for, in tokens.
-      max_decoder_length: the same for the decoder.
       dtype: name of the compute type.
       param_dtype: name of the type in which parameters are kept.
       scan_layers: one scanned layer (`layers` axis first) instead of unrolled ones.
@@ -42,7 +41,7 @@ class ModelConfig:
     """
 
     family: ClassVar[str]
-    sizes: ClassVar[tuple[str, ...]] = ("vocab_size", "max_encoder_length", "max_decoder_length")
+    sizes: ClassVar[tuple[str, ...]] = ("vocab_size",)
     """Fields that must be at least 1; families add theirs."""
     positive: ClassVar[tuple[str, ...]] = ()
     """Constants that must be above 0."""
@@ -51,17 +50,17 @@ class ModelConfig:
     execution: ClassVar[tuple[str, ...]] = ("scan_layers", "remat_policy", "attention")
     """Fields that say how a model is computed, not which one it is."""
     changeable: ClassVar[tuple[str, ...]] = (
-        *("dropout_rate", "attention_dropout_rate", "max_encoder_length", "max_decoder_length"),
-        *("dtype", "scan_layers", "remat_policy"),
+        *("dropout_rate", "attention_dropout_rate", "dtype", "scan_layers", "remat_policy"),
     )
     """Fields that may change while a model is trained: what the network computes for given
     parameters does not depend on them, dropout and rounding apart. Families add theirs."""
+    per_layer: ClassVar[Mapping[str, str]] = {}
+    """Fields that hold a value for each layer of a stack, or are empty: name -> stack. A model that
+    loses layers keeps the values of those that stay."""
 
     vocab_size: int
     dropout_rate: float = 0.0
     attention_dropout_rate: float = 0.0
-    max_encoder_length: int = 1024
-    max_decoder_length: int = 1024
     dtype: str = "float32"
     param_dtype: str = "float32"
     scan_layers: bool = True
@@ -75,6 +74,8 @@ class ModelConfig:
           UserError: a field has a value that no network can have.
         """
         for name, kind in _kinds(type(self)).items():
+            if kind is tuple and isinstance(getattr(self, name), list):  # As JSON and gin have it.
+                object.__setattr__(self, name, tuple(getattr(self, name)))
             _check_value(name, kind, getattr(self, name))
         for name in self.positive:
             if getattr(self, name) <= 0:
@@ -110,6 +111,15 @@ class ModelConfig:
         if getattr(self, name) not in known:
             names = ", ".join(map(repr, known))
             raise UserError(f"{name} is {getattr(self, name)!r}; known: {names}.")
+
+    @property
+    @abc.abstractmethod
+    def lengths(self) -> tuple[int, int]:
+        """The longest inputs and the longest targets that the model was made for, in tokens."""
+
+    @abc.abstractmethod
+    def with_lengths(self, inputs: int, targets: int) -> Self:
+        """A copy for inputs and targets of these lengths."""
 
     @property
     def types(self) -> dict[str, Any]:
@@ -170,22 +180,31 @@ class ModelConfig:
 def _kinds(config: type[ModelConfig]) -> dict[str, type]:
     """The types of the fields of a class; of a choice that of its values."""
     hints = typing.get_type_hints(config)
-    kinds = {}
+    kinds: dict[str, type] = {}
     for field in dataclasses.fields(config):
         hint = hints[field.name]
-        choices = typing.get_args(hint)
-        kinds[field.name] = hint if isinstance(hint, type) else type(choices[0])
+        if typing.get_origin(hint) is tuple:
+            kinds[field.name] = tuple
+        else:
+            choices = typing.get_args(hint)
+            kinds[field.name] = hint if isinstance(hint, type) else type(choices[0])
     return kinds
 
 
 def _check_value(name: str, kind: type, value: Any) -> None:
     """Raises where a value, of a gin file or a JSON file, is none that its field can have."""
     types = {int: int, float: int | float}
-    words = {int: "a whole number", float: "a number", bool: "True or False", str: "a text"}
+    words = {
+        int: "a whole number",
+        float: "a number",
+        bool: "True or False",
+        str: "a text",
+        tuple: "a list",
+    }
     # A bool is an int to Python, not to a user.
     fits = isinstance(value, types.get(kind, kind)) and (kind is bool) == isinstance(value, bool)
     if not fits:
-        raise UserError(f"{name} is {value!r}; it must be {words.get(kind, kind.__name__)}.")
+        raise UserError(f"{name} is {value!r}; it must be {words.get(kind, 'a list')}.")
     if kind is float and not math.isfinite(value):
         raise UserError(f"{name} is {value}; it must be finite.")
     if kind is int and abs(value) > MAX_SIZE:

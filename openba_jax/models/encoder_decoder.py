@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, Self, cast
 
 import jax
 import jax.numpy as jnp
 from flax import traverse_util
 
 from openba_jax.models.base import Batch, Cache, DecodingState, Model, Params
+from openba_jax.models.config import ModelConfig
 
 PACKING = (
     "encoder_segment_ids",
@@ -18,6 +19,37 @@ PACKING = (
     "decoder_positions",
 )
 """What a packed batch has besides tokens and weights."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EncoderDecoderConfig(ModelConfig):
+    """As `ModelConfig`.
+
+    Attributes:
+      max_encoder_length: longest encoder input that the model was made for, in tokens.
+      max_decoder_length: the same for the decoder.
+    """
+
+    sizes: ClassVar[tuple[str, ...]] = (
+        *ModelConfig.sizes,
+        *("max_encoder_length", "max_decoder_length"),
+    )
+    changeable: ClassVar[tuple[str, ...]] = (
+        *ModelConfig.changeable,
+        *("max_encoder_length", "max_decoder_length"),
+    )
+
+    max_encoder_length: int = 1024
+    max_decoder_length: int = 1024
+
+    @property
+    def lengths(self) -> tuple[int, int]:
+        """The longest inputs and the longest targets, in tokens."""
+        return self.max_encoder_length, self.max_decoder_length
+
+    def with_lengths(self, inputs: int, targets: int) -> Self:
+        """A copy for inputs and targets of these lengths."""
+        return self.replace(max_encoder_length=inputs, max_decoder_length=targets)
 
 
 @dataclasses.dataclass(frozen=True)

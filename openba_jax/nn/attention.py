@@ -27,10 +27,14 @@ class AttentionMask:
     """Which keys a query sees: those that everything given here allows.
 
     Attributes:
-      causal: none behind the query.
+      causal: none behind the query, except those of `prefix`.
       keys: bool `[batch, keys]`, the real ones.
       query_segments: int `[batch, queries]`, with `key_segments`: those of the query's segment.
       key_segments: int `[batch, keys]`.
+      prefix: bool `[batch, length]`: what a causal row reads in both directions (prefix LM); every
+        query that is part of it sees all of it.
+      window: positions that lie less than this apart, an int or an int32 scalar; scanned layers
+        have each its own.
       allowed: bool, broadcastable to `[batch, heads, queries, keys]`, for what has no other words.
     """
 
@@ -38,13 +42,21 @@ class AttentionMask:
     keys: jax.Array | None = None
     query_segments: jax.Array | None = None
     key_segments: jax.Array | None = None
+    prefix: jax.Array | None = None
+    window: jax.Array | int | None = None
     allowed: jax.Array | None = None
 
     def dense(self, queries: int, keys: int) -> jax.Array | None:
         """Bool, broadcastable to `[batch, heads, queries, keys]`; None where all is allowed."""
         parts = []
+        distance = jnp.arange(queries)[:, None] - jnp.arange(keys)
         if self.causal:
-            parts.append(jnp.tril(jnp.ones((queries, keys), bool))[None, None])
+            behind = (distance >= 0)[None, None]
+            if self.prefix is not None:
+                behind |= (self.prefix[:, :, None] & self.prefix[:, None, :])[:, None]
+            parts.append(behind)
+        if self.window is not None:
+            parts.append((jnp.abs(distance) < self.window)[None, None])
         if self.query_segments is not None and self.key_segments is not None:
             same = self.query_segments[:, :, None] == self.key_segments[:, None, :]
             parts.append(same[:, None])
@@ -55,19 +67,49 @@ class AttentionMask:
         return functools.reduce(jnp.logical_and, parts) if parts else None
 
 
+@flax.struct.dataclass
+class Scores:
+    """How the products of queries and keys become scores.
+
+    Attributes:
+      scale: what products are multiplied by; None: `kv ** -0.5`.
+      softcap: bounds scores to `softcap * tanh(score / softcap)` (Gemma 2); 0: they are not bound.
+      bias: float, broadcastable to `[batch, heads, queries, keys]`, added last.
+    """
+
+    scale: float | None = flax.struct.field(pytree_node=False, default=None)
+    softcap: float = flax.struct.field(pytree_node=False, default=0.0)
+    bias: jax.Array | None = None
+
+    def __call__(self, products: jax.Array, kv: int) -> jax.Array:
+        """Scores of float32 products; `kv` is the size of a head."""
+        scale = 1 / math.sqrt(kv) if self.scale is None else self.scale
+        scores = products if scale == 1.0 else products * scale
+        if self.softcap:
+            scores = self.softcap * jnp.tanh(scores / self.softcap)
+        return scores if self.bias is None else scores + self.bias
+
+
 class Kernel(Protocol):
     """Softmax attention without dropout."""
 
     def __call__(
-        self, query: jax.Array, key: jax.Array, value: jax.Array, mask: AttentionMask
+        self,
+        query: jax.Array,
+        key: jax.Array,
+        value: jax.Array,
+        mask: AttentionMask,
+        scores: Scores,
     ) -> jax.Array:
         """Attends.
 
         Args:
           query: `[batch, queries, heads, kv]`.
-          key: `[batch, keys, heads, kv]`.
+          key: `[batch, keys, kv_heads, kv]`; as many consecutive query heads share each of them as
+            `heads / kv_heads`.
           value: like `key`.
           mask: what each query sees. Of a query that sees nothing the result is finite, and any.
+          scores: how products become scores.
 
         Returns:
           `[batch, queries, heads, kv]` in the dtype of `value`.
@@ -81,14 +123,16 @@ def attention(
     value: jax.Array,
     mask: AttentionMask,
     dropout: Dropout | None = None,
+    scores: Scores | None = None,
 ) -> jax.Array:
     """Softmax attention by a kernel of `KERNELS`; arguments as `Kernel`.
 
     Dropout on the probabilities, which kernels do not hold, takes XLA's path.
     """
+    scores = scores or Scores()
     if dropout is not None:
-        return xla_attention(query, key, value, mask, dropout)
-    return KERNELS[kernel](query, key, value, mask)
+        return xla_attention(query, key, value, mask, scores, dropout)
+    return KERNELS[kernel](query, key, value, mask, scores)
 
 
 def xla_attention(
@@ -96,6 +140,7 @@ def xla_attention(
     key: jax.Array,
     value: jax.Array,
     mask: AttentionMask,
+    scores: Scores | None = None,
     dropout: Dropout | None = None,
     heads_first: bool = False,
 ) -> jax.Array:
@@ -103,22 +148,29 @@ def xla_attention(
 
     Args:
       query: `[batch, queries, heads, kv]`.
-      key: `[batch, keys, heads, kv]`, or `[batch, heads, keys, kv]` if `heads_first`.
+      key: `[batch, keys, kv_heads, kv]`, or `[batch, kv_heads, keys, kv]` if `heads_first`.
       value: like `key`.
       mask: what each query sees.
+      scores: how products become scores.
       dropout: applied to the probabilities.
       heads_first: how keys and values lie.
     """
     keys = "bhkd" if heads_first else "bkhd"
-    scores = jnp.einsum(f"bqhd,{keys}->bhqk", query, key, preferred_element_type=jnp.float32)
-    scores = scores / math.sqrt(query.shape[-1])
-    allowed = mask.dense(*scores.shape[-2:])
+    batch, queries, heads, kv = query.shape
+    groups = key.shape[1 if heads_first else 2]
+    grouped = query.reshape(batch, queries, groups, heads // groups, kv)
+    products = jnp.einsum(f"bqhrd,{keys}->bhrqk", grouped, key, preferred_element_type=jnp.float32)
+    products = products.reshape(batch, heads, queries, -1)
+    scored = (scores or Scores())(products, kv)
+    allowed = mask.dense(*scored.shape[-2:])
     if allowed is not None:
-        scores = jnp.where(allowed, scores, MASKED_SCORE)
-    probabilities = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
+        scored = jnp.where(allowed, scored, MASKED_SCORE)
+    probabilities = jax.nn.softmax(scored, axis=-1).astype(value.dtype)
     if dropout is not None:
         probabilities = dropout(probabilities)
-    return jnp.einsum(f"bhqk,{keys}->bqhd", probabilities, value)
+    probabilities = probabilities.reshape(batch, groups, heads // groups, queries, -1)
+    context = jnp.einsum(f"bhrqk,{keys}->bqhrd", probabilities, value)
+    return context.reshape(batch, queries, heads, kv)
 
 
 KERNELS: dict[str, Kernel] = {"xla": xla_attention}

@@ -1,4 +1,4 @@
-"""Building blocks of every family: projections, norms, gated MLP, embedding, rotary positions.
+"""Building blocks of every family: projections, norms, gated MLP, embedding.
 
 Every parameter is declared by `parameter`, once, with the names of its axes
 (`nn.with_logical_partitioning`); sharding, pruning, checkpoints and counting all read those names.
@@ -111,6 +111,33 @@ class LayerNorm(nn.Module):
         return (x * scale + bias).astype(self.dtype)
 
 
+class RMSNorm(nn.Module):
+    """Root-mean-square norm (Zhang and Sennrich 2019, arXiv:1910.07467), computed in float32.
+
+    Attributes:
+      epsilon: added to the mean of squares.
+      offset: added to the scale; Gemma keeps its scales as their distance from 1.
+      axis: logical name of the axis that is normalised, the last one.
+      dtype: name of the type of the output.
+      param_dtype: name of the type of the parameters.
+    """
+
+    epsilon: float
+    offset: float = 0.0
+    axis: str = "embed"
+    dtype: str = "float32"
+    param_dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, inputs: jax.Array) -> jax.Array:
+        """Normalises the last axis of `[..., axis]`; returns `dtype`."""
+        first = nn.initializers.constant(1.0 - self.offset)
+        scale = parameter(self, "scale", first, inputs.shape[-1:], (self.axis,))
+        x = inputs.astype(jnp.float32)
+        x = x * jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + self.epsilon)
+        return (x * (scale.astype(jnp.float32) + self.offset)).astype(self.dtype)
+
+
 class GatedMlp(nn.Module):
     """`wo(activation(wi_0 x) * wi_1 x)`; SwiGLU with SiLU (Shazeer 2020, arXiv:2002.05202).
 
@@ -217,24 +244,3 @@ def _mesh_axes(names: tuple[str, ...]) -> tuple[str, ...]:
     if isinstance(entry, str):
         return (entry,)
     return entry if isinstance(entry, tuple) else ()
-
-
-def rotary(inputs: jax.Array, positions: jax.Array, theta: float) -> jax.Array:
-    """Rotates queries or keys by their positions: halves, not neighbouring pairs.
-
-    Args:
-      inputs: `[batch, length, heads, kv]`.
-      positions: int32 `[batch or 1, length]`.
-      theta: base of the frequencies.
-
-    Returns:
-      The rotated inputs, computed in float32, in the dtype of the inputs.
-    """
-    half = inputs.shape[-1] // 2
-    frequencies = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
-    angles = positions[..., None].astype(jnp.float32) * frequencies
-    cos = jnp.cos(angles)[:, :, None, :]
-    sin = jnp.sin(angles)[:, :, None, :]
-    first, second = jnp.split(inputs.astype(jnp.float32), 2, axis=-1)
-    rotated = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
-    return rotated.astype(inputs.dtype)

@@ -27,8 +27,12 @@ DEFAULT_RULES: Rules = (
     # Parameters: `fsdp` splits what is stored, `model` splits what is computed.
     ("layers", None),
     ("embed", "fsdp"),
+    ("encoder/embed", "fsdp"),
     ("heads", "model"),
+    ("kv_heads", "model"),
+    ("joined_kv", "model"),
     ("kv", None),
+    ("relpos_buckets", None),
     ("mlp", "model"),
     ("vocab", "model"),
     # Activations, which the network constrains.

@@ -8,9 +8,9 @@ Keys of `keep` are those of the ancestor's `AxisTable`, each of them optional (a
 everything):
 
   STACK/layers       kept layers
-  AXIS               kept indices of an axis that occurs outside of layers: `embed`, `vocab`
-  STACK/AXIS         kept indices of an axis of the layers of a stack: `encoder/heads`,
-                     `decoder/mlp`; one list for all layers, or one list per layer of the ancestor
+  AXIS               kept indices of an axis that occurs outside of the stacks: `embed`, `vocab`
+  STACK/AXIS         kept indices of an axis of a stack, `encoder/heads`: one list for all layers,
+                     or one list per layer of the ancestor, unless the layers share the axis
 
 All lists ascend, except `vocab`: that may have any order, and may end in repeats of one row, which
 pad the embedding to its multiple.
@@ -41,7 +41,6 @@ from openba_jax.models.axes import (
     Joined,
     axis_of,
     join,
-    layers_key,
 )
 from openba_jax.models.base import Model
 from openba_jax.models.registry import model_from_dict
@@ -109,8 +108,9 @@ class Plan:
         kept = self.keep.get(key, tuple(range(self.axes.sizes[key])))
         if np.ndim(kept[0]):
             return kept
-        layers = set(self.indices(_layers_of(key)))
-        return tuple(kept if i in layers else () for i in range(self.axes.sizes[_layers_of(key)]))
+        of_layers = _layers_of(self.axes, key)
+        layers = set(self.indices(of_layers))
+        return tuple(kept if i in layers else () for i in range(self.axes.sizes[of_layers]))
 
     def narrow(self, keep: Keep, **step: Any) -> Plan:
         """A plan that keeps less.
@@ -184,11 +184,11 @@ class Plan:
         inner = Plan(pruned_model(self).config.to_dict(), self.source, keep)
         outer: dict[str, Any] = {}
         for key in inner.keep:
-            if layers_key(key) is None:
+            if self.axes.layers_key(key) is None:
                 mine = self.indices(key)
                 outer[key] = tuple(mine[i] for i in inner.indices(key))
             else:
-                layers = self.indices(_layers_of(key))
+                layers = self.indices(_layers_of(self.axes, key))
                 positions = dict(zip(layers, inner.rows(key), strict=True))
                 outer[key] = tuple(
                     tuple(row[i] for i in positions.get(layer, ()))
@@ -228,7 +228,7 @@ def pruned_model(plan: Plan, like: Model | None = None) -> Model:
     """
     sizes = dict(plan.axes.sizes)
     for key in plan.keep:
-        if layers_key(key) is None:
+        if plan.axes.layers_key(key) is None:
             sizes[key] = len(plan.indices(key))
         else:
             sizes[key] = max(len(row) for row in plan.rows(key))
@@ -237,7 +237,13 @@ def pruned_model(plan: Plan, like: Model | None = None) -> Model:
             for key in [key for key in sizes if axis_of(key) == coupling.outer]:
                 joined = join(key.rpartition("/")[0], coupling.axis)
                 sizes[joined] = sizes[key] * coupling.inner
-    return (like or plan.ancestor_model).resized(sizes)
+    ancestor = plan.ancestor_model.config
+    kept = {
+        name: tuple(values[layer] for layer in plan.indices(join(stack, LAYERS)))
+        for name, stack in ancestor.per_layer.items()
+        if (values := getattr(ancestor, name))
+    }
+    return (like or plan.ancestor_model).resized(sizes, **kept)
 
 
 def relative(child: Plan, parent: Plan) -> dict[str, Any]:
@@ -260,11 +266,11 @@ def relative(child: Plan, parent: Plan) -> dict[str, Any]:
     for key in parent.axes.keys:
         if child.keep.get(key) == parent.keep.get(key):
             continue  # Not only for speed: padding rows of the vocabulary stay rows of their own.
-        if layers_key(key) is None:
+        if parent.axes.layers_key(key) is None:
             keep[key] = _positions(key, child.indices(key), parent.indices(key))
         else:
             wanted, available = child.rows(key), parent.rows(key)
-            layers = parent.indices(_layers_of(key))
+            layers = parent.indices(_layers_of(parent.axes, key))
             keep[key] = [_positions(key, wanted[i], available[i]) for i in layers]
     axes = pruned_model(parent).axes
     return _with_joined(axes, canonical(axes, keep))
@@ -283,10 +289,10 @@ def canonical(axes: AxisTable, keep: Keep) -> dict[str, Any]:
         )
     result: dict[str, Any] = {}
     for key in axes.keys:
-        if key in keep and layers_key(key) is None:
+        if key in keep and axes.layers_key(key) is None:
             result[key] = _checked(key, keep[key], axes.sizes[key])
     for key in axes.keys:
-        if key in keep and (of_layers := layers_key(key)) is not None:
+        if key in keep and (of_layers := axes.layers_key(key)) is not None:
             depth = axes.sizes[of_layers]
             layers = result.get(of_layers, range(depth))
             result[key] = _checked_rows(key, keep[key], axes.sizes[key], depth, layers)
@@ -299,10 +305,10 @@ def canonical(axes: AxisTable, keep: Keep) -> dict[str, Any]:
     return {key: kept for key, kept in result.items() if kept != tuple(range(axes.sizes[key]))}
 
 
-def _layers_of(key: str) -> str:
-    of_layers = layers_key(key)
+def _layers_of(axes: AxisTable, key: str) -> str:
+    of_layers = axes.layers_key(key)
     if of_layers is None:
-        raise KeyError(f"{key} is not an axis of layers")
+        raise KeyError(f"{key} is not cut layer by layer")
     return of_layers
 
 
@@ -322,8 +328,9 @@ def _grouped(axes: AxisTable, coupling: Grouped, keep: Keep) -> dict[str, Any]:
     outer, inner = coupling.outer, coupling.inner
     if outer not in keep and inner not in keep:
         return {}
-    depth = axes.sizes[_layers_of(outer)]
-    layers = keep.get(_layers_of(outer), range(depth))
+    of_layers = _layers_of(axes, outer)
+    depth = axes.sizes[of_layers]
+    layers = keep.get(of_layers, range(depth))
     size = axes.sizes[inner] // axes.sizes[outer]
     groups: dict[int, Indices] = {}
     members: dict[int, Indices] = {}

@@ -12,11 +12,11 @@ from typing import Any, Protocol
 import numpy as np
 
 from openba_jax.errors import UserError
-from openba_jax.models.axes import LAYERS, Leaf, layers_key
+from openba_jax.models.axes import LAYERS, AxisTable, Leaf
 from openba_jax.models.base import Model
 
 Scores = dict[str, np.ndarray]
-"""By key: float64 `[size]` for layers and axes outside of layers, `[layers, size]` for others."""
+"""By key: float64 `[size]` for layers and for axes that all layers share, else `[layers, size]`."""
 
 ReadLeaf = Callable[[Leaf], Any]
 """The values of a leaf: anything that `np.asarray` takes, axes as in `model.axes.paths`."""
@@ -99,7 +99,7 @@ def magnitude(
     """
     del batches
     axes = model.axes
-    scores = {key: np.zeros(_shape(axes.sizes, key)) for key in keys}
+    scores = {key: np.zeros(score_shape(axes, key)) for key in keys}
     for leaf in axes.leaves():
         names = axes.paths[leaf.path]
         wanted = {axis: axes.key(leaf.path, axis) for axis in names}
@@ -109,16 +109,17 @@ def magnitude(
             continue
         sums = _squares(np.asarray(read(leaf)), leaf)
         for axis, key in wanted.items():
-            place = scores[key] if layers_key(key) is None else scores[key][leaf.layer]
+            place = scores[key] if axes.layers_key(key) is None else scores[key][leaf.layer]
             place += sums[names.index(axis)]
         if of_layer in scores:
             scores[of_layer][leaf.layer] += sums[0].sum()
     return scores
 
 
-def _shape(sizes: Mapping[str, int], key: str) -> tuple[int, ...]:
-    of_layers = layers_key(key)
-    return (sizes[key],) if of_layers is None else (sizes[of_layers], sizes[key])
+def score_shape(axes: AxisTable, key: str) -> tuple[int, ...]:
+    """The shape of the scores of a key, see `Scores`."""
+    of_layers = axes.layers_key(key)
+    return (axes.sizes[key],) if of_layers is None else (axes.sizes[of_layers], axes.sizes[key])
 
 
 def _squares(array: np.ndarray, leaf: Leaf) -> list[np.ndarray]:

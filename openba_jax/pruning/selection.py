@@ -18,7 +18,6 @@ from openba_jax.models.axes import (
     Grouped,
     axis_of,
     join,
-    layers_key,
 )
 from openba_jax.pruning.scores import Scores
 
@@ -116,10 +115,12 @@ def drawn(axes: AxisTable, targets: Mapping[str, int], seed: int) -> Selection:
             for member in sorted(generator.sample(range(width), target // len(kept)))
         ]
 
-    flat = [k for k in axes.keys if layers_key(k) is None and axis_of(k) not in (LAYERS, VOCAB)]
+    flat = [
+        k for k in axes.keys if axes.layers_key(k) is None and axis_of(k) not in (LAYERS, VOCAB)
+    ]
     keep: dict[str, Any] = {key: draw(key) for key in flat}
     for stack in axes.stacks:
-        keys = [key for key in axes.keys if layers_key(key) == join(stack, LAYERS)]
+        keys = [key for key in axes.keys if axes.layers_key(key) == join(stack, LAYERS)]
         for layer in range(axes.depth(stack)):
             for key in _groups_first(axes, keys):
                 outer = _outer(axes, key)

@@ -132,7 +132,9 @@ def _key(path: str, name: str, keep: Keep) -> str | None:
     keys = []
     for key in keep:
         scope, _, last = key.rpartition("/")
-        if last == name and (not scope or path.startswith(f"{scope}/")):
+        if "/" in name:  # The axis of another stack, by its key.
+            keys += [key] if key == name else []
+        elif last == name and (not scope or path.startswith(f"{scope}/")):
             keys.append(key)
     if len(keys) > 1:
         raise UserError(f"both {keys[0]} and {keys[1]} of the pruning plan speak of {path}.")

@@ -115,11 +115,8 @@ class Pipeline:
         )
         results = Results(models, gin_values.several(self.prompts))
 
-        config = self.model.replace(
-            vocab_size=vocabulary.size,
-            max_encoder_length=data.encoder_length,
-            max_decoder_length=data.decoder_length,
-        )
+        config = self.model.replace(vocab_size=vocabulary.size)
+        config = config.with_lengths(data.encoder_length, data.decoder_length)
         trained = models.train_ancestor(model_of(config), vocabulary)
         models.tune_model(PRETRAIN)
         rows = [results.row(PRETRAIN, trained.step, tuned=True)]

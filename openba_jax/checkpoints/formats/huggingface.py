@@ -115,9 +115,7 @@ class HuggingFace:
         )
         if checkpoint.tokenizer is not None:
             config = model.config
-            write_tokenizer(
-                checkpoint.tokenizer, folder, config.vocab_size, config.max_encoder_length
-            )
+            write_tokenizer(checkpoint.tokenizer, folder, config.vocab_size, config.lengths[0])
         by_name = {entry.theirs: entry for entry in entries}
         self._write_weights(folder, specs, lambda name: entry_reads(checkpoint, by_name[name]))
 

@@ -15,7 +15,7 @@ import jax
 
 from openba_jax.errors import UserError
 from openba_jax.models.axes import Coupling, Equal, Fixed
-from openba_jax.models.config import ModelConfig
+from openba_jax.models.encoder_decoder import EncoderDecoderConfig
 from openba_jax.models.padding import padded_vocab_size
 
 FfnRule = Literal["v1", "v2"]
@@ -29,7 +29,7 @@ COUPLINGS: tuple[Coupling, ...] = (
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class OpenBAConfig(ModelConfig):
+class OpenBAConfig(EncoderDecoderConfig):
     """Architecture and numerics of one encoder-decoder.
 
     Attributes:
@@ -55,13 +55,13 @@ class OpenBAConfig(ModelConfig):
 
     family: ClassVar[str] = "openba"
     sizes: ClassVar[tuple[str, ...]] = (
-        *ModelConfig.sizes,
+        *EncoderDecoderConfig.sizes,
         *("embed_dim", "num_heads", "head_dim", "mlp_dim"),
     )
     positive: ClassVar[tuple[str, ...]] = ("layer_norm_epsilon", "rope_theta", "initializer_std")
     depths: ClassVar[tuple[str, ...]] = ("encoder_layers", "decoder_layers")
     changeable: ClassVar[tuple[str, ...]] = (
-        *ModelConfig.changeable,
+        *EncoderDecoderConfig.changeable,
         *("embedding_dropout", "initializer_std", "ffn_rule"),
     )
 
@@ -83,7 +83,7 @@ class OpenBAConfig(ModelConfig):
     ffn_rule: FfnRule = "v1"
 
     def __post_init__(self) -> None:
-        """Checks what `ModelConfig` checks, and the head size.
+        """Checks what `EncoderDecoderConfig` checks, and the head size.
 
         Raises:
           UserError: a field has a value that no network can have.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Self
+from typing import Any, Self
 
 from openba_jax.models.axes import Coupling
 from openba_jax.models.base import Params
@@ -30,9 +30,9 @@ class OpenBAModel(EncoderDecoder):
         """What holds between its axes."""
         return COUPLINGS
 
-    def resized(self, sizes: Mapping[str, int]) -> Self:
+    def resized(self, sizes: Mapping[str, int], **fields: Any) -> Self:
         """The model with other sizes of axes, by key."""
-        return self.replace(**resized_fields(sizes))
+        return self.replace(**resized_fields(sizes), **fields)
 
     def head(self, params: Params) -> Head:
         """The kernel, tied or not, the bias if any, and the scale of the logits."""

@@ -2,24 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from openba_jax.models.openba.attention import CrossAttention, SelfAttention
 from openba_jax.models.openba.config import OpenBAConfig
 from openba_jax.nn.attention import AttentionMask
+from openba_jax.nn.attention_layer import AttentionSpec, CrossAttention, SelfAttention
+from openba_jax.nn.layer_stack import run_layers
 from openba_jax.nn.layers import Embedding, GatedMlp, LayerNorm, parameter
 from openba_jax.nn.losses import Head
+from openba_jax.nn.rotary import Rotary
 
 _ACTIVATION = ("activation_batch", "activation_length", "activation_embed")
 
 
 def _layer_norm(config: OpenBAConfig, name: str) -> LayerNorm:
     return LayerNorm(config.layer_norm_epsilon, **config.types, name=name)
+
+
+def _attention(config: OpenBAConfig) -> AttentionSpec:
+    return AttentionSpec(
+        config.embed_dim,
+        config.num_heads,
+        config.head_dim,
+        qkv_bias=config.qkv_bias,
+        out_bias=config.qkv_bias,
+        rotary=Rotary(config.rope_theta),
+        std=config.initializer_std,
+        out_std=config.output_initializer_std,
+        dropout_rate=config.attention_dropout_rate,
+        kernel=config.attention,
+        **config.types,
+    )
 
 
 def _mlp(config: OpenBAConfig) -> GatedMlp:
@@ -51,7 +68,7 @@ class EncoderLayer(nn.Module):
         config = self.config
         dropout = nn.Dropout(config.dropout_rate, deterministic=deterministic)
         y = _layer_norm(config, "pre_self_attention_layer_norm")(x)
-        y = SelfAttention(config, name="self_attention")(
+        y = SelfAttention(_attention(config), name="self_attention")(
             y, positions, mask, deterministic=deterministic
         )
         x = x + dropout(y)
@@ -82,7 +99,7 @@ class DecoderLayer(nn.Module):
         config = self.config
         dropout = nn.Dropout(config.dropout_rate, deterministic=deterministic)
         y = _layer_norm(config, "pre_self_attention_layer_norm")(x)
-        y = SelfAttention(config, name="self_attention")(
+        y = SelfAttention(_attention(config), name="self_attention")(
             y,
             positions,
             self_mask,
@@ -93,7 +110,7 @@ class DecoderLayer(nn.Module):
         )
         x = x + dropout(y)
         y = _layer_norm(config, "pre_cross_attention_layer_norm")(x)
-        y = CrossAttention(config, name="cross_attention")(
+        y = CrossAttention(_attention(config), name="cross_attention")(
             y, encoded, cross_mask, deterministic=deterministic, decode=decode
         )
         x = x + dropout(y)
@@ -103,7 +120,7 @@ class DecoderLayer(nn.Module):
 
 
 class Stack(nn.Module):
-    """All layers of the encoder or the decoder, scanned or unrolled, and the final layer norm.
+    """All layers of the encoder or the decoder, and the final layer norm.
 
     Attributes:
       config: the model's configuration.
@@ -121,34 +138,9 @@ class Stack(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, *arguments: Any) -> jax.Array:
         """Maps `[batch, length, embed]` to the same shape."""
-        config = self.config
-        layer = self.layer
-        if config.remat_policy != "none":
-            layer = nn.remat(
-                layer,
-                policy=_REMAT_POLICIES[config.remat_policy],
-                prevent_cse=not config.scan_layers,
-                static_argnums=self.static_arguments,
-            )
-        if config.scan_layers:
-            x, _ = nn.scan(
-                layer,
-                variable_axes={"params": 0, "cache": 0, "encoded": 0, "intermediates": 0},
-                split_rngs={"params": True, "dropout": True},
-                in_axes=(nn.broadcast,) * len(arguments),
-                length=self.depth,
-                metadata_params={nn.PARTITION_NAME: "layers"},
-            )(config, name="layers")(x, *arguments)
-        else:
-            for number in range(self.depth):
-                x, _ = layer(config, name=f"layers_{number}")(x, *arguments)
+        config, static = self.config, self.static_arguments
+        x = run_layers(self.layer, config, self.depth, x, *arguments, static=static)
         return _layer_norm(config, "final_layer_norm")(x)
-
-
-_REMAT_POLICIES: dict[str, Callable[..., bool]] = {
-    "minimal": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-    "full": jax.checkpoint_policies.nothing_saveable,
-}
 
 
 class LogitsDense(nn.Module):
