@@ -56,11 +56,13 @@ class EncoderDecoderConfig(ModelConfig):
 class EncoderDecoder(Model):
     """A model whose module has T5X's methods (docs/architecture.md, T5X).
 
-    The module's cache has the keys and values of the encoder output below `cross_attention`; of a
-    collection `encoded` with the same leaves it reads them instead.
+    The module's cache has the keys and values of the encoder output below `memory`; of a collection
+    `encoded` with the same leaves it reads them instead.
     """
 
     stacks: ClassVar[tuple[str, ...]] = ("encoder", "decoder")
+    memory: ClassVar[str] = "cross_attention"
+    """Name of the cross-attention in the module's layers."""
 
     def init_boxed(self, rng: jax.Array) -> Any:
         """Fresh parameters, each in a box with the names of its axes."""
@@ -112,7 +114,7 @@ class EncoderDecoder(Model):
         changing: Cache = {}
         fixed: Cache = {}
         for path, leaf in traverse_util.flatten_dict(cache).items():
-            (fixed if "cross_attention" in path else changing)[path] = leaf
+            (fixed if self.memory in path else changing)[path] = leaf
         return DecodingState(
             traverse_util.unflatten_dict(changing), traverse_util.unflatten_dict(fixed)
         )

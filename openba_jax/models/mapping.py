@@ -63,11 +63,11 @@ class HuggingFace(Protocol):
     """A family in Hugging Face's format.
 
     Attributes:
-      model_type: `model_type` of `config.json`.
+      model_types: what `model_type` of `config.json` may be.
       rows: its tensors.
     """
 
-    model_type: str
+    model_types: Sequence[str]
     rows: Sequence[Row]
 
     def read_config(self, fields: Mapping[str, Any], tensors: Tensors) -> ModelConfig:
@@ -89,6 +89,9 @@ class HuggingFace(Protocol):
         Raises:
           UserError: the format cannot express the model.
         """
+
+    def generation_fields(self, config: ModelConfig) -> dict[str, Any]:
+        """`generation_config.json` of a configuration."""
 
 
 class Megatron(Protocol):

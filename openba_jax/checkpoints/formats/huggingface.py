@@ -103,16 +103,7 @@ class HuggingFace:
             for entry in entries
         ]
         write_json(folder / "config.json", fields)
-        write_json(
-            folder / "generation_config.json",
-            {
-                "_from_model_config": True,
-                "decoder_start_token_id": 0,
-                "eos_token_id": 1,
-                "pad_token_id": 0,
-                "transformers_version": "4.31.0",
-            },
-        )
+        write_json(folder / "generation_config.json", family.generation_fields(model.config))
         if checkpoint.tokenizer is not None:
             config = model.config
             write_tokenizer(checkpoint.tokenizer, folder, config.vocab_size, config.lengths[0])
@@ -147,10 +138,10 @@ class HuggingFace:
 
 def _family(model_type: object, file: Path) -> mapping.HuggingFace:
     """The mapping of the family that has this `model_type`."""
-    known = {}
+    known: dict[str, mapping.HuggingFace] = {}
     for family in registry.families():
         if family.huggingface is not None:
-            known[family.huggingface.model_type] = family.huggingface
+            known |= dict.fromkeys(family.huggingface.model_types, family.huggingface)
     if model_type not in known:
         names = ", ".join(map(repr, known))
         raise UserError(f"{file}: model_type is {model_type!r}; those that can be read: {names}.")

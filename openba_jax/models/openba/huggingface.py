@@ -69,7 +69,7 @@ def _rows() -> list[Row]:
 class OpenBAHuggingFace:
     """The `HuggingFace` mapping of OpenBA."""
 
-    model_type = "openba"
+    model_types: Sequence[str] = ("openba",)
     rows: Sequence[Row] = tuple(_rows())
 
     def read_config(self, fields: Mapping[str, Any], tensors: Tensors) -> OpenBAConfig:
@@ -160,7 +160,7 @@ class OpenBAHuggingFace:
             "is_encoder_decoder": True,
             "kv_channels": config.head_dim,
             "max_seq_length": config.max_encoder_length,
-            "model_type": self.model_type,
+            "model_type": "openba",
             "num_decoder_layers": config.decoder_layers,
             "num_heads": config.num_heads,
             "num_layers": config.encoder_layers,
@@ -171,6 +171,17 @@ class OpenBAHuggingFace:
             "transformers_version": "4.31.0",
             "use_cache": True,
             "vocab_size": config.vocab_size,
+        }
+
+    def generation_fields(self, config: ModelConfig) -> dict[str, Any]:
+        """`generation_config.json`."""
+        del config
+        return {
+            "_from_model_config": True,
+            "decoder_start_token_id": 0,
+            "eos_token_id": 1,
+            "pad_token_id": 0,
+            "transformers_version": "4.31.0",
         }
 
 
