@@ -57,6 +57,7 @@ def main(argv: Sequence[str]) -> None:
     from openba_jax.checkpoints.folders import require_free
     from openba_jax.checkpoints.model_folder import split_path
     from openba_jax.checkpoints.registry import detect, open_checkpoint
+    from openba_jax.pruning.saved_plan import plan_of
 
     path = local(values.input)
     if argv[1] == "verify":
@@ -68,6 +69,7 @@ def main(argv: Sequence[str]) -> None:
     reject_overlap(split_path(path)[0], output, "checkpoint of --input")
     require_free(output)
     source = open_checkpoint(path, _model_config(values.model_config))
+    plan_of(source, path)  # Raises where it is the plan of another model.
     sys.stdout.write(f"{path}: {kind.name}, {_describe(source)}\n")
     convert(source, _writer(argv[1]), output)
 

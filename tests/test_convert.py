@@ -19,6 +19,7 @@ from openba_jax.checkpoints.registry import detect, open_checkpoint
 from openba_jax.data.vocabulary_training import train_vocabulary
 from openba_jax.errors import UserError
 from openba_jax.models.openba.widths import v1_width
+from openba_jax.pruning.plan import Plan
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -322,3 +323,12 @@ def test_help_is_quick():
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout == "[]\n"
+
+
+def test_the_plan_of_another_model_is_refused(golden, tmp_path):
+    run("to_native", input=golden, output=tmp_path / "native")
+    plan = Plan.identity(open_checkpoint(golden).model, "x").drop_layers({"decoder": [0]})
+    (tmp_path / "native" / "plan.json").write_text(json.dumps(plan.to_dict()))
+    with pytest.raises(UserError, match="it is the plan of another model"):
+        run("to_t5x", input=tmp_path / "native", output=tmp_path / "converted")
+    assert not (tmp_path / "converted").exists()

@@ -181,6 +181,12 @@ def load_plan(folder: PathLike) -> dict[str, Any] | None:
     return None if text is None else parse_plan(text, Path(folder) / PLAN)
 
 
+def plan_path(source: PathLike) -> Path:
+    """Where the plan of a checkpoint lies: in its model folder, or in the folder around it."""
+    folder, _ = split_path(source)
+    return next((f / PLAN for f in (folder, folder.parent) if (f / PLAN).exists()), folder / PLAN)
+
+
 def plan_text(folder: PathLike) -> str | None:
     """The text of `plan.json` of a model folder, None if nothing was pruned.
 

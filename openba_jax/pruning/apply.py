@@ -29,6 +29,7 @@ from openba_jax.errors import UserError
 from openba_jax.models.axes import LAYERS, VOCAB, Leaf
 from openba_jax.paths import local, reject_overlap
 from openba_jax.pruning.plan import Plan, pruned_model, relative
+from openba_jax.pruning.saved_plan import plan_of
 from openba_jax.pruning.scores import score
 from openba_jax.pruning.stages import Stage, apply_stage
 from openba_jax.pruning.transform import take_leaf
@@ -145,7 +146,7 @@ def prune_checkpoint(
     default = found.name if found.name in OWN_FORMATS else OWN_FORMATS[0]
     writer = FORMATS[output_format or default]
     opened = found.open(source)
-    parent = plan_of(opened, source)
+    parent = plan_of(opened, source) or Plan.identity(opened.model, str(source))
     scorer = functools.partial(score, stage.method, opened.model, opened.read)
     with _vocabulary(stage, opened.tokenizer, counts, source) as (tokenizer, rows):
         child = apply_stage(stage, parent, scorer=scorer, vocabulary_rows=rows, one_based=one_based)
@@ -162,29 +163,6 @@ def prune_checkpoint(
             if found_values := inspected.warnings():
                 raise UserError(f"{found_values[0]}; nothing is written. Prune a sound checkpoint.")
     return child
-
-
-def plan_of(checkpoint: Checkpoint, source: Path) -> Plan:
-    """The plan of a checkpoint; one that nothing was cut from is its own ancestor.
-
-    Raises:
-      UserError: its plan is not valid, or describes a model of another shape.
-    """
-    if checkpoint.plan is None:
-        return Plan.identity(checkpoint.model, str(source))
-    where = source / model_folder.PLAN
-    try:
-        plan = Plan.from_dict(model_folder.parse_plan(checkpoint.plan, where))
-    except UserError as error:
-        raise UserError(f"{where}: {error}") from error
-    made, there = pruned_model(plan).axes.sizes, checkpoint.model.axes.sizes
-    for key, size in there.items():
-        if made.get(key) != size:
-            raise UserError(
-                f"{where} describes a model with {key} {made.get(key)}, but the checkpoint has "
-                f"{size}; it is the plan of another model."
-            )
-    return plan
 
 
 @contextlib.contextmanager

@@ -98,6 +98,26 @@ class Adaptation:
             return None
         return model_folder.split_path(named)[0]
 
+    def identity(self) -> dict[str, Any]:
+        """What the moves of the rates depend on, ready for JSON.
+
+        Where a file or a model folder lies is not part of it.
+
+        Raises:
+          UserError: the target losses cannot be read.
+        """
+        named = self.target_losses
+        targets: Any = named
+        if self.source_model is not None:
+            _, step = model_folder.split_path(str(named))
+            targets = {
+                "model": model_folder.load_model(self.source_model).config.to_dict(),
+                "step": model_folder.existing_step(self.source_model, step),
+            }
+        elif named != PUBLISHED:
+            targets = dict(named) if isinstance(named, Mapping) else read_target_losses(named)
+        return {"target_losses": targets, "floor": self.floor}
+
 
 class MovingRates:
     """The adaptation of one run."""

@@ -25,6 +25,7 @@ from openba_jax.errors import UserError
 from openba_jax.files import only_process, write_atomically
 from openba_jax.models.base import Model
 from openba_jax.parallel import sharding
+from openba_jax.pruning.saved_plan import plan_of_folder
 from openba_jax.training import train_step
 
 SHARDING = "sharding.txt"
@@ -125,6 +126,7 @@ def check(
     if tokenizer is not None and not allow_changes:
         model_folder.check_tokenizer(origin, tokenizer)
     inherits = origin != folder
+    inherited = plan_of_folder(origin) if inherits else None
     chosen = Path(tokenizer) if tokenizer else None
     if chosen is not None and not chosen.is_file():
         raise UserError(f"tokenizer {chosen} cannot be read: there is no such file.")
@@ -133,7 +135,7 @@ def check(
         model=model,
         resumes=resumes,
         changes=changes,
-        plan=model_folder.load_plan(origin) if inherits else None,
+        plan=None if inherited is None else inherited.to_dict(),
         tokenizer=chosen or (model_folder.tokenizer_path(origin) if inherits else None),
     )
 
@@ -165,7 +167,9 @@ def compare(
             folder,
         )
     else:
-        old, new = dict(_flat(before)), dict(_flat(identity))
+        # Earlier versions did not save everything.
+        old = dict(_flat({**identity, **before}))
+        new = dict(_flat(identity))
         changes = {
             name: (old.get(name), new.get(name))
             for name in {**old, **new}

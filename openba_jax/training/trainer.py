@@ -183,6 +183,7 @@ def train(
             "data": dict(batches.identity()),
             "seed": seed,
             "evaluation_batches": eval_batches,
+            "adaptation": None if adaptation is None else adaptation.identity(),
         }
         begin = _Beginning(None, {}, 0, run.changes, ())
         abstract = train_step.abstract_state(model, optimizer, mesh)

@@ -18,9 +18,11 @@ from openba_jax.models.openba.config import OpenBAConfig
 from openba_jax.models.registry import model_of
 from openba_jax.pruning.apply import PrunedCheckpoint, prune_checkpoint
 from openba_jax.pruning.plan import Plan, pruned_model, relative
+from openba_jax.pruning.saved_plan import plan_of
 from openba_jax.pruning.scores import CRITERIA, score
 from openba_jax.pruning.stages import RANDOM, Stage, apply_stage
 from openba_jax.pruning.transform import take
+from openba_jax.training import run_folder
 from openba_jax.training.optimizer import adamw, warmup_constant
 
 CONFIG = OpenBAConfig(
@@ -181,6 +183,19 @@ def test_the_plan_of_another_model_is_refused(tmp_path):
     )
     with pytest.raises(UserError, match=r"describes a model with decoder/layers 3, .* has 4"):
         prune_checkpoint(tmp_path / "model", tmp_path / "cut", Stage("cut", embed=8))
+    where = r"model/plan\.json describes a model with decoder/layers 3"
+    with pytest.raises(UserError, match=where):
+        run_folder.check(
+            tmp_path / "run",
+            MODEL,
+            tokenizer=None,
+            initial_model=str(tmp_path / "model"),
+            param_dtype=None,
+            allow_changes=False,
+        )
+    checkpoint = tmp_path / "model" / "checkpoints" / "0"
+    with pytest.raises(UserError, match=where):
+        plan_of(open_checkpoint(checkpoint), checkpoint)
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 

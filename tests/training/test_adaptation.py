@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import signal
@@ -129,6 +130,19 @@ def test_targets_measured_on_another_model(
         )
     assert runs[0] == runs[1] == runs[2]
     assert min(runs[0][-1][f"rate/{name}"] for name in NAMES) >= 0.01 - 1e-9
+
+
+def test_other_targets_are_refused_when_a_run_goes_on(tmp_path: Path, text: Path) -> None:
+    mixture = get_mixture("d_ul2_code")
+    (tmp_path / "targets.json").write_text(json.dumps(dict.fromkeys(NAMES, 1.5)))
+    targets = str(tmp_path / "targets.json")
+    train(tmp_path / "run", text, adaptation=Adaptation(mixture, targets), train_steps=2)
+    again = functools.partial(train, tmp_path / "run", text, train_steps=4)
+    with pytest.raises(UserError, match=r"target_losses\.ul2_r3 was 1\.5 .* is 1\.0 now"):
+        again(adaptation=Adaptation(mixture, dict.fromkeys(NAMES, 1.0)))
+    with pytest.raises(UserError, match=r"adaptation\.floor was 0\.0 .* is 0\.01 now"):
+        again(adaptation=Adaptation(mixture, targets, floor=0.01))
+    again(adaptation=Adaptation(mixture, dict.fromkeys(NAMES, 1.5)))  # The same, otherwise said.
 
 
 def test_mistakes(tmp_path: Path, text: Path) -> None:
