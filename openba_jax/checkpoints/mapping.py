@@ -15,7 +15,7 @@ import numpy as np
 
 from openba_jax.checkpoints.checkpoint import Checkpoint
 from openba_jax.checkpoints.files.tensors import Read, RowSlice, row_slices
-from openba_jax.checkpoints.layout import Layout, contiguous
+from openba_jax.checkpoints.layout import PART, Layout, contiguous
 from openba_jax.errors import UserError
 from openba_jax.models.axes import VOCAB, AxisTable, Leaf, stack_of
 from openba_jax.models.mapping import Row
@@ -57,7 +57,7 @@ def expand(rows: Iterable[Row], table: AxisTable) -> list[Entry]:
             block.clear()
 
     for row in rows:
-        if not all(path in table.paths for path in row.ours):
+        if not _applies(row, table):
             continue
         stack = stack_of(row.ours[0])
         if stack is None or (block and stack_of(block[0].ours[0]) != stack):
@@ -101,6 +101,11 @@ def entry_dtype(checkpoint: Checkpoint, entry: Entry) -> np.dtype:
             f"up {entry.theirs}; choose one with --dtype."
         )
     return dtypes.pop()
+
+
+def _applies(row: Row, table: AxisTable) -> bool:
+    axes = set(Layout.parse(row.layout).names) - {PART}
+    return all(path in table.paths and set(table.paths[path]) == axes for path in row.ours)
 
 
 def _entry(row: Row, table: AxisTable, number: int | None) -> Entry:

@@ -33,21 +33,23 @@ def answer_log_likelihoods(
     Args:
       model: the model.
       params: its parameters.
-      inputs: int32 `[batch, input_length]`, 0 is padding.
-      targets: int32 `[batch, answers, decoder_length]`, padded with 0.
+      inputs: int32 `[batch, input_length]`, padded with `model.padding`.
+      targets: int32 `[batch, answers, decoder_length]`, padded with any id.
       weights: float32 like `targets`: 1 where a token counts.
 
     Returns:
       float32 `[batch, answers]`, in nats, at most 0.
     """
     batch, answers, length = targets.shape
-    encoded = model.encode(params, inputs)
+    inputs = jnp.asarray(inputs)
+    encoded = model.encode(params, inputs, room=length)
     targets = targets.reshape(batch * answers, length)
+    first = jnp.repeat(model.first_tokens(inputs), answers)
     hidden = model.decode_hidden(
         params,
-        jnp.repeat(encoded, answers, axis=0),
+        model.repeat(encoded, answers),
         jnp.repeat(inputs, answers, axis=0),
-        shift_right(targets),
+        jnp.concatenate([first[:, None], targets[:, :-1]], axis=1),
     )
     losses = token_losses(model.head(params), hidden, targets).reshape(weights.shape)
     return -jnp.sum(losses * weights, axis=-1)
@@ -71,8 +73,3 @@ def token_losses(head: Head, hidden: jax.Array, targets: jax.Array) -> jax.Array
         return of_positions(hidden, targets)
     parts = (split_length(hidden, chunk), split_length(targets, chunk))
     return join_length(jax.lax.map(lambda part: of_positions(*part), parts), length)
-
-
-def shift_right(targets: jax.Array) -> jax.Array:
-    """Decoder inputs of int targets `[batch, length]`: start id 0 first, last token dropped."""
-    return jnp.pad(targets[:, :-1], ((0, 0), (1, 0)))

@@ -1,7 +1,7 @@
 """Beam search, with the semantics of transformers 4.31, inside `jit`.
 
 A finished hypothesis is scored by its summed log-probability, that of eos included, divided by
-`length ** length_penalty`, where the length counts the start id and not eos.
+`length ** length_penalty`, where the length counts the tokens of the answer, the last included.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from openba_jax.inference.decoding import EOS_ID, PAD_ID, START_ID
+from openba_jax.inference.decoding import EOS_ID, PAD_ID
 from openba_jax.models.base import DecodingState, Model, Params
 
 _NEVER = -1e9
@@ -27,7 +27,8 @@ class Beams(NamedTuple):
     """The result of a search, best first.
 
     Attributes:
-      sequences: int32 `[batch, beams, 1 + max_new_tokens]`, from the start id to eos, then padding.
+      sequences: int32 `[batch, beams, 1 + max_new_tokens]`: the token in front of the answer, the
+        answer, padding.
       scores: float32 `[batch, beams]`.
     """
 
@@ -48,12 +49,14 @@ def beam_search(
     step: Step,
     gather: Gather,
     cache: Any,
-    batch: int,
+    first_tokens: jax.Array,
     *,
     beams: int,
     max_new_tokens: int,
     length_penalty: float = 1.0,
     early_stopping: bool = False,
+    stop_ids: tuple[int, ...] = (EOS_ID,),
+    padding: int = PAD_ID,
 ) -> Beams:
     """Searches with any model that decodes token by token.
 
@@ -63,17 +66,19 @@ def beam_search(
       gather: reorders the rows of a cache by int32 `[batch * beams]`; a row only ever takes the
         place of another of its example.
       cache: the first cache, each example repeated `beams` times.
-      batch: number of examples.
+      first_tokens: int32 `[batch]`, what stands in front of the answers.
       beams: number of beams, and of results.
       max_new_tokens: longest answer.
       length_penalty: exponent of the length; larger favours longer answers.
       early_stopping: an example is done as soon as it has `beams` finished hypotheses, rather than
         when no running beam can be better.
+      stop_ids: tokens that end an answer, and are part of it.
+      padding: stands behind answers.
 
     Returns:
       The best `beams` hypotheses of each example.
     """
-    longest = 1 + max_new_tokens
+    longest, batch = 1 + max_new_tokens, first_tokens.shape[0]
 
     def normalised(sums: jax.Array, length: jax.Array) -> jax.Array:
         return sums / length.astype(jnp.float32) ** length_penalty
@@ -91,20 +96,19 @@ def beam_search(
         # Slices of the result, merged into it, would make XLA sort the whole vocabulary instead.
         sums, places = jax.lax.optimization_barrier(jax.lax.top_k(sums, 2 * beams))
         parents, tokens = places // vocab, places % vocab
-        is_eos = tokens == EOS_ID
+        is_end = jnp.isin(tokens, jnp.array(stop_ids))
 
         # An end is accepted only from a candidate that would have been one of the beams.
-        ends = is_eos[:, :beams] & ~state.done[:, None]
+        ends = is_end[:, :beams] & ~state.done[:, None]
         ended = Beams(
-            _take_beams(state.sequences, parents[:, :beams]).at[:, :, state.length].set(EOS_ID),
+            _extended(state, parents[:, :beams], tokens[:, :beams]),
             jnp.where(ends, normalised(sums[:, :beams], state.length), -jnp.inf),
         )
         finished = _best(state.finished, ended)
 
-        order = jnp.argsort(is_eos, axis=1, stable=True)[:, :beams]
+        order = jnp.argsort(is_end, axis=1, stable=True)[:, :beams]
         parents, tokens = _take_beams(parents, order), _take_beams(tokens, order)
-        sequences = _take_beams(state.sequences, parents)
-        sequences = sequences.at[:, :, state.length].set(tokens)
+        sequences = _extended(state, parents, tokens)
         rows = jnp.arange(batch)[:, None] * beams + parents
 
         worst = finished.scores[:, -1]
@@ -120,7 +124,8 @@ def beam_search(
             state.done | done,
         )
 
-    sequences = jnp.full((batch, beams, longest), PAD_ID, jnp.int32).at[:, :, 0].set(START_ID)
+    sequences = jnp.full((batch, beams, longest), padding, jnp.int32)
+    sequences = sequences.at[:, :, 0].set(first_tokens[:, None])
     none = jnp.full((batch, beams), -jnp.inf, jnp.float32)
     first = _State(
         jnp.int32(1),
@@ -138,7 +143,10 @@ def beam_search(
 
 @functools.partial(
     jax.jit,
-    static_argnames=("model", "beams", "max_new_tokens", "length_penalty", "early_stopping"),
+    static_argnames=(
+        *("model", "beams", "max_new_tokens", "length_penalty", "early_stopping"),
+        "stop_ids",
+    ),
 )
 def generate_beams(
     model: Model,
@@ -149,48 +157,48 @@ def generate_beams(
     max_new_tokens: int,
     length_penalty: float = 1.0,
     early_stopping: bool = False,
+    stop_ids: tuple[int, ...] = (EOS_ID,),
 ) -> Beams:
     """Beam search with a model and its cache.
 
     Args:
       model: the model.
       params: its parameters.
-      inputs: int32 `[batch, length]`, 0 is padding (on either side).
+      inputs: int32 `[batch, length]`, padded with `model.padding`.
       beams: number of beams, and of results.
       max_new_tokens: longest answer.
       length_penalty: see `beam_search`.
       early_stopping: see `beam_search`.
+      stop_ids: see `beam_search`.
 
     Returns:
       The best `beams` answers to each row.
     """
+    inputs = jnp.asarray(inputs)
     cache, fixed = model.start_decoding(params, inputs, max_new_tokens)
-    batch_axis = 1 if model.config.scan_layers else 0
 
     def step(cache: Any, last: jax.Array) -> tuple[jax.Array, Any]:
         state = DecodingState(cache, fixed)
         logits, cache = model.decode_step(params, state, inputs, last[:, None])
         return logits[:, 0], cache
 
-    def gather(cache: Any, rows: jax.Array) -> Any:
-        def reorder(path: tuple[Any, ...], leaf: jax.Array) -> jax.Array:
-            # All beams take equal steps.
-            if path[-1].key == "cache_index":
-                return leaf
-            return jnp.take(leaf, rows, axis=batch_axis)
-
-        return jax.tree_util.tree_map_with_path(reorder, cache)
-
     return beam_search(
         step,
-        gather,
-        gather(cache, jnp.repeat(jnp.arange(len(inputs)), beams)),
-        inputs.shape[0],
+        model.take_rows,
+        model.take_rows(cache, jnp.repeat(jnp.arange(len(inputs)), beams)),
+        model.first_tokens(inputs),
         beams=beams,
         max_new_tokens=max_new_tokens,
         length_penalty=length_penalty,
         early_stopping=early_stopping,
+        stop_ids=stop_ids,
+        padding=model.padding,
     )
+
+
+def _extended(state: _State, parents: jax.Array, tokens: jax.Array) -> jax.Array:
+    """Sequences of some running beams, int32 `[batch, m]`, each with one token more."""
+    return _take_beams(state.sequences, parents).at[:, :, state.length].set(tokens)
 
 
 def _take_beams(values: jax.Array, beams: jax.Array) -> jax.Array:

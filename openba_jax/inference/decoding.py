@@ -18,10 +18,9 @@ from openba_jax.models.base import DecodingState, Model, Params
 
 PAD_ID = 0
 EOS_ID = 1
-START_ID = 0
 LEAST_TEMPERATURE = 1e-4
 """Logits divided by less may leave the range of their type."""
-NOT_FINITE = -1
+NOT_FINITE = -2
 """Stands in an answer where the logits are NaN or infinite."""
 
 
@@ -93,16 +92,17 @@ def generate(
     Args:
       model: the model.
       params: its parameters.
-      inputs: int32 `[batch, length]`, 0 is padding (on either side).
+      inputs: int32 `[batch, length]`, padded with `model.padding`.
       rng: a key for sampling; every row and step draws its own numbers.
       max_new_tokens: length of the answer.
       sampling: how tokens are chosen; greedy by default.
       stop_ids: ids that end a row; they are part of the answer.
 
     Returns:
-      int32 `[batch, max_new_tokens]`, without the start id, padded with 0 after a stop id. A row
-      whose logits are not finite ends with `NOT_FINITE`.
+      int32 `[batch, max_new_tokens]`, without what stands in front, padded with `model.padding`
+      after a stop id. A row whose logits are not finite ends with `NOT_FINITE`.
     """
+    inputs = jnp.asarray(inputs)
     batch, ends = inputs.shape[0], (*stop_ids, NOT_FINITE)
     cache, fixed = model.start_decoding(params, inputs, max_new_tokens)
 
@@ -116,15 +116,22 @@ def generate(
         logits, cache = model.decode_step(params, state_now, inputs, last[:, None])
         chosen = choose_tokens(logits[:, 0], sampling, jax.random.fold_in(rng, step))
         finite = jnp.isfinite(jnp.max(logits[:, 0], axis=-1))  # The maximum of a NaN is NaN.
-        chosen = jnp.where(done, PAD_ID, jnp.where(finite, chosen, NOT_FINITE))
+        chosen = jnp.where(done, model.padding, jnp.where(finite, chosen, NOT_FINITE))
         answer = jax.lax.dynamic_update_slice_in_dim(answer, chosen[:, None], step, axis=1)
-        return step + 1, chosen, cache, done | jnp.isin(chosen, jnp.array(ends)), answer
+        # No padding and no mark is looked up: a row that is done reads the token 0.
+        return (
+            step + 1,
+            jnp.maximum(chosen, 0),
+            cache,
+            done | jnp.isin(chosen, jnp.array(ends)),
+            answer,
+        )
 
     state = (
         jnp.int32(0),
-        jnp.full(batch, START_ID, jnp.int32),
+        model.first_tokens(inputs),
         cache,
         jnp.zeros(batch, bool),
-        jnp.full((batch, max_new_tokens), PAD_ID, jnp.int32),
+        jnp.full((batch, max_new_tokens), model.padding, jnp.int32),
     )
     return jax.lax.while_loop(unfinished, advance, state)[-1]

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, NamedTuple, Self
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from openba_jax.models.axes import AxisTable, Coupling, axis_table
 from openba_jax.models.config import ModelConfig
@@ -47,6 +48,10 @@ class Model(abc.ABC):
 
     stacks: ClassVar[tuple[str, ...]]
     """Names of its stacks of layers, in order."""
+    layout: ClassVar[str] = "encoder_decoder"
+    """How it reads inputs and targets, a name of `data.layouts.LAYOUTS`."""
+    padding: ClassVar[int] = 0
+    """What stands behind the tokens of inputs and answers."""
 
     config: ModelConfig
 
@@ -84,9 +89,8 @@ class Model(abc.ABC):
 
         Args:
           params: the parameters.
-          batch: `encoder_input_tokens`, `decoder_input_tokens`, `decoder_target_tokens` int32
-            `[batch, length]`, `decoder_loss_weights` float32; when packed, segment ids and
-            positions.
+          batch: of the model's layout, see `data.layouts`; int32 `[batch, length]` each, and
+            `decoder_loss_weights` float32.
           dropout_rng: a key; without one there is no dropout.
 
         Returns:
@@ -98,20 +102,38 @@ class Model(abc.ABC):
         """What makes logits of that output."""
 
     @abc.abstractmethod
-    def encode(self, params: Params, inputs: jax.Array) -> jax.Array:
-        """Reads int32 `[batch, length]`, 0 is padding; `[batch, length, embed]`."""
+    def encode(self, params: Params, inputs: jax.Array, room: int = 0) -> Any:
+        """Reads inputs, once for all that is to follow them.
+
+        Args:
+          params: the parameters.
+          inputs: int32 `[batch, length]`, with `padding` behind them.
+          room: tokens that may follow.
+
+        Returns:
+          What `decode_hidden` reads: of an encoder `[batch, length, embed]`, of a decoder its keys
+          and values.
+        """
+
+    @abc.abstractmethod
+    def repeat(self, encoded: Any, count: int) -> Any:
+        """What `encode` returns, `count` times for each row: for several answers to one input."""
+
+    @abc.abstractmethod
+    def first_tokens(self, inputs: jax.Array) -> jax.Array:
+        """The token in front of an answer to each row of inputs, int32 `[batch]`."""
 
     @abc.abstractmethod
     def decode_hidden(
-        self, params: Params, encoded: jax.Array, inputs: jax.Array, tokens: jax.Array
+        self, params: Params, encoded: Any, inputs: jax.Array, tokens: jax.Array
     ) -> jax.Array:
-        """The output before the logits for given decoder inputs.
+        """The output before the logits for given answers.
 
         Args:
           params: the parameters.
           encoded: what `encode` made of `inputs`.
           inputs: int32 `[batch, input_length]`.
-          tokens: int32 `[batch, length]`, start id 0 first.
+          tokens: int32 `[batch, length]`, `first_tokens` in front.
 
         Returns:
           `[batch, length, embed]`.
@@ -149,6 +171,16 @@ class Model(abc.ABC):
     @abc.abstractmethod
     def decode_flops(self, encoder_length: int, position: int) -> float:
         """FLOPs of one cached decoding step after `position` tokens."""
+
+    def take_rows(self, cache: Cache, rows: jax.Array) -> Cache:
+        """Rows of what steps change, by int32 `[n]`."""
+        axis = 1 if self.config.scan_layers else 0
+
+        def take(leaf: jax.Array) -> jax.Array:
+            # An index that all rows share has no axis of rows.
+            return jnp.take(leaf, rows, axis=axis) if leaf.ndim > axis else leaf
+
+        return jax.tree.map(take, cache)
 
     def replace(self, **changes: Any) -> Self:
         """The model with some fields of its configuration changed.

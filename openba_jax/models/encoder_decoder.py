@@ -83,9 +83,18 @@ class EncoderDecoder(Model):
             **{name: batch[name] for name in PACKING if name in batch},
         )
 
-    def encode(self, params: Params, inputs: jax.Array) -> jax.Array:
-        """The encoder output `[batch, length, embed]`."""
+    def encode(self, params: Params, inputs: jax.Array, room: int = 0) -> jax.Array:
+        """The encoder output `[batch, length, embed]`; what follows has its own room."""
+        del room
         return self._apply("encode", params, inputs, enable_dropout=False)
+
+    def repeat(self, encoded: jax.Array, count: int) -> jax.Array:
+        """The encoder output, `count` times for each row."""
+        return jnp.repeat(encoded, count, axis=0)
+
+    def first_tokens(self, inputs: jax.Array) -> jax.Array:
+        """The start id 0 for each row."""
+        return jnp.zeros(inputs.shape[0], jnp.int32)
 
     def decode_hidden(
         self, params: Params, encoded: jax.Array, inputs: jax.Array, tokens: jax.Array

@@ -1,7 +1,7 @@
 """How a family says what its tensors are called elsewhere; read by `openba_jax.checkpoints`.
 
-A table of `Row`s serves both directions. A row applies to a model that has its parameters, so that
-biases and untied heads need no conditions.
+A table of `Row`s serves both directions. A row applies to a model that has its parameters, with its
+axes, so that biases, untied heads and grouped queries need no conditions.
 """
 
 from __future__ import annotations
@@ -65,10 +65,12 @@ class HuggingFace(Protocol):
     Attributes:
       model_types: what `model_type` of `config.json` may be.
       rows: its tensors.
+      buffers: pattern of the names of constants that may be stored beside them; empty: none.
     """
 
     model_types: Sequence[str]
     rows: Sequence[Row]
+    buffers: str
 
     def read_config(self, fields: Mapping[str, Any], tensors: Tensors) -> ModelConfig:
         """The configuration that `config.json` and the tensors describe.

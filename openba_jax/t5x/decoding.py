@@ -115,7 +115,7 @@ def beam_search(
       inputs: int32 `[batch, length]`; only its shape is read.
       cache: as T5X makes it, for `batch` rows.
       tokens_to_logits: one step of the model, on `batch * num_decodes` rows.
-      eos_id: must be that of the model, 1.
+      eos_id: ends an answer.
       num_decodes: number of beams, and of results.
       decode_rng: not needed.
       cache_offset: axis of the rows in the cache.
@@ -125,13 +125,8 @@ def beam_search(
     Returns:
       int32 `[batch, num_decodes, length]` and float32 `[batch, num_decodes]`, the best last, as
       T5X wants them.
-
-    Raises:
-      UserError: `eos_id` is another.
     """
     del decode_rng
-    if eos_id != native_beams.EOS_ID:
-        raise UserError(f"eos_id is {eos_id}; this network ends its answers with 1.")
     batch, length = inputs.shape
     rows = jnp.repeat(jnp.arange(batch), num_decodes)
 
@@ -142,11 +137,12 @@ def beam_search(
         step,
         lambda cache, parents: _take_rows(cache, parents, cache_offset),
         _take_rows(cache, rows, cache_offset),
-        batch,
+        jnp.zeros(batch, jnp.int32),
         beams=num_decodes,
         max_new_tokens=length,
         length_penalty=length_penalty,
         early_stopping=early_stopping,
+        stop_ids=(eos_id,),
     )
     return jnp.flip(beams.sequences[:, :, 1:], axis=1), jnp.flip(beams.scores, axis=1)
 

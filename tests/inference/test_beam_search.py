@@ -28,8 +28,9 @@ def table_search(tables, **options):
         return cache[0], cache[1][order]
 
     cache = (jnp.int32(0), jnp.zeros(batch * beams, jnp.int32))
+    first = jnp.zeros(batch, jnp.int32)
     return jax.jit(
-        lambda: beam_search(step, gather, cache, batch, max_new_tokens=STEPS, **options)
+        lambda: beam_search(step, gather, cache, first, max_new_tokens=STEPS, **options)
     )()
 
 

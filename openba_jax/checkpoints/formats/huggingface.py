@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -70,7 +71,8 @@ class HuggingFace:
         model = registry.model_of(config)
         entries = expand(family.rows, model.axes)
         copies = family.copies(config)
-        check_tensors(entries, model, tensors, copies, path)
+        constants = {name for name in tensors if re.fullmatch(family.buffers, name)}
+        check_tensors(entries, model, tensors, constants | copies.keys(), path)
         for name, original in copies.items():
             if name in tensors and not description.equal(name, original):
                 raise UserError(
