@@ -87,7 +87,7 @@ def convert(source: Checkpoint, writer: Format, output: Path) -> None:
     from openba_jax.checkpoints.checkpoint import total_bytes
     from openba_jax.checkpoints.folders import new_folder
     from openba_jax.checkpoints.inspection import InspectedCheckpoint
-    from openba_jax.data.vocabulary import Vocabulary
+    from openba_jax.data.vocabularies.registry import open_vocabulary
 
     values = flags.FLAGS
     if values.keep_optimizer and source.optimizer is None:
@@ -101,7 +101,7 @@ def convert(source: Checkpoint, writer: Format, output: Path) -> None:
     if compute := values.compute_dtype or values.dtype:
         source.model = source.model.replace(dtype=compute)
     if source.tokenizer is not None:
-        Vocabulary(source.tokenizer).check_rows(source.model.config.vocab_size)
+        open_vocabulary(source.tokenizer).check_rows(source.model.config.vocab_size)
     dtypes = {"float32": np.float32, "float16": np.float16, "bfloat16": bfloat16}
     target = np.dtype(dtypes[values.dtype]) if values.dtype else None
     total, shown = total_bytes(source), sys.stderr.isatty()

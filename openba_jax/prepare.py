@@ -227,12 +227,12 @@ def _vocabulary(values: flags.FlagValues) -> None:
 def _tokens(values: flags.FlagValues) -> None:
     """Makes a token store."""
     from openba_jax.data.text.preparation import prepare
-    from openba_jax.data.vocabulary import Vocabulary
+    from openba_jax.data.vocabularies.registry import open_vocabulary
 
     manifest = prepare(
         _sources(values),
         _rule(values),
-        Vocabulary(values.vocabulary, newline=values.newline),
+        open_vocabulary(values.vocabulary, newline=values.newline),
         values.output,
         workers=values.workers,
         strict=values.strict,
@@ -273,10 +273,10 @@ def _show(values: flags.FlagValues) -> None:
     """Prints samples."""
     from openba_jax.data.loader import BatchLoader
     from openba_jax.data.viewer import describe_samples
-    from openba_jax.data.vocabulary import Vocabulary
+    from openba_jax.data.vocabularies.registry import open_vocabulary
     from openba_jax.objectives.mixture import get_mixture
 
-    vocabulary = Vocabulary(values.vocabulary, newline=values.newline)
+    vocabulary = open_vocabulary(values.vocabulary, newline=values.newline)
     loader = BatchLoader(
         get_mixture(values.mixture),
         values.store,

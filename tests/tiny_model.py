@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import pytest
 
-from openba_jax.data.vocabulary import Vocabulary
+from openba_jax.data.vocabularies.base import Vocabulary
 from openba_jax.data.vocabulary_training import train_vocabulary
 from openba_jax.models.base import Model
 from openba_jax.models.registry import model_of, named_config

@@ -23,7 +23,7 @@ from typing import Any
 import jax
 
 from openba_jax.checkpoints.checkpoint import Checkpoint
-from openba_jax.data.vocabulary import settings_path
+from openba_jax.data.vocabularies.settings import settings_path
 from openba_jax.errors import UserError
 from openba_jax.files import write_atomically
 from openba_jax.models import registry

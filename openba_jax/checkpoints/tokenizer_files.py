@@ -14,7 +14,9 @@ from typing import Any
 
 from absl import logging
 
-from openba_jax.data.vocabulary import Vocabulary, save_tokenizer, settings_path
+from openba_jax.data.vocabularies.base import Vocabulary
+from openba_jax.data.vocabularies.registry import open_vocabulary, save_tokenizer
+from openba_jax.data.vocabularies.settings import settings_path
 from openba_jax.errors import UserError
 from openba_jax.objectives.special_ids import SENTINELS
 
@@ -29,7 +31,7 @@ def find_tokenizer(folder: Path) -> Path | None:
     """
     file = folder / MODEL_FILE
     if file.is_file():
-        for warning in check_tokenizer_files(folder, Vocabulary(file)):
+        for warning in check_tokenizer_files(folder, open_vocabulary(file)):
             logging.warning("%s", warning)
         return file
     if others := [name for name in _CHECKED if (folder / name).is_file()]:
@@ -183,7 +185,7 @@ def write_tokenizer(model: Path, folder: Path, vocab_size: int, max_length: int)
     Raises:
       UserError: The embedding has fewer rows than the tokenizer has ids.
     """
-    vocabulary = Vocabulary(model)
+    vocabulary = open_vocabulary(model)
     vocabulary.check_rows(vocab_size)
     ids = vocabulary.special_tokens()
     save_tokenizer(folder, vocabulary, MODEL_FILE)

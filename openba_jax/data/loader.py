@@ -24,7 +24,7 @@ from openba_jax.data.samples import build_samples
 from openba_jax.data.schedule import Schedule
 from openba_jax.data.store.manifest import check_vocabulary, identity_of
 from openba_jax.data.store.token_store import JoinedStores, Kind, open_stores
-from openba_jax.data.vocabulary import Vocabulary
+from openba_jax.data.vocabularies.base import Vocabulary
 from openba_jax.errors import UserError
 from openba_jax.objectives import counter_random
 from openba_jax.objectives.instruction import Instruction

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from openba_jax.data.loader import BatchLoader
-from openba_jax.data.vocabulary import Vocabulary
+from openba_jax.data.vocabularies.base import Vocabulary
 
 _SPAN_COLOURS = (32, 33, 34, 35, 36, 31)  # Of ANSI terminals.
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # A text must not command the terminal.

@@ -10,10 +10,12 @@ from pathlib import Path
 import numpy as np
 import sentencepiece
 
-from openba_jax.data.vocabulary import Vocabulary, write_settings
+from openba_jax.data.vocabularies.base import Vocabulary
+from openba_jax.data.vocabularies.openba import OpenBAVocabulary
+from openba_jax.data.vocabularies.settings import TokenizerSettings, write_settings
 from openba_jax.errors import UserError
 from openba_jax.files import write_atomically
-from openba_jax.objectives.special_ids import SpecialIds
+from openba_jax.objectives.special_ids import OpenBAIds
 from openba_jax.paths import check_output_file
 
 TRAINING_THREADS = 8
@@ -42,7 +44,7 @@ def train_vocabulary(
     character_coverage: float = 0.9995,
     normalization: str = "identity",
     newline: bool = False,
-) -> Vocabulary:
+) -> OpenBAVocabulary:
     """Trains a unigram model with byte fallback and writes it; same texts, same file.
 
     Args:
@@ -81,9 +83,9 @@ def train_vocabulary(
             byte_fallback=True,
             normalization_rule_name=normalization,
             remove_extra_whitespaces=normalization != "identity",
-            pad_id=SpecialIds.pad_id,
-            eos_id=SpecialIds.eos_id,
-            unk_id=SpecialIds.unk_id,
+            pad_id=OpenBAIds.pad_id,
+            eos_id=OpenBAIds.eos_id,
+            unk_id=OpenBAIds.unk_id,
             bos_id=-1,
             pad_piece="<pad>",
             eos_piece="</s>",
@@ -99,9 +101,9 @@ def train_vocabulary(
         raise UserError(f"no vocabulary of {size} pieces: {_reason(error)}") from error
     if output.exists() and output.read_bytes() != model.getvalue():
         raise UserError(f"{output} is there already and differs; remove it or choose another.")
-    write_settings(output, newline)
+    write_settings(output, TokenizerSettings(newline=newline))
     write_atomically(output, model.getvalue())
-    return Vocabulary(output)
+    return OpenBAVocabulary(output)
 
 
 class TextSample:

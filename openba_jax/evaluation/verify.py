@@ -12,7 +12,7 @@ import numpy as np
 
 from openba_jax.checkpoints.checkpoint import Checkpoint, load_tree
 from openba_jax.checkpoints.files.tensors import SLICE_BYTES, count_not_finite, row_slices
-from openba_jax.data.vocabulary import Vocabulary
+from openba_jax.data.vocabularies.registry import open_vocabulary
 from openba_jax.errors import UserError
 from openba_jax.inference.decoding import generate
 from openba_jax.models.axes import VOCAB, Leaf
@@ -158,7 +158,7 @@ def encode_prompt(prompt: str, checkpoint: Checkpoint) -> list[int]:
     elif checkpoint.tokenizer is None:
         raise UserError("the checkpoints have no tokenizer; give prompts as ids, like 12,5,7.")
     else:
-        vocabulary = Vocabulary(checkpoint.tokenizer)
+        vocabulary = open_vocabulary(checkpoint.tokenizer)
         ids = [*vocabulary.encode(prompt, parse_special=True), vocabulary.eos_id]
     rows = checkpoint.model.config.vocab_size
     if max(ids) >= rows:

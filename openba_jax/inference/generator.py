@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import jax
 
-from openba_jax.data.vocabulary import Vocabulary
+from openba_jax.data.vocabularies.base import Vocabulary
 from openba_jax.errors import UserError
 from openba_jax.inference.decoding import GREEDY, NOT_FINITE, Sampling, generate
 from openba_jax.inference.padding import fitting_length, pad_rows

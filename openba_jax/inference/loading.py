@@ -10,7 +10,8 @@ from jax.sharding import Mesh
 
 from openba_jax.checkpoints import model_folder, training_state
 from openba_jax.checkpoints.registry import check_is_model_folder
-from openba_jax.data.vocabulary import Vocabulary
+from openba_jax.data.vocabularies.base import Vocabulary
+from openba_jax.data.vocabularies.registry import open_vocabulary
 from openba_jax.errors import UserError
 from openba_jax.models.base import Model, Params
 from openba_jax.parallel import sharding
@@ -50,7 +51,7 @@ def load(model_dir: str | Path, mesh_shape: Sequence[int]) -> PlacedModel:
     model = model_folder.load_model(folder)
     if (tokenizer := model_folder.tokenizer_path(folder)) is None:
         raise UserError(f"{model_dir} has no tokenizer.model; put the sentencepiece model there.")
-    vocabulary = Vocabulary(tokenizer)
+    vocabulary = open_vocabulary(tokenizer)
     vocabulary.check_rows(model.config.vocab_size)
     shardings = sharding.param_shardings(model.logical_axes(), model.abstract_params(), mesh)
     params = training_state.restore_params(model_dir, model, shardings)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from absl import logging
 
 from openba_jax.data.text.documents import column, read_records
-from openba_jax.data.vocabulary import Vocabulary
+from openba_jax.data.vocabularies.base import Vocabulary
 from openba_jax.errors import UserError
 from openba_jax.paths import address_or_local
 

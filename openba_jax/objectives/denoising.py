@@ -89,9 +89,19 @@ class Denoiser:
         return corrupt(groups, mask, self.prefix_id(ids), ids, encoder_length, decoder_length)
 
     def prefix_id(self, ids: SpecialIds) -> int | None:
-        """The id of the prefix token."""
-        known = {"R": ids.r_id, "S": ids.s_id, "X": ids.x_id}
-        return None if self.prefix is None else known[self.prefix]
+        """The id of the prefix token.
+
+        Raises:
+          UserError: The vocabulary has none.
+        """
+        match self.prefix:
+            case "R":
+                return ids.r_id
+            case "S":
+                return ids.s_id
+            case "X":
+                return ids.x_id
+        return None
 
     def noise(self, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """How much is hidden in texts of given lengths: noise tokens and spans, int64 `[n]` each.
@@ -277,11 +287,11 @@ def _splice(
     starts = replace.copy()
     starts[:, 1:] &= ~replace[:, :-1]
     span = np.cumsum(starts, axis=1, dtype=np.int32)
-    spans = int(span.max(initial=0))
-    if spans > SENTINELS:
+    spans, sentinels = int(span.max(initial=0)), ids.sentinels
+    if spans > len(sentinels):
         raise UserError(
-            f"a sample has {spans} spans and there are {SENTINELS} sentinels; use shorter groups "
-            "or longer spans."
+            f"a sample has {spans} spans and there are {len(sentinels)} sentinels; use shorter "
+            "groups or longer spans."
         )
     emitted = keep | starts
     offset = int(prefix is not None)
@@ -295,7 +305,7 @@ def _splice(
     filled = np.arange(width)
     filled = (filled >= offset) & (filled < ends[:, None])
     # Both masks are true equally often in each row, so their true places pair off in order.
-    result[filled] = np.where(keep, tokens, np.int32(ids.sentinel(0) + 1) - span)[emitted]
+    result[filled] = np.where(keep, tokens, sentinels[span - 1])[emitted]
     result[np.arange(count), ends] = ids.eos_id
     if prefix is not None:
         result[:, 0] = prefix

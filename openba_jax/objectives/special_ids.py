@@ -1,7 +1,12 @@
-"""Where the special tokens of an OpenBA vocabulary lie."""
+"""What objectives ask of a vocabulary, and where the special tokens of OpenBA's lie."""
 
 from __future__ import annotations
 
+import functools
+
+import numpy as np
+
+from openba_jax.errors import UserError
 from openba_jax.models.padding import padded_vocab_size
 
 SENTINELS = 100
@@ -9,6 +14,74 @@ SENTINELS = 100
 
 
 class SpecialIds:
+    """The ids that objectives put around and between the tokens of a text.
+
+    A vocabulary without sentinels or prefixes keeps what stands here: whoever asks for them is
+    refused.
+
+    Attributes:
+      pad_id: what rows are filled up with.
+      eos_id: the end of a text.
+      bos_id: the beginning of a text, or None.
+      size: ids are below it.
+    """
+
+    pad_id: int
+    eos_id: int
+    bos_id: int | None = None
+
+    @property
+    def size(self) -> int:
+        """The rows that an embedding needs."""
+        raise NotImplementedError
+
+    @property
+    def sentinels(self) -> np.ndarray:
+        """The ids of the sentinels, the first span's first: int32 `[count]`.
+
+        Raises:
+          UserError: The vocabulary has none.
+        """
+        raise UserError(
+            f"{self} has no sentinels, which denoising puts for spans; name tokens for them as "
+            '"sentinels" in the settings beside the tokenizer, or choose another objective.'
+        )
+
+    @property
+    def r_id(self) -> int:
+        """The id of `<R>`, the prefix of regular denoising; a `UserError` if there is none."""
+        raise self._no_prefix("R")
+
+    @property
+    def s_id(self) -> int:
+        """The id of `<S>`, of sequential denoising and instructions; as `r_id`."""
+        raise self._no_prefix("S")
+
+    @property
+    def x_id(self) -> int:
+        """The id of `<X>`, the prefix of extreme denoising; as `r_id`."""
+        raise self._no_prefix("X")
+
+    def sentinel(self, k: int) -> int:
+        """The id of `<extra_id_k>`, which stands for the span number `k` of a text.
+
+        Raises:
+          UserError: The vocabulary has no sentinels.
+          ValueError: It has fewer than `k + 1`.
+        """
+        ids = self.sentinels
+        if not 0 <= k < len(ids):
+            raise ValueError(f"<extra_id_{k}> does not exist; k runs from 0 to {len(ids) - 1}.")
+        return int(ids[k])
+
+    def _no_prefix(self, name: str) -> UserError:
+        return UserError(
+            f"{self} has no token for the prefix <{name}>; name one under "
+            '"prefixes" in the settings beside the tokenizer, or choose an objective without it.'
+        )
+
+
+class OpenBAIds(SpecialIds):
     """The ids that follow from the number of sentencepiece pieces, P.
 
     `<pad>` 0 (also the decoder's start), `</s>` 1, `<unk>` 2; `<extra_id_99>` .. `<extra_id_0>` are
@@ -21,22 +94,17 @@ class SpecialIds:
 
     pad_id = 0
     eos_id = 1
-    unk_id = 2
+    unk_id: int | None = 2
 
     def __init__(self, piece_count: int, newline: bool = False) -> None:
         """Takes P and the newline switch."""
         self.piece_count = piece_count
         self.newline = newline
 
-    def sentinel(self, k: int) -> int:
-        """The id of `<extra_id_k>`; the first span of a text gets `<extra_id_0>`, the largest id.
-
-        Raises:
-          ValueError: `k` is not between 0 and 99.
-        """
-        if not 0 <= k < SENTINELS:
-            raise ValueError(f"<extra_id_{k}> does not exist; k runs from 0 to {SENTINELS - 1}.")
-        return self.piece_count + SENTINELS - 1 - k
+    @functools.cached_property
+    def sentinels(self) -> np.ndarray:
+        """The ids of `<extra_id_0>`, the largest, to `<extra_id_99>`: int32 `[100]`."""
+        return np.arange(SENTINELS - 1, -1, -1, dtype=np.int32) + np.int32(self.piece_count)
 
     @property
     def r_id(self) -> int:
@@ -65,8 +133,8 @@ class SpecialIds:
 
     def special_tokens(self) -> dict[str, int]:
         """The strings that stand for one id wherever they occur in a text."""
-        tokens = {"<pad>": self.pad_id, "</s>": self.eos_id, "<unk>": self.unk_id}
-        tokens |= {f"<extra_id_{k}>": self.sentinel(k) for k in range(SENTINELS)}
+        tokens = {"<pad>": 0, "</s>": 1, "<unk>": 2}
+        tokens |= {f"<extra_id_{k}>": i for k, i in enumerate(self.sentinels.tolist())}
         tokens |= {"<R>": self.r_id, "<S>": self.s_id, "<X>": self.x_id}
         if self.newline:
             tokens["\n"] = self.token_count - 1

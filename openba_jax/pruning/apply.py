@@ -24,7 +24,7 @@ from openba_jax.checkpoints.files.tensors import RowSlice
 from openba_jax.checkpoints.folders import new_folder, require_free
 from openba_jax.checkpoints.inspection import InspectedCheckpoint
 from openba_jax.checkpoints.registry import FORMATS, detect
-from openba_jax.data.vocabulary import Vocabulary
+from openba_jax.data.vocabularies.registry import open_vocabulary
 from openba_jax.errors import UserError
 from openba_jax.models.axes import LAYERS, VOCAB, Leaf
 from openba_jax.paths import local, reject_overlap
@@ -177,7 +177,7 @@ def _vocabulary(
         missing = "tokenizer.model in the folder" if tokenizer is None else "token counts"
         raise UserError(f"cutting the vocabulary of {source} needs {missing}.")
     counted = sum_counts(counts, pieces_of(tokenizer))
-    newline = Vocabulary(tokenizer).newline
+    newline = open_vocabulary(tokenizer).newline
     vocabulary = prune_vocabulary(tokenizer, counted, stage.vocabulary, newline)
     if vocabulary.pieces > stage.vocabulary:
         logging.warning(

@@ -11,7 +11,7 @@ import numpy as np
 from google.protobuf.message import DecodeError
 from sentencepiece import sentencepiece_model_pb2
 
-from openba_jax.data.vocabulary import write_settings
+from openba_jax.data.vocabularies.settings import TokenizerSettings, write_settings
 from openba_jax.errors import UserError
 from openba_jax.files import write_atomically
 from openba_jax.models.padding import padded_vocab_size
@@ -53,7 +53,7 @@ class PrunedVocabulary:
 
     def save(self, path: str | Path) -> None:
         """Writes the sentencepiece model, and the settings beside it."""
-        write_settings(path, self.newline)
+        write_settings(path, TokenizerSettings(newline=self.newline))
         write_atomically(path, self.model)
 
 

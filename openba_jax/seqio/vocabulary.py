@@ -1,4 +1,4 @@
-"""`OpenBAVocabulary`: `openba_jax.data.vocabulary.Vocabulary` for seqio, with the same ids."""
+"""`OpenBAVocabulary`: a vocabulary of `data.vocabularies` for seqio, with the same ids."""
 
 from __future__ import annotations
 
@@ -9,12 +9,15 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
-from openba_jax.data.vocabulary import Vocabulary
+from openba_jax.data.vocabularies.base import Vocabulary
+from openba_jax.data.vocabularies.registry import open_vocabulary
+from openba_jax.errors import UserError
+from openba_jax.objectives.special_ids import OpenBAIds
 from openba_jax.seqio.settings import data_files
 
 
 class OpenBAVocabulary(seqio.Vocabulary):
-    """A sentencepiece model with OpenBA's special tokens.
+    """A tokenizer whose padding and end have the ids 0 and 1, as OpenBA's and T5's.
 
     T5X compares the vocabularies of model and task: two are equal if they have the same pieces. The
     file is read when it is first needed, and again after copying or pickling.
@@ -37,29 +40,36 @@ class OpenBAVocabulary(seqio.Vocabulary):
         """The vocabulary behind.
 
         Raises:
-          UserError: the file is not named, missing or no sentencepiece model.
+          UserError: the file is not named, missing or no tokenizer, or has other ids for padding
+            and end.
         """
         if self._loaded is None:
             settings = data_files()
             path = self._path or settings.require_vocabulary()
             newline = settings.newline if self._newline is None else self._newline
-            self._loaded = Vocabulary(path, newline=newline)
+            loaded = open_vocabulary(path, newline=newline)
+            if (loaded.pad_id, loaded.eos_id) != (OpenBAIds.pad_id, OpenBAIds.eos_id):
+                raise UserError(
+                    f"{loaded} has padding and end at {(loaded.pad_id, loaded.eos_id)}, and T5X "
+                    "needs them at (0, 1); train with the native runner."
+                )
+            self._loaded = loaded
         return self._loaded
 
     @property
     def bos_id(self) -> int:
         """The decoder's start, 0."""
-        return Vocabulary.pad_id
+        return OpenBAIds.pad_id
 
     @property
     def eos_id(self) -> int:
         """`</s>`."""
-        return Vocabulary.eos_id
+        return OpenBAIds.eos_id
 
     @property
     def unk_id(self) -> int:
         """`<unk>`."""
-        return Vocabulary.unk_id
+        return 2
 
     @property
     def _base_vocab_size(self) -> int:

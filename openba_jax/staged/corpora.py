@@ -10,7 +10,8 @@ from openba_jax.data.text.chunks import TextSource
 from openba_jax.data.text.documents import column, read_records
 from openba_jax.data.text.preparation import prepare
 from openba_jax.data.text.rules import Instructions, TextGroups
-from openba_jax.data.vocabulary import Vocabulary
+from openba_jax.data.vocabularies.base import Vocabulary
+from openba_jax.data.vocabularies.registry import open_vocabulary
 from openba_jax.data.vocabulary_training import train_vocabulary
 from openba_jax.errors import UserError
 from openba_jax.files import write_atomically
@@ -41,7 +42,7 @@ class Corpora:
           UserError: a file cannot be read, or the corpus holds no text.
         """
         if self.tokenizer.exists():
-            return Vocabulary(self.tokenizer)
+            return open_vocabulary(self.tokenizer)
         self.tokenizer.parent.mkdir(parents=True, exist_ok=True)
         return train_vocabulary(
             self._texts(), self.data.vocabulary_size, self.tokenizer, character_coverage=1.0
@@ -49,15 +50,15 @@ class Corpora:
 
     def home(self, tokenizer: Path) -> Vocabulary:
         """The same vocabulary in the folder here that its stores lie in."""
-        vocabulary = Vocabulary(tokenizer)
-        full = Vocabulary(self.tokenizer)
+        vocabulary = open_vocabulary(tokenizer)
+        full = open_vocabulary(self.tokenizer)
         if vocabulary.fingerprint == full.fingerprint:
             return full
         path = self._folder / f"pruned_{vocabulary.fingerprint[:8]}" / TOKENIZER
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(path, tokenizer.read_bytes())
-        return Vocabulary(path)
+        return open_vocabulary(path)
 
     def batches(self, vocabulary: Vocabulary, mixture_name: str, part: int = 0) -> BatchLoader:
         """Batches of a mixture; stores are made beside the tokenizer where they are missing.

@@ -12,7 +12,7 @@ import optax
 
 from openba_jax.checkpoints import model_folder
 from openba_jax.data.loader import BatchLoader
-from openba_jax.data.vocabulary import Vocabulary
+from openba_jax.data.vocabularies.base import Vocabulary
 from openba_jax.errors import UserError
 from openba_jax.models.base import Model
 from openba_jax.objectives.mixture import Mixture

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from openba_jax.checkpoints import model_folder
-from openba_jax.data.vocabulary import Vocabulary
+from openba_jax.data.vocabularies.registry import open_vocabulary
 from openba_jax.evaluation.accuracy import Score, measure_accuracy
 from openba_jax.evaluation.benchmarks import json_choice
 from openba_jax.evaluation.benchmarks.base import TOTAL
@@ -149,7 +149,7 @@ class Results:
         markdown = report.as_markdown(rows, found, answers, skipped)
         write_atomically(root / "report.md", markdown)
         plots.plot_losses(curves, root / "losses.png")
-        counts = sum_counts(corpora.token_counts(Vocabulary(corpora.tokenizer)))
+        counts = sum_counts(corpora.token_counts(open_vocabulary(corpora.tokenizer)))
         plots.plot_coverage(counts, pieces, root / "coverage.png")
         lines = "".join(f"{question}  ->  {answer}\n" for question, answer in answers)
         return report.as_text(rows, found, skipped) + lines

@@ -13,7 +13,7 @@ from openba_jax.checkpoints.model_folder import load_model, split_path
 from openba_jax.checkpoints.registry import check_is_model_folder
 from openba_jax.cli import gin_values
 from openba_jax.data.loader import BatchLoader
-from openba_jax.data.vocabulary import Vocabulary
+from openba_jax.data.vocabularies.registry import open_vocabulary
 from openba_jax.errors import UserError
 from openba_jax.models import registry
 from openba_jax.models.config import ModelConfig
@@ -68,7 +68,7 @@ def token_batches(
     return BatchLoader(
         get_mixture(mixture),
         [local(store) for store in gin_values.several(stores)],
-        Vocabulary(local(vocabulary)),
+        open_vocabulary(local(vocabulary)),
         batch_size=batch_size,
         encoder_length=encoder_length,
         decoder_length=decoder_length,

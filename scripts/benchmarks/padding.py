@@ -19,7 +19,8 @@ from absl import app, flags
 from openba_jax.data.loader import BatchLoader
 from openba_jax.data.store.token_store import store_dtype
 from openba_jax.data.store.writer import TokenStoreWriter
-from openba_jax.data.vocabulary import Vocabulary
+from openba_jax.data.vocabularies.base import Vocabulary
+from openba_jax.data.vocabularies.openba import OpenBAVocabulary
 from openba_jax.data.vocabulary_training import train_vocabulary
 from openba_jax.objectives import o_ul2, ul2
 from openba_jax.objectives.mixture import get_mixture
@@ -58,7 +59,7 @@ def main(argv: list[str]) -> None:
     del argv
     with tempfile.TemporaryDirectory() as folder:
         if _VOCABULARY.value:
-            vocabulary = Vocabulary(_VOCABULARY.value)
+            vocabulary = OpenBAVocabulary(_VOCABULARY.value)
             stores = {
                 ul2.GROUP_SIZE: list(_STORES.value),
                 o_ul2.GROUP_SIZE: list(_LONG_STORES.value),

@@ -7,7 +7,7 @@ import pytest
 
 from openba_jax.checkpoints.files.safetensors_file import read_safetensors, write_safetensors
 from openba_jax.checkpoints.formats.huggingface import HuggingFace
-from openba_jax.data.vocabulary import Vocabulary
+from openba_jax.data.vocabularies.openba import OpenBAVocabulary
 from openba_jax.errors import UserError
 from openba_jax.models.openba.widths import ffn_hidden_size, v1_width
 
@@ -230,7 +230,7 @@ def test_pointers_of_git_lfs(single, name):
     (single / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9")
     if name == "tokenizer.model":
         with pytest.raises(UserError, match=r"tokenizer\.model is a pointer of Git LFS"):
-            Vocabulary(single / name)
+            OpenBAVocabulary(single / name)
         return
     refused(single, f"{name} is a pointer of Git LFS and not the file itself; run `git lfs pull`")
 

@@ -11,7 +11,7 @@ from openba_jax.checkpoints.tokenizer_files import (
     find_tokenizer,
     write_tokenizer,
 )
-from openba_jax.data.vocabulary import Vocabulary
+from openba_jax.data.vocabularies.openba import OpenBAVocabulary
 from openba_jax.data.vocabulary_training import train_vocabulary
 from openba_jax.errors import UserError
 
@@ -48,7 +48,7 @@ def fast(vocabulary):
 
 @pytest.mark.parametrize("newline", [False, True])
 def test_what_is_written_agrees(model, tmp_path, newline):
-    vocabulary = Vocabulary(model, newline=newline)
+    vocabulary = OpenBAVocabulary(model, newline=newline)
     source = tmp_path / "source.model"
     source.write_bytes(model.read_bytes())
     if newline:
@@ -61,7 +61,7 @@ def test_what_is_written_agrees(model, tmp_path, newline):
     change(folder, "tokenizer_config.json", added_tokens_decoder=decoder)
     assert check_tokenizer_files(folder, vocabulary) == []
     assert find_tokenizer(folder) == folder / "spiece.model"
-    assert Vocabulary(folder / "spiece.model").newline == newline
+    assert OpenBAVocabulary(folder / "spiece.model").newline == newline
     assert ("\n" in json.loads((folder / "added_tokens.json").read_text())) == newline
 
 

@@ -8,7 +8,7 @@ from made_up_text import words
 
 from openba_jax.data.store.token_store import store_dtype
 from openba_jax.data.store.writer import TokenStoreWriter
-from openba_jax.data.vocabulary import Vocabulary
+from openba_jax.data.vocabularies.base import Vocabulary
 from openba_jax.data.vocabulary_training import train_vocabulary
 
 

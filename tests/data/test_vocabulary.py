@@ -7,7 +7,8 @@ import sentencepiece
 from hypothesis import given, settings
 from made_up_text import words
 
-from openba_jax.data.vocabulary import Vocabulary, save_tokenizer
+from openba_jax.data.vocabularies.openba import OpenBAVocabulary
+from openba_jax.data.vocabularies.registry import save_tokenizer
 from openba_jax.data.vocabulary_training import (
     NORMALIZATIONS,
     TextSample,
@@ -15,14 +16,14 @@ from openba_jax.data.vocabulary_training import (
     train_vocabulary,
 )
 from openba_jax.errors import UserError
-from openba_jax.objectives.special_ids import SpecialIds
+from openba_jax.objectives.special_ids import OpenBAIds
 
 
 @pytest.mark.parametrize("which", ["old", "new"])
 def test_encodings_of_the_original(golden_dir, which):
     folder = golden_dir("vocab", f"{which}.model")
     facts = json.loads((folder / "vocab_prune.json").read_text())["tokenizer_by_original_class"]
-    vocabulary = Vocabulary(folder / f"{which}.model", newline=True)
+    vocabulary = OpenBAVocabulary(folder / f"{which}.model", newline=True)
     expected = facts[which]
     assert vocabulary.piece_count == expected["spm_pieces"]
     assert vocabulary.token_count == expected["vocab_size_with_specials"]
@@ -43,11 +44,11 @@ def test_encodings_of_the_original(golden_dir, which):
 
 def test_published_ids():
     """Those of the mT5 vocabulary of OpenBA."""
-    ids = SpecialIds(250_100)
+    ids = OpenBAIds(250_100)
     assert (ids.sentinel(99), ids.sentinel(0)) == (250_100, 250_199)
     assert (ids.r_id, ids.s_id, ids.x_id) == (250_200, 250_201, 250_202)
     assert (ids.token_count, ids.size) == (250_203, 250_240)
-    assert SpecialIds(250_100, newline=True).special_tokens()["\n"] == 250_203
+    assert OpenBAIds(250_100, newline=True).special_tokens()["\n"] == 250_203
     with pytest.raises(ValueError, match="extra_id_100"):
         ids.sentinel(100)
 
@@ -95,7 +96,7 @@ _ATOMS += [" ", "  ", "\n", "\t", "\u3000", "你好", "中国", "😀", "ba", "<
 @settings(deadline=None, max_examples=200)
 @given(atoms=st.lists(st.sampled_from(_ATOMS), max_size=12), newline=st.booleans())
 def test_mixed_text_gives_the_ids_of_the_reference(vocabulary, atoms, newline):
-    text, tokenizer = "".join(atoms), Vocabulary(vocabulary.path, newline=newline)
+    text, tokenizer = "".join(atoms), OpenBAVocabulary(vocabulary.path, newline=newline)
     assert tokenizer.encode(text, parse_special=True) == _reference_tokenize(tokenizer, text)
 
 
@@ -150,10 +151,10 @@ def test_errors_while_reading_texts_come_through(tmp_path):
 
 def test_wrong_files(tmp_path):
     with pytest.raises(UserError, match="cannot be read"):
-        Vocabulary(tmp_path / "missing.model")
+        OpenBAVocabulary(tmp_path / "missing.model")
     (tmp_path / "text.model").write_text("not a model")
     with pytest.raises(UserError, match="not a sentencepiece model"):
-        Vocabulary(tmp_path / "text.model")
+        OpenBAVocabulary(tmp_path / "text.model")
 
 
 def test_models_with_other_control_ids_are_refused(tmp_path):
@@ -164,7 +165,7 @@ def test_models_with_other_control_ids_are_refused(tmp_path):
             sentence_iterator=iter([words(1, 500)]), model_writer=file, vocab_size=40, minloglevel=2
         )
     with pytest.raises(UserError, match="pad, eos and unk"):
-        Vocabulary(tmp_path / "bos.model")
+        OpenBAVocabulary(tmp_path / "bos.model")
 
 
 def test_can_be_sent_to_another_process(vocabulary):
@@ -188,7 +189,7 @@ def test_any_text_comes_back_exactly(vocabulary, atoms):
 @settings(deadline=None, max_examples=100)
 @given(atoms=st.lists(st.sampled_from(_ATOMS), max_size=12))
 def test_newlines_are_tokens_in_literal_text_too(vocabulary, atoms):
-    text, tokenizer = "".join(atoms), Vocabulary(vocabulary.path, newline=True)
+    text, tokenizer = "".join(atoms), OpenBAVocabulary(vocabulary.path, newline=True)
     ids = tokenizer.encode(text)
     newline = tokenizer.special_tokens()["\n"]
     assert ids.count(newline) == text.count("\n")
@@ -213,19 +214,19 @@ def test_half_of_a_surrogate_pair_is_refused(vocabulary):
 def test_settings_lie_beside_the_model(vocabulary, tmp_path):
     plain = save_tokenizer(tmp_path / "plain", vocabulary)
     assert [path.name for path in plain.parent.iterdir()] == ["tokenizer.model"]
-    assert not Vocabulary(tmp_path / "plain" / "tokenizer.model").newline
-    saved = save_tokenizer(tmp_path / "v2", Vocabulary(vocabulary.path, newline=True))
+    assert not OpenBAVocabulary(tmp_path / "plain" / "tokenizer.model").newline
+    saved = save_tokenizer(tmp_path / "v2", OpenBAVocabulary(vocabulary.path, newline=True))
     assert json.loads((tmp_path / "v2/tokenizer_settings.json").read_text()) == {"newline": True}
-    found = Vocabulary(tmp_path / "v2" / "tokenizer.model")
+    found = OpenBAVocabulary(tmp_path / "v2" / "tokenizer.model")
     assert (found.newline, found.token_count) == (True, vocabulary.token_count + 1)
-    assert not Vocabulary(saved, newline=False).newline
+    assert not OpenBAVocabulary(saved, newline=False).newline
     # By its path alone, and under another name.
     renamed = save_tokenizer(tmp_path / "v2", saved, "spiece.model")
     assert (tmp_path / "v2/spiece_settings.json").exists()
-    assert Vocabulary(renamed).newline
+    assert OpenBAVocabulary(renamed).newline
     # What was there before does not stay.
     save_tokenizer(tmp_path / "v2", vocabulary)
-    assert not Vocabulary(tmp_path / "v2" / "tokenizer.model").newline
+    assert not OpenBAVocabulary(tmp_path / "v2" / "tokenizer.model").newline
 
 
 @pytest.mark.parametrize(
@@ -242,18 +243,18 @@ def test_damaged_settings(vocabulary, tmp_path, settings_file, message):
     model = save_tokenizer(tmp_path, vocabulary)
     (tmp_path / "tokenizer_settings.json").write_text(settings_file)
     with pytest.raises(UserError, match=message):
-        Vocabulary(model)
+        OpenBAVocabulary(model)
 
 
 def test_rows_count_the_newline(vocabulary, tmp_path):
     """Where pieces and the other special tokens fill the rows, the newline begins the next ones."""
     texts = [words(seed, 100) for seed in range(20)]
     path = train_vocabulary(texts, 384 - 103, tmp_path / "t.model", newline=True).path
-    full = Vocabulary(path)
+    full = OpenBAVocabulary(path)
     assert (full.newline, full.token_count, full.size) == (True, 385, 512)
     with pytest.raises(UserError, match="has 281 pieces and needs 385 ids"):
         full.check_rows(384)
-    Vocabulary(path, newline=False).check_rows(384)
+    OpenBAVocabulary(path, newline=False).check_rows(384)
 
 
 def test_normalizations(tmp_path):

@@ -19,7 +19,7 @@ from openba_jax.data.loader import BatchLoader
 from openba_jax.data.text.chunks import TextSource
 from openba_jax.data.text.preparation import prepare
 from openba_jax.data.text.rules import TextGroups
-from openba_jax.data.vocabulary import Vocabulary
+from openba_jax.data.vocabularies.base import Vocabulary
 from openba_jax.data.vocabulary_training import train_vocabulary
 from openba_jax.eval import evaluate
 from openba_jax.inference.decoding import generate

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from openba_jax.data.vocabulary import Vocabulary
+from openba_jax.data.vocabularies.base import Vocabulary
 from openba_jax.errors import UserError
 from openba_jax.evaluation.accuracy import Score, choose_answers, measure_accuracy
 from openba_jax.evaluation.benchmarks.base import Question

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from openba_jax.checkpoints import model_folder, training_state
-from openba_jax.data.vocabulary import Vocabulary
+from openba_jax.data.vocabularies.base import Vocabulary
 from openba_jax.errors import UserError
 from openba_jax.eval import evaluate
 from openba_jax.infer import infer

@@ -15,7 +15,7 @@ from openba_jax.checkpoints.formats.huggingface import HuggingFace
 from openba_jax.checkpoints.formats.megatron import Megatron
 from openba_jax.checkpoints.formats.t5x import T5X
 from openba_jax.checkpoints.registry import open_checkpoint
-from openba_jax.data.vocabulary import Vocabulary
+from openba_jax.data.vocabularies.base import Vocabulary
 from openba_jax.errors import UserError
 from openba_jax.inference.loading import load
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from openba_jax.data.vocabulary import Vocabulary
+from openba_jax.data.vocabularies.base import Vocabulary
 from openba_jax.errors import UserError
 from openba_jax.inference.prompts import PromptFrame, UnusablePromptError, read_prompts
 

@@ -6,10 +6,10 @@ from hypothesis import given, settings
 from openba_jax.errors import UserError
 from openba_jax.objectives import counter_random, denoising, ul2
 from openba_jax.objectives.denoising import Denoiser
-from openba_jax.objectives.special_ids import SENTINELS, SpecialIds
+from openba_jax.objectives.special_ids import SENTINELS, OpenBAIds
 from openba_jax.objectives.token_rows import TokenRows
 
-IDS = SpecialIds(1000)
+IDS = OpenBAIds(1000)
 ALL = {**ul2.DENOISERS, "plain": ul2.SPAN_CORRUPTION}
 
 denoisers = st.one_of(

@@ -10,12 +10,12 @@ from openba_jax.data.store.token_store import TokenStore
 from openba_jax.objectives import counter_random, original_noise, ul2
 from openba_jax.objectives.denoising import corrupt
 from openba_jax.objectives.instruction import Instruction
-from openba_jax.objectives.special_ids import SpecialIds
+from openba_jax.objectives.special_ids import OpenBAIds
 from openba_jax.objectives.token_rows import TokenRows
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "short_cases.json").read_text())
 DENOISERS = list(ul2.DENOISERS.values())
-IDS = SpecialIds(GOLDEN["piece_count"])
+IDS = OpenBAIds(GOLDEN["piece_count"])
 
 
 def padded(ids, length):
@@ -72,7 +72,7 @@ def test_whole_dataset_of_the_original(golden_dir):
     facts = json.loads((golden_dir("dataset") / "samples.json").read_text())["ul2"]
     arrays = np.load(golden_dir("dataset") / "samples.npz")
     store = TokenStore(golden_dir("indexed", "merged.bin") / "merged")
-    ids = SpecialIds(760)
+    ids = OpenBAIds(760)
     for item, task in enumerate(facts["task_of_item"]):
         index = arrays["ul2.index_mapping"][item]
         if task is None:

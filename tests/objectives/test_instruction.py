@@ -3,10 +3,10 @@ import pytest
 
 from openba_jax.errors import UserError
 from openba_jax.objectives.instruction import Instruction
-from openba_jax.objectives.special_ids import SpecialIds
+from openba_jax.objectives.special_ids import OpenBAIds
 from openba_jax.objectives.token_rows import TokenRows
 
-IDS = SpecialIds(10)
+IDS = OpenBAIds(10)
 
 
 def test_rows_of_different_lengths():

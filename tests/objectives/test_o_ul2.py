@@ -12,11 +12,11 @@ from openba_jax.errors import UserError
 from openba_jax.objectives import counter_random, o_ul2, original_noise
 from openba_jax.objectives.denoising import corrupt
 from openba_jax.objectives.mixture import get_mixture
-from openba_jax.objectives.special_ids import SENTINELS, SpecialIds
+from openba_jax.objectives.special_ids import SENTINELS, OpenBAIds
 from openba_jax.objectives.token_rows import TokenRows
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "o_ul2_cases.json").read_text())
-IDS = SpecialIds(GOLDEN["piece_count"])
+IDS = OpenBAIds(GOLDEN["piece_count"])
 
 
 def check(case, tokens, mask, text_enc, labels):

@@ -8,10 +8,10 @@ import pytest
 from openba_jax.objectives import counter_random
 from openba_jax.objectives.instruction import Instruction
 from openba_jax.objectives.mixture import get_mixture, mixture_names
-from openba_jax.objectives.special_ids import SENTINELS, SpecialIds
+from openba_jax.objectives.special_ids import SENTINELS, OpenBAIds
 from openba_jax.objectives.token_rows import TokenRows
 
-IDS = SpecialIds(1000)
+IDS = OpenBAIds(1000)
 SENTINEL = IDS.sentinel(0)
 TASKS = {
     task.name: task.objective

@@ -11,7 +11,8 @@ import pytest
 from openba_jax.checkpoints import training_state
 from openba_jax.checkpoints.checkpoint import load_state, load_tree
 from openba_jax.checkpoints.registry import FORMATS, open_checkpoint
-from openba_jax.data.vocabulary import Vocabulary, save_tokenizer
+from openba_jax.data.vocabularies.openba import OpenBAVocabulary
+from openba_jax.data.vocabularies.registry import save_tokenizer
 from openba_jax.data.vocabulary_training import train_vocabulary
 from openba_jax.errors import UserError
 from openba_jax.models.openba.config import OpenBAConfig
@@ -202,8 +203,8 @@ def test_the_plan_of_another_model_is_refused(tmp_path):
 def test_the_newline_token_survives_every_move(tmp_path):
     texts = [f"The square of {i} is {i * i}, its cube {i**3}." for i in range(300)]
     train_vocabulary(texts, 300, tmp_path / "plain.model")
-    save_tokenizer(tmp_path / "given", Vocabulary(tmp_path / "plain.model", newline=True))
-    vocabulary = Vocabulary(tmp_path / "given" / "tokenizer.model")
+    save_tokenizer(tmp_path / "given", OpenBAVocabulary(tmp_path / "plain.model", newline=True))
+    vocabulary = OpenBAVocabulary(tmp_path / "given" / "tokenizer.model")
     (newline,) = vocabulary.encode("\n")
     model = MODEL.replace(vocab_size=vocabulary.size)
     params = jax.device_get(model.init(jax.random.key(0)))
@@ -216,7 +217,7 @@ def test_the_newline_token_survives_every_move(tmp_path):
         tmp_path / "model", tmp_path / "cut", Stage("cut", vocabulary=280), counts=[counts]
     )
     cut = training_state.load_model(tmp_path / "cut")
-    pruned = Vocabulary(cut.tokenizer)
+    pruned = OpenBAVocabulary(cut.tokenizer)
     assert pruned.newline
     assert pruned.piece_count < vocabulary.piece_count
     (kept,) = pruned.encode("\n")
@@ -226,5 +227,5 @@ def test_the_newline_token_survives_every_move(tmp_path):
     exported.mkdir()
     FORMATS["huggingface"].write(open_checkpoint(tmp_path / "cut"), exported)
     FORMATS["native"].write(open_checkpoint(exported), tmp_path / "back")
-    again = Vocabulary(tmp_path / "back" / "tokenizer.model")
+    again = OpenBAVocabulary(tmp_path / "back" / "tokenizer.model")
     assert again.encode("a\nb") == pruned.encode("a\nb")

@@ -11,7 +11,7 @@ import sentencepiece
 from hypothesis import given, settings
 from sentencepiece import SentencePieceProcessor, sentencepiece_model_pb2
 
-from openba_jax.data.vocabulary import Vocabulary
+from openba_jax.data.vocabularies.openba import OpenBAVocabulary
 from openba_jax.errors import UserError
 from openba_jax.pruning.merges import merge_closure
 from openba_jax.pruning.vocabulary import prune_vocabulary
@@ -163,7 +163,7 @@ def test_the_row_of_the_newline_is_kept(tmp_path, pieces):
     assert pruned.rows.count(newline) == 1
     assert len(pruned.rows) == -(-(pieces + 104) // 128) * 128
     pruned.save(tmp_path / "new.model")
-    saved = Vocabulary(tmp_path / "new.model")
+    saved = OpenBAVocabulary(tmp_path / "new.model")
     assert saved.newline
     assert saved.special_tokens()["\n"] == pruned.rows.index(newline)
     assert saved.size == len(pruned.rows)

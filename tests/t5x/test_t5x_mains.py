@@ -18,7 +18,7 @@ from openba_jax.checkpoints.checkpoint import load_state, load_tree
 from openba_jax.checkpoints.registry import open_checkpoint
 from openba_jax.data.store.token_store import store_dtype
 from openba_jax.data.store.writer import TokenStoreWriter
-from openba_jax.data.vocabulary import Vocabulary
+from openba_jax.data.vocabularies.registry import open_vocabulary
 from openba_jax.data.vocabulary_training import train_vocabulary
 from openba_jax.inference.decoding import generate
 from openba_jax.inference.generator import Generator
@@ -110,7 +110,7 @@ def test_prune_recover_infer(data, trained, tmp_path):
     )
     (file,) = answers.glob("*-00000-of-00001")
     predictions = [json.loads(line)["prediction"] for line in file.read_text().splitlines()]
-    vocabulary = Vocabulary(whole.tokenizer)
+    vocabulary = open_vocabulary(whole.tokenizer)
     generator = Generator(whole.model, load_tree(whole), vocabulary, 32, 2)
     native_answers = generator(PROMPTS, max_new_tokens=8)
     assert any(native_answers)

@@ -17,7 +17,7 @@ from openba_jax.data.loader import as_batch
 from openba_jax.data.samples import build_samples
 from openba_jax.data.store.token_store import open_stores, store_dtype
 from openba_jax.data.store.writer import TokenStoreWriter
-from openba_jax.data.vocabulary import Vocabulary
+from openba_jax.data.vocabularies.registry import open_vocabulary
 from openba_jax.data.vocabulary_training import train_vocabulary
 from openba_jax.errors import UserError
 from openba_jax.objectives.mixture import get_mixture, mixture_names
@@ -64,7 +64,7 @@ def files(tmp_path_factory):
 def native(files, name, indices, epoch):
     """The arrays of the native loader for some examples."""
     task = get_mixture(name).tasks[0]
-    vocabulary = Vocabulary(files / "tokenizer.model")
+    vocabulary = open_vocabulary(files / "tokenizer.model")
     epochs = np.full(len(indices), epoch)
     samples = build_samples(
         task, open_stores([files / "store"]), indices, epochs, vocabulary, 45, 40, 5
@@ -125,7 +125,7 @@ def test_shards_divide_the_shuffled_split(seqio, files):
 
 
 def test_mixture_and_packing(seqio, files):
-    vocabulary = Vocabulary(files / "tokenizer.model")
+    vocabulary = open_vocabulary(files / "tokenizer.model")
     batch = converted(seqio, "ul2", "train", 60, shuffle=True, seed=1, num_epochs=None)
     prefixes = {vocabulary.r_id, vocabulary.s_id, vocabulary.x_id}
     assert set(batch["encoder_input_tokens"][:, 0]) == prefixes
@@ -155,7 +155,7 @@ def test_vocabulary(seqio, files):
 
     path = str(files / "tokenizer.model")
     text = "12 <S>34<extra_id_3>"
-    mine, native_one = OpenBAVocabulary(path), Vocabulary(path)
+    mine, native_one = OpenBAVocabulary(path), open_vocabulary(path)
     assert mine.vocab_size == native_one.token_count
     expected = native_one.encode(text, parse_special=True)
     assert native_one.s_id in expected

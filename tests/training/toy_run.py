@@ -135,7 +135,7 @@ def write_toy_store(folder: Path) -> None:
 def d_ul2_batches(text: Path, mixture: str = "d_ul2_code") -> Any:
     """A loader over `write_toy_store`, which dies like `DyingBatches` where it is told to."""
     from openba_jax.data.loader import BatchLoader
-    from openba_jax.data.vocabulary import Vocabulary
+    from openba_jax.data.vocabularies.openba import OpenBAVocabulary
     from openba_jax.objectives.mixture import get_mixture
 
     class Loader(BatchLoader):
@@ -144,7 +144,7 @@ def d_ul2_batches(text: Path, mixture: str = "d_ul2_code") -> Any:
                 os.kill(os.getpid(), 9)
             return super().batch(step, rows)
 
-    vocabulary = Vocabulary(text / "tokenizer.model")
+    vocabulary = OpenBAVocabulary(text / "tokenizer.model")
     return Loader(get_mixture(mixture), [text / "spans"], vocabulary, 8, 28, 20, held_out=8)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, get_args
 
@@ -10,10 +11,10 @@ import numpy as np
 from absl import logging
 
 from openba_jax.data.store.token_store import TokenStore
-from openba_jax.data.vocabulary import Vocabulary, settings_path
+from openba_jax.data.vocabularies.base import Vocabulary
+from openba_jax.data.vocabularies.settings import settings_path
 from openba_jax.errors import UserError
 from openba_jax.files import sha256, write_atomically
-from openba_jax.objectives.special_ids import SpecialIds
 from openba_jax.objectives.token_rows import Kind
 
 
@@ -74,12 +75,25 @@ def write_manifest(prefix: str | Path, manifest: dict[str, Any]) -> None:
 
 def describe_vocabulary(vocabulary: Vocabulary) -> dict[str, Any]:
     """A vocabulary as manifests record it."""
-    return {
+    described = {
         "path": str(vocabulary.path),
         "sha256": vocabulary.fingerprint,
         "pieces": vocabulary.piece_count,
         "newline": vocabulary.newline,
     }
+    if (frame := frame_ids(vocabulary)) != _FRAME:
+        described["frame"] = frame
+    return described
+
+
+def frame_ids(vocabulary: Vocabulary) -> list[int]:
+    """The ids of padding, bos and eos, which no text is made of, ascending."""
+    ids = (vocabulary.pad_id, vocabulary.bos_id, vocabulary.eos_id)
+    return sorted({i for i in ids if i is not None and i != vocabulary.unk_id})
+
+
+_FRAME = [0, 1]
+"""Those of `<pad>` and `</s>`, where a manifest does not name others."""
 
 
 def describe_files(prefix: str | Path, data_sha256: str) -> dict[str, Any]:
@@ -139,16 +153,21 @@ def identity_of(store: TokenStore) -> dict[str, Any]:
 
 def counts_text(vocabulary: Vocabulary, frequencies: np.ndarray) -> str:
     """Lines `piece id count`, most frequent first, ties by id; see `text_counts`."""
-    counts = text_counts(frequencies[: vocabulary.piece_count])
+    counts = text_counts(frequencies[: vocabulary.piece_count], frame_ids(vocabulary))
     order = np.argsort(-counts, kind="stable")
     rows = zip(vocabulary.pieces(order.tolist()), order, counts[order], strict=True)
     return "".join(f"{piece} {i} {count}\n" for piece, i, count in rows)
 
 
-def text_counts(counts: np.ndarray) -> np.ndarray:
-    """Counts of ids, integers `[ids]`, without `<pad>` and `</s>`, which no text is made of."""
+def text_counts(counts: np.ndarray, frame: Iterable[int] = tuple(_FRAME)) -> np.ndarray:
+    """Counts of ids, integers `[ids]`, without those of the frame, which no text is made of.
+
+    Args:
+      counts: of ids.
+      frame: those of padding, bos and eos.
+    """
     counts = counts.copy()
-    counts[: SpecialIds.eos_id + 1] = 0
+    counts[[i for i in frame if i < len(counts)]] = 0
     return counts
 
 

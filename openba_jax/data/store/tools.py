@@ -192,7 +192,8 @@ def _finish(
         for ids in store.blocks(_IDS_AT_ONCE):
             present = np.bincount(ids)
             counts[: len(present)] += present[: len(counts)]
-        counts = text_counts(counts)
+        frame = (manifest.get("vocabulary") or {}).get("frame")
+        counts = text_counts(counts) if frame is None else text_counts(counts, frame)
         order = np.argsort(-counts, kind="stable")
         lines = [f"{names[i]} {i} {counts[i]}\n" for i in map(int, order) if i in names]
         write_atomically(sibling(output, ".counts.txt"), "".join(lines))

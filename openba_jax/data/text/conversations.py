@@ -11,10 +11,7 @@ import numpy as np
 from openba_jax.data.text.documents import Record, column
 from openba_jax.data.text.rules import Pair
 from openba_jax.errors import UserError
-from openba_jax.objectives.special_ids import SpecialIds
 from openba_jax.objectives.token_rows import Kind
-
-_EOS = np.array([SpecialIds.eos_id], np.int32)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,14 +59,14 @@ class Dialogues:
             texts += ["Human: ", human, "Assistant: ", column(turn, self.assistant_key, where)]
         return texts
 
-    def pairs(self, ids: Sequence[np.ndarray]) -> Sequence[Pair]:
+    def pairs(self, ids: Sequence[np.ndarray], eos_id: int) -> Sequence[Pair]:
         """One pair a turn."""
-        history = np.zeros(0, np.int32)
+        history, eos = np.zeros(0, np.int32), np.array([eos_id], np.int32)
         pairs = []
         for i in range(0, len(ids), 4):
             who, human, answers, assistant = ids[i : i + 4]
-            source = np.concatenate([history, who, human, _EOS, answers]).astype(np.int32)
-            target = np.append(assistant, _EOS).astype(np.int32)
+            source = np.concatenate([history, who, human, eos, answers]).astype(np.int32)
+            target = np.append(assistant, eos).astype(np.int32)
             pairs.append((source, target))
             history = np.concatenate([source, target])
         return pairs
@@ -108,6 +105,7 @@ class Translations:
         second = column(record, self.second_column, place)
         return [self.to_second + first, second, self.to_first + second, first]
 
-    def pairs(self, ids: Sequence[np.ndarray]) -> Sequence[Pair]:
+    def pairs(self, ids: Sequence[np.ndarray], eos_id: int) -> Sequence[Pair]:
         """A pair each way."""
-        return [(ids[0], np.append(ids[1], _EOS)), (ids[2], np.append(ids[3], _EOS))]
+        eos = np.int32(eos_id)
+        return [(ids[0], np.append(ids[1], eos)), (ids[2], np.append(ids[3], eos))]

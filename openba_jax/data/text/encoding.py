@@ -24,16 +24,15 @@ import numpy as np
 from openba_jax.data.text.chunks import Chunk
 from openba_jax.data.text.documents import MissingColumnError, items_of, parse, place
 from openba_jax.data.text.rules import PairRule, RecordRule, TextGroups
-from openba_jax.data.vocabulary import Vocabulary
+from openba_jax.data.vocabularies.base import Vocabulary
+from openba_jax.data.vocabularies.registry import open_vocabulary
 from openba_jax.errors import UserError
-from openba_jax.objectives.special_ids import SpecialIds
 
 _MOST_THREADS = 4
 _MORE_THREADS = 2
 SPECIAL_PLACES = 20
 """How many places with special tokens a chunk names, about."""
 _PART_CHARACTERS = 1 << 20
-_EOS = np.array([SpecialIds.eos_id], np.int32)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +41,7 @@ class Encoded:
 
     Attributes:
       ids: int32 `[tokens]`; of pairs: sources and targets one after another; of text: documents,
-        each with its eos.
+        each with its eos, and its bos if the vocabulary adds one.
       lengths: integers; of pairs `[2 pairs]`: of source and target by turns; of text `[lines]`: of
         each line that is not blank, 0 where there is no document.
       documents: records read.
@@ -77,6 +76,15 @@ class Encoder:
         self._vocabulary = vocabulary
         self._rule = rule
         self._strict = strict
+        begins = [vocabulary.bos_id] if vocabulary.adds_bos else []
+        self._begin, self._end = np.array(begins, np.int32), np.array([vocabulary.eos_id], np.int32)
+        self._special_ids = np.array(
+            [
+                i
+                for token, i in vocabulary.special_tokens().items()
+                if token != "\n" and i != vocabulary.unk_id
+            ]
+        )
 
     def __call__(self, chunk: Chunk) -> Encoded:
         """The ids of a chunk.
@@ -111,10 +119,13 @@ class Encoder:
             return self._pairs(self._rule, ids, texts, special, bad)
         counts = np.fromiter(map(len, ids), np.int64, len(ids))
         lengths = np.zeros(line, np.int64)
-        lengths[lines] = counts + (counts > 0)
-        stream = _joined([part for each in ids if len(each) for part in (each, _EOS)])
+        frame = len(self._begin) + len(self._end)
+        lengths[lines] = counts + frame * (counts > 0)
+        stream = _joined(
+            [part for each in ids if len(each) for part in (self._begin, each, self._end)]
+        )
         empty = int((counts == 0).sum())
-        spelt_out = self._special(stream) - (len(ids) - empty)
+        spelt_out = self._special(stream) - frame * (len(ids) - empty)
         return Encoded(stream, lengths, len(ids), empty, 0, spelt_out, special, bad)
 
     def _pairs(
@@ -127,7 +138,10 @@ class Encoder:
     ) -> Encoded:
         """The pairs that records give: `ids` of all their texts, one after another."""
         rest = iter(ids)
-        of_records = [rule.pairs(list(itertools.islice(rest, len(each)))) for each in texts]
+        of_records = [
+            rule.pairs(list(itertools.islice(rest, len(each))), self._vocabulary.eos_id)
+            for each in texts
+        ]
         pairs = [pair for each in of_records for pair in each]
         sequences = [ids for pair in pairs if len(pair[0]) <= rule.max_length for ids in pair]
         return Encoded(
@@ -150,10 +164,7 @@ class Encoder:
 
     def _special(self, ids: np.ndarray) -> int:
         """How many special tokens there are among ids, newlines aside."""
-        names = ids[(ids >= self._vocabulary.piece_count) | (ids <= self._vocabulary.eos_id)]
-        if self._vocabulary.newline:
-            names = names[names != self._vocabulary.token_count - 1]
-        return len(names)
+        return int(np.isin(ids, self._special_ids).sum())
 
 
 def encode_chunks(
@@ -218,7 +229,7 @@ _encoder: Encoder
 def _start_worker(vocabulary: str | Path, newline: bool, rule: RecordRule, strict: bool) -> None:
     """Makes a process ready to work, and lets it end with the process that started it."""
     global _encoder
-    _encoder = Encoder(Vocabulary(vocabulary, newline), rule, strict)
+    _encoder = Encoder(open_vocabulary(vocabulary, newline), rule, strict)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

@@ -32,7 +32,7 @@ from openba_jax.data.text.encoding import SPECIAL_PLACES, Encoded, encode_chunks
 from openba_jax.data.text.preparation_job import PreparationJob, bar, same_job
 from openba_jax.data.text.resumption import NUMBERS, Progress
 from openba_jax.data.text.rules import RecordRule, TextGroups
-from openba_jax.data.vocabulary import Vocabulary
+from openba_jax.data.vocabularies.base import Vocabulary
 from openba_jax.errors import UserError
 from openba_jax.files import only_process, write_atomically
 from openba_jax.objectives.token_rows import Kind

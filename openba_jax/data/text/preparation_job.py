@@ -20,7 +20,7 @@ from openba_jax.data.text.chunks import TextSource
 from openba_jax.data.text.documents import text_files
 from openba_jax.data.text.open_files import input_sha256, input_size
 from openba_jax.data.text.rules import RecordRule, describe
-from openba_jax.data.vocabulary import Vocabulary
+from openba_jax.data.vocabularies.base import Vocabulary
 from openba_jax.errors import UserError
 
 

@@ -15,7 +15,6 @@ import numpy as np
 
 from openba_jax.data.text.documents import Record, column
 from openba_jax.errors import UserError
-from openba_jax.objectives.special_ids import SpecialIds
 from openba_jax.objectives.token_rows import Kind
 from openba_jax.objectives.ul2 import GROUP_SIZE
 
@@ -54,8 +53,13 @@ class PairRule(Protocol):
         """
         ...
 
-    def pairs(self, ids: Sequence[np.ndarray]) -> Sequence[Pair]:
-        """The pairs that a record gives, from the ids of its `texts`: int32 arrays."""
+    def pairs(self, ids: Sequence[np.ndarray], eos_id: int) -> Sequence[Pair]:
+        """The pairs that a record gives.
+
+        Args:
+          ids: of its `texts`, int32 arrays.
+          eos_id: what ends a target.
+        """
         ...
 
 
@@ -63,10 +67,11 @@ class PairRule(Protocol):
 class TextGroups:
     """Text for denoising, as the original's tool prepares it.
 
-    Of every `batch_size` lines those that are not empty are encoded, each followed by eos, joined
-    and cut in groups of `group_size` ids; what remains of the batch is dropped. Documents may span
-    groups, groups never span batches. With `batch_size` 0 the remainder is carried on, and only
-    the last one of a source is dropped.
+    Of every `batch_size` lines those that are not empty are encoded, each followed by eos (and led
+    by bos where the texts of the vocabulary begin with it), joined and cut in groups of
+    `group_size` ids; what remains of the batch is dropped. Documents may span groups, groups never
+    span batches. With `batch_size` 0 the remainder is carried on, and only the last one of a source
+    is dropped.
     """
 
     group_size: int = GROUP_SIZE
@@ -136,9 +141,9 @@ class Instructions:
         source = instruction.strip() + column(record, self.input_column, place)
         return source, self.task_prefix + column(record, self.target_column, place)
 
-    def pairs(self, ids: Sequence[np.ndarray]) -> Sequence[Pair]:
+    def pairs(self, ids: Sequence[np.ndarray], eos_id: int) -> Sequence[Pair]:
         """One pair."""
-        return [(ids[0], np.concatenate((ids[1], _EOS)))]
+        return [(ids[0], np.append(ids[1], np.int32(eos_id)))]
 
 
 RecordRule = TextGroups | PairRule
@@ -147,6 +152,3 @@ RecordRule = TextGroups | PairRule
 def describe(rule: RecordRule) -> dict[str, Any]:
     """A rule as manifests record it."""
     return {"kind": rule.name, **dataclasses.asdict(rule)}  # type: ignore[arg-type]
-
-
-_EOS = np.array([SpecialIds.eos_id], np.int32)

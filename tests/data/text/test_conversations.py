@@ -15,7 +15,7 @@ def vocabulary(tmp_path_factory):
 
 def pairs_of(rule, record, vocabulary):
     texts = rule.texts(record, "here")
-    return rule.pairs([np.array(ids, np.int32) for ids in vocabulary.encode_all(texts)])
+    return rule.pairs([np.array(ids, np.int32) for ids in vocabulary.encode_all(texts)], 1)
 
 
 def test_turns_carry_their_history(vocabulary):

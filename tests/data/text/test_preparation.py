@@ -15,7 +15,7 @@ from openba_jax.data.text.chunks import TextSource
 from openba_jax.data.text.conversations import Dialogues, Translations
 from openba_jax.data.text.preparation import prepare
 from openba_jax.data.text.rules import Instructions, TextGroups
-from openba_jax.data.vocabulary import Vocabulary
+from openba_jax.data.vocabularies.openba import OpenBAVocabulary
 from openba_jax.data.vocabulary_training import train_vocabulary
 from openba_jax.errors import UserError
 from openba_jax.files import only_process, sha256
@@ -40,7 +40,7 @@ def write_jsonl(path, records):
 
 def test_groups_of_the_original(golden_dir, tmp_path):
     golden = golden_dir("indexed")
-    vocabulary = Vocabulary(golden_dir("vocab") / "old.model", newline=True)
+    vocabulary = OpenBAVocabulary(golden_dir("vocab") / "old.model", newline=True)
     rule = json.loads((golden / "pretrain_spancorr.json").read_text())
     prepare_text(
         [golden / "pretrain_docs.jsonl"],
@@ -56,7 +56,7 @@ def test_groups_of_the_original(golden_dir, tmp_path):
 
 def test_pairs_of_the_original(golden_dir, tmp_path):
     golden = golden_dir("indexed")
-    vocabulary = Vocabulary(golden_dir("vocab") / "old.model", newline=True)
+    vocabulary = OpenBAVocabulary(golden_dir("vocab") / "old.model", newline=True)
     rule = json.loads((golden / "finetune_multitask.json").read_text())
     manifest = prepare_instructions(
         [golden / "finetune_pairs.jsonl"],
@@ -300,7 +300,7 @@ def test_special_tokens_in_the_text(vocabulary, tmp_path, caplog):
 
 def test_newlines_are_no_special_tokens_in_the_text(vocabulary, tmp_path):
     source = write_jsonl(tmp_path / "a.jsonl", [{"text": "ba\nde\n<X>"}])
-    with_newlines = Vocabulary(vocabulary.path, newline=True)
+    with_newlines = OpenBAVocabulary(vocabulary.path, newline=True)
     manifest = prepare_text([source], with_newlines, tmp_path / "out", group_size=2)
     assert manifest["numbers"]["special_tokens"] == 1
 

@@ -321,11 +321,11 @@ import sys
 import hashlib
 import itertools
 from openba_jax.data.loader import BatchLoader
-from openba_jax.data.vocabulary import Vocabulary
+from openba_jax.data.vocabularies.openba import OpenBAVocabulary
 from openba_jax.objectives.mixture import get_mixture
 
 store, model, start = sys.argv[1:]
-loader = BatchLoader(get_mixture("ul2"), [store], Vocabulary(model), 8, 120, 100, seed=3)
+loader = BatchLoader(get_mixture("ul2"), [store], OpenBAVocabulary(model), 8, 120, 100, seed=3)
 for step in itertools.count(int(start)):
     batch = loader.batch(step)
     digest = hashlib.sha256(b"".join(batch[name].tobytes() for name in sorted(batch)))
