@@ -30,6 +30,7 @@ def evaluate(
     questions: str = "",
     benchmarks: str | Sequence[str] = "json_choice",
     parse_special: bool = False,
+    template: str = "{}",
     mixture: str = "",
     stores: str | Sequence[str] = (),
     feature_lengths: Mapping[str, int] | None = None,
@@ -45,6 +46,7 @@ def evaluate(
       questions: folder of questions.
       benchmarks: names of the benchmarks that read it and ask them.
       parse_special: strings such as `</s>` in questions become the special tokens that they name.
+      template: what stands around questions, `{}` being the question.
       mixture: task or mixture whose loss is measured.
       stores: prefixes of token stores to measure it on.
       feature_lengths: `{'inputs': ..., 'targets': ...}`; by default the model's longest.
@@ -101,7 +103,7 @@ def evaluate(
     with hardware.explain_out_of_memory(), use_mesh(placed.mesh):
         if loaded:
             figures["accuracy"] = {
-                each.name: _accuracy(placed, each, subjects, sizes, parse_special)
+                each.name: _accuracy(placed, each, subjects, sizes, parse_special, template)
                 for each, subjects in loaded
             }
         if mixture and stores:
@@ -117,12 +119,15 @@ def _accuracy(
     subjects: Subjects,
     sizes: Mapping[str, Any],
     parse_special: bool,
+    template: str,
 ) -> dict[str, Any]:
     from openba_jax.evaluation.accuracy import measure_accuracy
-    from openba_jax.inference.prompts import PromptFrame
+    from openba_jax.inference.prompts import FRAMES
 
     lengths = sizes["encoder_length"], sizes["decoder_length"]
-    frame = PromptFrame(placed.vocabulary, *lengths, parse_special)
+    frame = FRAMES[placed.model.frame](
+        placed.vocabulary, *lengths, parse_special=parse_special, template=template
+    )
     scores = measure_accuracy(
         benchmark, subjects, placed.model, placed.params, frame, batch_size=sizes["batch_size"]
     )

@@ -34,6 +34,7 @@ def infer(
     top_p: float = 1.0,
     seed: int = 0,
     parse_special: bool = False,
+    template: str = "{}",
     mesh_shape: Sequence[int] = (-1, 1, 1),
 ) -> None:
     """Answers prompts.
@@ -51,6 +52,7 @@ def infer(
       top_p: sample from tokens of this probability together.
       seed: for sampling.
       parse_special: strings such as `</s>` in prompts become the special tokens that they name.
+      template: what stands around prompts, `{}` being the prompt: the turns of a chat, say.
       mesh_shape: data, fsdp, model; the batch is rounded up to what data x fsdp divides.
 
     Raises:
@@ -71,10 +73,6 @@ def infer(
 
     if batch_size < 1 or max_new_tokens < 1:
         raise UserError("BATCH_SIZE and MAX_NEW_TOKENS must be at least 1.")
-    if max_encoder_length is not None and max_encoder_length < 4:
-        raise UserError(
-            f"max_encoder_length is {max_encoder_length}; the frame of a prompt takes 3 tokens."
-        )
     texts, places = read_prompts(gin_values.several(prompts), input_file)
     folder = local(model_dir)
     if output_file:
@@ -83,13 +81,15 @@ def infer(
             reject_overlap(address_or_local(input_file), output_file, "file of prompts")
     sampling = Sampling(temperature, top_k, top_p)
     placed = load(folder, mesh_shape)
+    longest = placed.model.config.longest_inputs(max_new_tokens)
     generator = Generator(
         placed.model,
         placed.params,
         placed.vocabulary,
-        max_encoder_length or placed.model.config.lengths[0],
+        longest if max_encoder_length is None else max_encoder_length,
         placed.rows(min(batch_size, len(texts))),
         parse_special,
+        template,
     )
     answers: list[str] = []
     first = jax.process_index() == 0

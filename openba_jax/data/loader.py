@@ -18,6 +18,7 @@ import numpy as np
 from absl import logging
 
 from openba_jax.data import packing
+from openba_jax.data.layouts import LAYOUTS, Batch, Part
 from openba_jax.data.order import Order, order_of
 from openba_jax.data.permutation import permute
 from openba_jax.data.samples import build_samples
@@ -27,10 +28,7 @@ from openba_jax.data.store.token_store import JoinedStores, Kind, open_stores
 from openba_jax.data.vocabularies.base import Vocabulary
 from openba_jax.errors import UserError
 from openba_jax.objectives import counter_random
-from openba_jax.objectives.instruction import Instruction
 from openba_jax.objectives.mixture import Mixture
-
-Batch = dict[str, np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +43,7 @@ class _Pool:
     ranges: Mapping[Kind, tuple[int, int]]
     packed: Mapping[Kind, packing.PackedRows] = dataclasses.field(default_factory=dict)
     orders: Mapping[Kind, Order] = dataclasses.field(default_factory=dict)
+    pack: bool = False
 
 
 class BatchLoader:
@@ -52,6 +51,7 @@ class BatchLoader:
 
     Attributes:
       mixture: tasks and initial rates.
+      layout: how its batches are read, a name of `layouts.LAYOUTS`.
       batch_size: rows of a batch, over all processes.
       encoder_length: width of the inputs.
       decoder_length: width of the targets.
@@ -97,6 +97,7 @@ class BatchLoader:
         if held_out < 0:
             raise UserError(f"held_out is {held_out}; it must be at least 0.")
         self.mixture = mixture
+        self.layout = mixture.layout
         self.batch_size = batch_size
         self.encoder_length = encoder_length
         self.decoder_length = decoder_length
@@ -122,7 +123,7 @@ class BatchLoader:
         packed: dict[Kind, packing.PackedRows] = {}
         orders = {kind: order_of(joined, kind, count, seed) for kind, (_, count) in ranges.items()}
         if pack and "instructions" in ranges:
-            packed["instructions"] = self._packed_rows(joined, ranges["instructions"][1])
+            packed["instructions"] = self._packed_rows(joined, mixture, ranges["instructions"][1])
             ranges["instructions"] = (0, len(packed["instructions"]))
             if orders["instructions"].weights:
                 raise UserError(
@@ -131,7 +132,7 @@ class BatchLoader:
                 )
             orders["instructions"] = Order("instructions", seed, (len(packed["instructions"]),))
         self._pack = pack
-        self._training = _Pool(joined, ranges, packed, orders)
+        self._training = _Pool(joined, ranges, packed, orders, pack)
         counts = {kind: count for kind, (_, count) in ranges.items()}
         self.schedule = Schedule(mixture.initial_rates(counts), seed=seed)
         if evaluation_stores:
@@ -153,14 +154,9 @@ class BatchLoader:
           rows: only these rows, e.g. those of one process; the others are not built.
 
         Returns:
-          `encoder_input_tokens` int32 `[n, encoder_length]`, `decoder_input_tokens` and
-          `decoder_target_tokens` int32 `[n, decoder_length]`, `decoder_loss_weights` float32
-          `[n, decoder_length]`: 1 where there is a target, 0 on padding. With packing also
-          `encoder_segment_ids`, `encoder_positions`, `decoder_segment_ids` and
-          `decoder_positions`, see `packing`.
+          What the layout of the mixture makes of the samples, see `layouts`.
         """
-        found = self._rows(self.mixture, self.schedule, self._training, step, rows, self._seed)
-        return found.packed() if self._pack else found.plain()
+        return self._rows(self.mixture, self.schedule, self._training, step, rows, self._seed)
 
     def evaluation_batches(
         self,
@@ -191,11 +187,10 @@ class BatchLoader:
         counts = {kind: count for kind, (_, count) in self._evaluation.ranges.items()}
         schedule = Schedule(mixture.initial_rates(counts), seed=seed)
         enough = self._batches_without_repeats(mixture, schedule, count)
-        found = (
+        return [
             self._rows(mixture, schedule, self._evaluation, step, rows, seed)
             for step in range(enough)
-        )
-        return [each.plain() for each in found]
+        ]
 
     def identity(self) -> dict[str, Any]:
         """What the batches depend on, ready for JSON; equal identities give equal batches.
@@ -303,9 +298,15 @@ class BatchLoader:
                 ", ".join(names),
             )
 
-    def _packed_rows(self, stores: JoinedStores, count: int) -> packing.PackedRows:
+    def _packed_rows(
+        self, stores: JoinedStores, mixture: Mixture, count: int
+    ) -> packing.PackedRows:
         """Which of the first `count` instructions share a row."""
-        objective = Instruction()
+        objective: Any = next(t.objective for t in mixture.tasks if t.kind == "instructions")
+        if not hasattr(objective, "sample_lengths"):
+            raise UserError(
+                f"the samples of {mixture.name} cannot share rows; train with PACK = False."
+            )
         order = permute(
             np.arange(count), count, counter_random.key(self._seed, "pack", "instructions")
         )
@@ -324,8 +325,8 @@ class BatchLoader:
         step: int,
         rows: slice | None,
         seed: int,
-    ) -> _Samples:
-        """The samples of a step of a schedule over a pool."""
+    ) -> Batch:
+        """The batch of a step of a schedule over a pool."""
         positions = step * self.batch_size + np.arange(self.batch_size)
         if rows is not None:
             positions = positions[rows]
@@ -341,7 +342,8 @@ class BatchLoader:
             else:
                 first, size = pool.ranges[kind]
                 epochs[here], indices[here] = draws // size, first + draws % size
-        found = _Samples(len(positions), self.encoder_length, self.decoder_length)
+        parts: list[Part] = []
+        layout = LAYOUTS[mixture.layout]
         for number, task in enumerate(mixture.tasks_at(schedule.rates)):
             places = np.flatnonzero(tasks == number)
             if not len(places):
@@ -360,55 +362,9 @@ class BatchLoader:
                 self.decoder_length,
                 seed,
             )
-            found.parts.append((places, samples["inputs"], samples["targets"]))
-        return found
-
-
-@dataclasses.dataclass
-class _Samples:
-    """The samples of a batch: rows that they belong to, inputs and targets, task by task."""
-
-    rows: int
-    encoder_length: int
-    decoder_length: int
-    parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = dataclasses.field(default_factory=list)
-
-    def plain(self) -> Batch:
-        """One sample in each row."""
-        inputs = np.zeros((self.rows, self.encoder_length), np.int32)
-        targets = np.zeros((self.rows, self.decoder_length), np.int32)
-        for places, some_inputs, some_targets in self.parts:
-            inputs[places], targets[places] = some_inputs, some_targets
-        return as_batch(inputs, targets)
-
-    def packed(self) -> Batch:
-        """All samples of each row, one behind the other."""
-        places, inputs, targets = map(np.concatenate, zip(*self.parts, strict=True))
-        order = np.argsort(places, kind="stable")
-        return packing.packed_batch(
-            *(
-                packing.pack_samples(places[order], samples[order], self.rows, width)
-                for samples, width in (
-                    (inputs, self.encoder_length),
-                    (targets, self.decoder_length),
-                )
-            )
-        )
-
-
-def as_batch(inputs: np.ndarray, targets: np.ndarray) -> Batch:
-    """Names samples as T5X does and shifts the targets right, 0 in front.
-
-    Args:
-      inputs: int32 `[n, encoder_length]`.
-      targets: int32 `[n, decoder_length]`, padded with 0.
-    """
-    return {
-        "encoder_input_tokens": inputs,
-        "decoder_input_tokens": np.pad(targets[:, :-1], ((0, 0), (1, 0))),
-        "decoder_target_tokens": targets,
-        "decoder_loss_weights": (targets > 0).astype(np.float32),
-    }
+            parts.append(Part(places, samples))
+        lay = layout.packed if pool.pack else layout.plain
+        return lay(parts, len(positions), (self.encoder_length, self.decoder_length))
 
 
 def _kinds(mixture: Mixture) -> list[Kind]:

@@ -65,13 +65,14 @@ def plan_rows(
 
 
 def pack_samples(
-    place: np.ndarray, samples: np.ndarray, rows: int, width: int
+    place: np.ndarray, samples: np.ndarray, lengths: np.ndarray, rows: int, width: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Lays samples one behind the other.
 
     Args:
       place: the row of each sample, ascending: int64 `[n]`.
-      samples: int32 `[n, any]`, padded with 0 on the right.
+      samples: int32 `[n, any]`, padded on the right.
+      lengths: how much of each is no padding, int64 `[n]`.
       rows: how many rows there are.
       width: of a row; the samples of each must fit.
 
@@ -79,7 +80,6 @@ def pack_samples(
       Tokens, segment ids (1 for a row's first sample, 0 on padding) and positions, which start at 0
       in every segment: int32 `[rows, width]` each.
     """
-    lengths = samples.shape[1] - (samples[:, ::-1] > 0).argmax(axis=1)
     first = np.searchsorted(place, np.arange(rows))
     ends = np.cumsum(lengths)
     before = np.append(0, ends)[first][place]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from openba_jax.data.loader import BatchLoader
 from openba_jax.data.vocabularies.base import Vocabulary
 
 _SPAN_COLOURS = (32, 33, 34, 35, 36, 31)  # Of ANSI terminals.
+_SENTINEL = re.compile(r"<extra_id_(\d+)>")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # A text must not command the terminal.
 _BOLD, _DIM, _RESET = "\x1b[1m", "\x1b[2m", "\x1b[0m"
 
@@ -34,7 +35,7 @@ def describe_samples(
         step, row = divmod(number, loader.batch_size)
         batch = loader.batch(step, rows=slice(row, row + 1))
         task = loader.mixture.tasks[int(loader.schedule.tasks_at(np.array([number]))[0])]
-        inputs, targets = batch["encoder_input_tokens"][0], batch["decoder_target_tokens"][0]
+        inputs, targets = _sides({name: array[0] for name, array in batch.items()})
         weights = batch["decoder_loss_weights"][0]
         lengths = (
             f"inputs {_length(inputs)} of {len(inputs)}, targets {_length(targets)} of "
@@ -48,6 +49,14 @@ def describe_samples(
                 f"  targets  {show(targets, vocabulary, colour, spans=True)}",
             ]
         )
+
+
+def _sides(row: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Inputs and targets of one row, int32 `[length]` each."""
+    if "encoder_input_tokens" in row:
+        return row["encoder_input_tokens"], row["decoder_target_tokens"]
+    tokens, is_input = row["decoder_input_tokens"], row["decoder_causal_attention"] > 0
+    return tokens[is_input], tokens[(row["decoder_segment_ids"] > 0) & ~is_input]
 
 
 def show(ids: np.ndarray, vocabulary: Vocabulary, colour: bool, spans: bool = False) -> str:
@@ -68,8 +77,9 @@ def show(ids: np.ndarray, vocabulary: Vocabulary, colour: bool, spans: bool = Fa
             text = _CONTROL.sub("\ufffd", vocabulary.decode(run))
             parts.append(f"{code}{text}{_RESET}" if code and spans else text)
             continue
-        k = vocabulary.sentinel(0) - special
-        code = f"\x1b[{_SPAN_COLOURS[k % len(_SPAN_COLOURS)]}m" if 0 <= k < 100 else _DIM
+        sentinel = _SENTINEL.fullmatch(names[special])
+        colours = len(_SPAN_COLOURS)
+        code = f"\x1b[{_SPAN_COLOURS[int(sentinel[1]) % colours]}m" if sentinel else _DIM
         code = code if colour else ""
         name = names[special].replace("\n", "\\n")
         parts += [f"{code}{name}{_RESET}" if code else name for _ in run]

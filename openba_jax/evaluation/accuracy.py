@@ -141,10 +141,13 @@ def choose_answers(
         chunk = list(questions[start : start + batch_size])
         # The last batch is filled up, so that one shape is compiled.
         filled = chunk + [FramedQuestion([], [])] * (batch_size - len(chunk))
-        inputs = pad_rows([ids for ids, _ in filled], encoder_length)
+        inputs = pad_rows([ids for ids, _ in filled], encoder_length, model.padding)
         targets = [ids for _, answers in filled for ids in answers + [[]] * (width - len(answers))]
-        rows = pad_rows(targets, decoder_length).reshape(batch_size, width, decoder_length)
-        weights = np.isin(rows, frame.unscored_ids, invert=True).astype(np.float32)
+        rows = pad_rows(targets, decoder_length, model.padding)
+        rows = rows.reshape(batch_size, width, decoder_length)
+        unscored = (*frame.unscored_ids, model.padding)
+        weights = np.isin(rows, unscored, invert=True).astype(np.float32)
+        rows = np.maximum(rows, 0)
         sums = to_host(answer_log_likelihoods(model, params, inputs, rows, weights))
         scores = benchmark.metric(sums, weights.sum(-1).astype(np.int32))
         for row, place, (_, answers) in zip(scores, places[start:], chunk, strict=False):

@@ -15,6 +15,7 @@ from openba_jax.checkpoints.files.tensors import SLICE_BYTES, count_not_finite, 
 from openba_jax.data.vocabularies.registry import open_vocabulary
 from openba_jax.errors import UserError
 from openba_jax.inference.decoding import generate
+from openba_jax.inference.padding import pad_rows
 from openba_jax.models.axes import VOCAB, Leaf
 from openba_jax.models.base import Model, Params
 
@@ -122,32 +123,32 @@ def compare_logits(
     Args:
       first: one model.
       second: the other.
-      prompts: encoder ids.
+      prompts: ids of inputs.
     """
-    longest = max(map(len, prompts))
-    tokens = np.array([[*prompt, *[0] * (longest - len(prompt))] for prompt in prompts], np.int32)
-    inputs, logits = None, []
+    tokens = pad_rows(prompts, max(map(len, prompts)), first.model.padding)
+    answers, logits = None, []
     for checkpoint in (first, second):
         model = checkpoint.model.replace(dtype="float32")
         params = jax.tree.map(jnp.asarray, load_tree(checkpoint))
-        if inputs is None:
+        if answers is None:
             rng = jax.random.key(0)
             answers = generate(model, params, tokens, rng, max_new_tokens=CONTINUATION)
-            inputs = np.pad(np.asarray(answers)[:, :-1], [(0, 0), (1, 0)])
-        logits.append(np.asarray(_logits(model, params, tokens, inputs)))
+        logits.append(np.asarray(_logits(model, params, tokens, answers)))
         del params
     vocab = min(array.shape[-1] for array in logits)
     return [_difference(a, b) for a, b in zip(*(x[..., :vocab] for x in logits), strict=True)]
 
 
 @functools.partial(jax.jit, static_argnames="model")
-def _logits(model: Model, params: Params, tokens: jax.Array, inputs: jax.Array) -> jax.Array:
-    hidden = model.decode_hidden(params, model.encode(params, tokens), tokens, inputs)
+def _logits(model: Model, params: Params, tokens: jax.Array, answers: jax.Array) -> jax.Array:
+    before = jnp.concatenate([model.first_tokens(tokens)[:, None], answers[:, :-1]], axis=1)
+    encoded = model.encode(params, tokens, room=answers.shape[1])
+    hidden = model.decode_hidden(params, encoded, tokens, jnp.maximum(before, 0))
     return model.head(params).logits(hidden)
 
 
 def encode_prompt(prompt: str, checkpoint: Checkpoint) -> list[int]:
-    """Encoder ids of a prompt: text, or ids like `12,5,7`.
+    """Ids of a prompt: text, or ids like `12,5,7`.
 
     Raises:
       UserError: the prompt is text and the checkpoint has no tokenizer, or an id is out of range.
@@ -159,7 +160,8 @@ def encode_prompt(prompt: str, checkpoint: Checkpoint) -> list[int]:
         raise UserError("the checkpoints have no tokenizer; give prompts as ids, like 12,5,7.")
     else:
         vocabulary = open_vocabulary(checkpoint.tokenizer)
-        ids = [*vocabulary.encode(prompt, parse_special=True), vocabulary.eos_id]
+        ids = vocabulary.encode(prompt, parse_special=True)
+        ids += [vocabulary.eos_id] if checkpoint.model.layout == "encoder_decoder" else []
     rows = checkpoint.model.config.vocab_size
     if max(ids) >= rows:
         raise UserError(f"the prompt has id {max(ids)}, and the model has {rows} ids.")

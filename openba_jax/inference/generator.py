@@ -10,13 +10,13 @@ from openba_jax.data.vocabularies.base import Vocabulary
 from openba_jax.errors import UserError
 from openba_jax.inference.decoding import GREEDY, NOT_FINITE, Sampling, generate
 from openba_jax.inference.padding import fitting_length, pad_rows
-from openba_jax.inference.prompts import PromptFrame
+from openba_jax.inference.prompts import FRAMES, PLACE
 from openba_jax.models.base import Model, Params
 from openba_jax.parallel.sharding import to_host
 
 
 class Generator:
-    """Answers prompts, which are framed as `PromptFrame` says."""
+    """Answers prompts, which are framed as the model wants them."""
 
     def __init__(
         self,
@@ -26,6 +26,7 @@ class Generator:
         encoder_length: int,
         batch_size: int = 16,
         parse_special: bool = False,
+        template: str = PLACE,
     ) -> None:
         """Keeps a model.
 
@@ -36,11 +37,17 @@ class Generator:
           encoder_length: longest prompt, frame included.
           batch_size: prompts at once.
           parse_special: strings of special tokens in prompts become these tokens.
+          template: what stands around prompts, see `PromptFrame`.
+
+        Raises:
+          UserError: the template has not one place for the prompt, or there is no room for it.
         """
         self._model = model
         self._params = params
         self._vocabulary = vocabulary
-        self._frame = PromptFrame(vocabulary, encoder_length, parse_special=parse_special)
+        self._frame = FRAMES[model.frame](
+            vocabulary, encoder_length, parse_special=parse_special, template=template
+        )
         self._batch_size = batch_size
 
     def __call__(
@@ -91,11 +98,11 @@ class Generator:
             ids = generate(
                 self._model,
                 self._params,
-                pad_rows(rows, length),
+                pad_rows(rows, length, self._model.padding),
                 jax.random.fold_in(jax.random.key(seed), start),
                 max_new_tokens=max_new_tokens,
                 sampling=sampling,
-                stop_ids=(self._vocabulary.eos_id,),
+                stop_ids=self._vocabulary.stop_ids,
             )
             answers = to_host(ids)[: len(chunk)].tolist()
             for answer, place in zip(answers, places[start:], strict=False):
@@ -105,6 +112,8 @@ class Generator:
                         "the compute type is too narrow for the parameters, or these are damaged."
                     )
             yield [
-                self._vocabulary.decode(answer, skip_special_tokens=True).strip()
+                self._vocabulary.decode(
+                    [i for i in answer if i != self._model.padding], skip_special_tokens=True
+                ).strip()
                 for answer in answers
             ]

@@ -21,9 +21,9 @@ def fitting_length(rows: Sequence[Sequence[int]], limit: int) -> int:
     return min(limit, -(-longest // LENGTH_MULTIPLE) * LENGTH_MULTIPLE)
 
 
-def pad_rows(rows: Sequence[Sequence[int]], length: int) -> np.ndarray:
-    """Rows of ids as int32 `[len(rows), length]`, padded with 0 on the right, cut at `length`."""
-    padded = np.zeros((len(rows), length), np.int32)
+def pad_rows(rows: Sequence[Sequence[int]], length: int, padding: int = 0) -> np.ndarray:
+    """Rows of ids as int32 `[len(rows), length]`, padded on the right, cut at `length`."""
+    padded = np.full((len(rows), length), padding, np.int32)
     for row, ids in zip(padded, rows, strict=True):
         row[: len(ids)] = ids[:length]
     return padded

@@ -1,12 +1,14 @@
-"""The frame of prompts and answers, the same for generation, evaluation and T5X.
+"""The frames of prompts and answers, the same for generation, evaluation and T5X.
 
-A model that was tuned on instructions reads `<S> prompt <extra_id_0> </s>` and answers
-`<extra_id_0> answer </s>` (docs/original.md, Evaluation).
+Which one a model reads is the model's to say (`Model.frame`).
 """
 
 from __future__ import annotations
 
+import abc
+import functools
 from collections.abc import Sequence
+from typing import ClassVar
 
 from absl import logging
 
@@ -15,8 +17,8 @@ from openba_jax.data.vocabularies.base import Vocabulary
 from openba_jax.errors import UserError
 from openba_jax.paths import address_or_local
 
-FRAME_TOKENS = 3
-"""What the frame adds to the tokens of a prompt."""
+PLACE = "{}"
+"""Where the prompt stands in a template."""
 
 
 def read_prompts(prompts: Sequence[str], input_file: str) -> tuple[list[str], list[str]]:
@@ -56,12 +58,15 @@ def _check_unicode(text: str, place: str) -> None:
         ) from error
 
 
-class PromptFrame:
+class PromptFrame(abc.ABC):
     """Makes ids of prompts and answers.
 
     The strings of special tokens that stand in a text, such as `</s>` or `<extra_id_0>`, are text
     unless `parse_special` is set; the first of each is reported in a warning.
     """
+
+    tokens: ClassVar[int]
+    """What the frame adds to the tokens of a prompt, at most."""
 
     def __init__(
         self,
@@ -69,6 +74,7 @@ class PromptFrame:
         encoder_length: int,
         decoder_length: int | None = None,
         parse_special: bool = False,
+        template: str = PLACE,
     ) -> None:
         """Keeps a vocabulary and the longest lengths, frame included.
 
@@ -77,15 +83,42 @@ class PromptFrame:
           encoder_length: tokens of a prompt.
           decoder_length: tokens of an answer; None: any number.
           parse_special: strings of special tokens in prompts and answers become these tokens.
+          template: what stands around prompts, `{}` being the prompt, for instance the turns of a
+            chat; strings of special tokens in it always become these tokens.
+
+        Raises:
+          UserError: the template has not one place for the prompt, or the lengths have no room.
         """
+        if template.count(PLACE) != 1:
+            raise UserError(f"TEMPLATE is {template!r}; it has one {PLACE}, where the prompt goes.")
         self.vocabulary = vocabulary
         self.encoder_length = encoder_length
         self.decoder_length = decoder_length
         self.parse_special = parse_special
+        self._around = [vocabulary.encode(part, True) for part in template.split(PLACE)]
         self._reported: set[str] = set()
+        taken = self.tokens + sum(map(len, self._around))
+        if encoder_length <= taken:
+            raise UserError(
+                f"prompts have {encoder_length} tokens, of which the frame of a prompt takes "
+                f"{taken}; give a larger length."
+            )
+
+    @abc.abstractmethod
+    def framed_prompt(self, body: list[int]) -> list[int]:
+        """The ids of a prompt in its frame."""
+
+    @abc.abstractmethod
+    def framed_answer(self, body: list[int]) -> list[int]:
+        """The ids of an answer in its frame."""
+
+    @property
+    @abc.abstractmethod
+    def unscored_ids(self) -> tuple[int, ...]:
+        """The tokens of an answer that do not count in its score: those of the frame."""
 
     def prompt(self, text: str, place: str) -> list[int]:
-        """Encoder ids of a prompt.
+        """The ids that a model reads for a prompt.
 
         Args:
           text: the prompt.
@@ -95,17 +128,18 @@ class PromptFrame:
           UnusablePromptError: the prompt is no valid Unicode, or longer than `encoder_length`
             allows.
         """
-        vocabulary, body = self.vocabulary, self._encode(text, place)
-        most = self.encoder_length - FRAME_TOKENS
+        before, behind = self._around
+        body = self._encode(text, place)
+        most = self.encoder_length - self.tokens - len(before) - len(behind)
         if len(body) > most:
             raise UnusablePromptError(
                 f"{place}: a prompt of {len(body)} tokens exceeds the {most} that fit into the "
                 f"encoder length {self.encoder_length}: {text[:60]!r}."
             )
-        return [vocabulary.s_id, *body, vocabulary.sentinel(0), vocabulary.eos_id]
+        return self.framed_prompt([*before, *body, *behind])
 
     def answer(self, text: str, place: str) -> list[int]:
-        """Decoder ids of an answer that is to be scored.
+        """The ids of an answer that is to be scored.
 
         Args:
           text: the answer.
@@ -115,8 +149,7 @@ class PromptFrame:
           UnusablePromptError: the answer is no valid Unicode, has no token to score, or is longer
             than `decoder_length` allows.
         """
-        vocabulary, body = self.vocabulary, self._encode(text, place)
-        ids = [vocabulary.sentinel(0), *body, vocabulary.eos_id]
+        ids = self.framed_answer(self._encode(self.separator + text, place))
         if not text.strip() or all(token in self.unscored_ids for token in ids):
             raise UnusablePromptError(f"{place}: the answer {text!r} has no token to score.")
         if self.decoder_length is not None and len(ids) > self.decoder_length:
@@ -127,10 +160,9 @@ class PromptFrame:
         return ids
 
     @property
-    def unscored_ids(self) -> tuple[int, int, int]:
-        """The tokens of an answer that do not count in its score: padding and the frame."""
-        vocabulary = self.vocabulary
-        return vocabulary.pad_id, vocabulary.eos_id, vocabulary.sentinel(0)
+    def separator(self) -> str:
+        """What stands between a prompt and an answer."""
+        return ""
 
     def _encode(self, text: str, place: str) -> list[int]:
         _check_unicode(text, place)
@@ -140,3 +172,81 @@ class PromptFrame:
                 reading = "as the special token" if self.parse_special else "as plain text"
                 logging.warning("%s holds %s, which is read %s.", place, token, reading)
         return self.vocabulary.encode(text, parse_special=self.parse_special)
+
+
+class SentinelFrame(PromptFrame):
+    """`<S> prompt <extra_id_0> </s>` and `<extra_id_0> answer </s>` (docs/original.md, Evaluation).
+
+    So read models that were trained by UL2, and tuned on instructions as OpenBA was.
+    """
+
+    tokens: ClassVar[int] = 3
+
+    def framed_prompt(self, body: list[int]) -> list[int]:
+        """The prompt of sequential denoising."""
+        vocabulary = self.vocabulary
+        return [vocabulary.s_id, *body, vocabulary.sentinel(0), vocabulary.eos_id]
+
+    def framed_answer(self, body: list[int]) -> list[int]:
+        """The span that the sentinel stands for."""
+        return [self.vocabulary.sentinel(0), *body, self.vocabulary.eos_id]
+
+    @property
+    def unscored_ids(self) -> tuple[int, ...]:
+        """Padding, eos and the sentinel."""
+        vocabulary = self.vocabulary
+        return vocabulary.pad_id, vocabulary.eos_id, vocabulary.sentinel(0)
+
+
+class EndFrame(PromptFrame):
+    """`prompt </s>` and `answer </s>`, as T5 and Flan-T5 read them."""
+
+    tokens: ClassVar[int] = 1
+
+    def framed_prompt(self, body: list[int]) -> list[int]:
+        """The prompt and eos."""
+        return [*body, self.vocabulary.eos_id]
+
+    def framed_answer(self, body: list[int]) -> list[int]:
+        """The answer and eos."""
+        return [*body, self.vocabulary.eos_id]
+
+    @property
+    def unscored_ids(self) -> tuple[int, ...]:
+        """Padding and eos."""
+        return self.vocabulary.pad_id, self.vocabulary.eos_id
+
+
+class BeginningFrame(PromptFrame):
+    """`<s> prompt` and `answer </s>`, for models that go on from a prompt; bos if there is one."""
+
+    tokens: ClassVar[int] = 1
+
+    def framed_prompt(self, body: list[int]) -> list[int]:
+        """Bos, unless a template has brought it, and the prompt; eos where there is nothing."""
+        vocabulary = self.vocabulary
+        begins = vocabulary.adds_bos and body[:1] != [vocabulary.bos_id]
+        ids = [*([vocabulary.bos_id] if begins else []), *body]
+        return [i for i in ids if i is not None] or [vocabulary.eos_id]
+
+    def framed_answer(self, body: list[int]) -> list[int]:
+        """The answer and eos."""
+        return [*body, self.vocabulary.eos_id]
+
+    @property
+    def unscored_ids(self) -> tuple[int, ...]:
+        """What ends an answer."""
+        return self.vocabulary.stop_ids
+
+    @functools.cached_property
+    def separator(self) -> str:
+        """A blank, unless the tokenizer puts one before every text."""
+        return "" if self.vocabulary.pieces(self.vocabulary.encode("a"))[0].startswith("▁") else " "
+
+
+FRAMES: dict[str, type[PromptFrame]] = {
+    "sentinel": SentinelFrame,
+    "end": EndFrame,
+    "beginning": BeginningFrame,
+}
+"""By `Model.frame`."""

@@ -50,6 +50,8 @@ class Model(abc.ABC):
     """Names of its stacks of layers, in order."""
     layout: ClassVar[str] = "encoder_decoder"
     """How it reads inputs and targets, a name of `data.layouts.LAYOUTS`."""
+    frame: ClassVar[str] = "sentinel"
+    """What stands around its prompts and answers, a name of `inference.prompts.FRAMES`."""
     padding: ClassVar[int] = 0
     """What stands behind the tokens of inputs and answers."""
 
@@ -96,6 +98,10 @@ class Model(abc.ABC):
         Returns:
           `[batch, length, embed]` in `config.dtype`.
         """
+
+    @abc.abstractmethod
+    def count_tokens(self, batch: Batch) -> jax.Array:
+        """Tokens of a batch that are no padding, an int32 scalar."""
 
     @abc.abstractmethod
     def head(self, params: Params) -> Head:

@@ -118,6 +118,10 @@ class ModelConfig(abc.ABC):
         """The longest inputs and the longest targets that the model was made for, in tokens."""
 
     @abc.abstractmethod
+    def longest_inputs(self, targets: int) -> int:
+        """The longest inputs, in tokens, that leave room for so many targets."""
+
+    @abc.abstractmethod
     def with_lengths(self, inputs: int, targets: int) -> Self:
         """A copy for inputs and targets of these lengths."""
 

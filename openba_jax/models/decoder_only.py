@@ -38,6 +38,10 @@ class DecoderOnlyConfig(ModelConfig):
         """Inputs and targets, in tokens: half of a sequence each, if nothing else is said."""
         return self.max_length - self.max_length // 2, self.max_length // 2
 
+    def longest_inputs(self, targets: int) -> int:
+        """The longest inputs, in tokens, that leave room for so many targets."""
+        return self.max_length - targets
+
     def with_lengths(self, inputs: int, targets: int) -> Self:
         """A copy for sequences of inputs and targets of these lengths."""
         return self.replace(max_length=inputs + targets)
@@ -52,6 +56,7 @@ class DecoderOnly(Model):
 
     stacks: ClassVar[tuple[str, ...]] = ("decoder",)
     layout: ClassVar[str] = "decoder_only"
+    frame: ClassVar[str] = "beginning"
     padding: ClassVar[int] = PADDING
 
     def init_boxed(self, rng: jax.Array) -> Any:
@@ -73,6 +78,10 @@ class DecoderOnly(Model):
             **options,
         )
         return cast(jax.Array, hidden)
+
+    def count_tokens(self, batch: Batch) -> jax.Array:
+        """Tokens that are no padding, an int32 scalar."""
+        return jnp.sum(batch["decoder_segment_ids"] > 0)
 
     def encode(self, params: Params, inputs: jax.Array, room: int = 0) -> Cache:
         """The cache of all inputs but the last token of each row, with room for more."""

@@ -47,6 +47,11 @@ class EncoderDecoderConfig(ModelConfig):
         """The longest inputs and the longest targets, in tokens."""
         return self.max_encoder_length, self.max_decoder_length
 
+    def longest_inputs(self, targets: int) -> int:
+        """The longest inputs, in tokens, whatever the targets are."""
+        del targets
+        return self.max_encoder_length
+
     def with_lengths(self, inputs: int, targets: int) -> Self:
         """A copy for inputs and targets of these lengths."""
         return self.replace(max_encoder_length=inputs, max_decoder_length=targets)
@@ -82,6 +87,11 @@ class EncoderDecoder(Model):
             rngs=None if dropout_rng is None else {"dropout": dropout_rng},
             **{name: batch[name] for name in PACKING if name in batch},
         )
+
+    def count_tokens(self, batch: Batch) -> jax.Array:
+        """Inputs and targets that are no padding, an int32 scalar."""
+        inputs, targets = batch["encoder_input_tokens"], batch["decoder_target_tokens"]
+        return jnp.sum(inputs > 0) + jnp.sum(targets > 0)
 
     def encode(self, params: Params, inputs: jax.Array, room: int = 0) -> jax.Array:
         """The encoder output `[batch, length, embed]`; what follows has its own room."""

@@ -18,6 +18,10 @@ class Objective(Protocol):
     def kind(self) -> Kind:
         """Which pairs of a token store it takes."""
 
+    @property
+    def layout(self) -> str:
+        """How a model reads its samples, a name of `data.layouts.LAYOUTS`."""
+
     def limits(self, encoder_length: int, decoder_length: int) -> dict[Side, int]:
         """How many tokens of each side of an example are used.
 
@@ -43,6 +47,6 @@ class Objective(Protocol):
           decoder_length: width of the targets.
 
         Returns:
-          `inputs` int32 `[n, encoder_length]` and `targets` int32 `[n, decoder_length]`, padded
-          with 0.
+          `inputs` and `targets`, int32 `[n, any]`, and what else the layout reads. Those of an
+          encoder and a decoder have their lengths for widths, and are padded with 0.
         """

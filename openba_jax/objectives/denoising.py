@@ -48,6 +48,7 @@ class Denoiser:
     window: tuple[float, float] = (0.0, 1.0)
 
     kind: ClassVar[Kind] = "text"
+    layout: ClassVar[str] = "encoder_decoder"
 
     def samples(
         self,

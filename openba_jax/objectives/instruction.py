@@ -24,6 +24,7 @@ class Instruction:
     """
 
     kind: ClassVar[Kind] = "instructions"
+    layout: ClassVar[str] = "encoder_decoder"
 
     def samples(
         self,

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from openba_jax.errors import UserError
 from openba_jax.objectives import d_ul2, o_ul2, ul2
 from openba_jax.objectives.base import Objective
+from openba_jax.objectives.decoder_only import CausalLM, Completion, PrefixLM
 from openba_jax.objectives.denoising import Denoiser
 from openba_jax.objectives.instruction import Instruction
 from openba_jax.objectives.token_rows import Kind
@@ -59,12 +60,23 @@ class Mixture:
         Raises:
           UserError: There is no task, or a task occurs twice.
           UserError: A rate is negative or not finite, or all are 0.
+          UserError: Some tasks are for an encoder and a decoder, and some for a decoder alone.
         """
         names = [task.name for task in self.tasks]
         if not names or len(set(names)) < len(names):
             raise UserError(f"mixture {self.name} needs tasks, each of them once; it has {names}.")
         if min(self.rates) < 0 or not 0 < sum(self.rates) < float("inf"):
             raise UserError(f"mixture {self.name} has rates {self.rates}; they must sum above 0.")
+        if len({task.objective.layout for task in self.tasks}) > 1:
+            raise UserError(
+                f"mixture {self.name} has tasks for an encoder and a decoder and tasks for a "
+                "decoder alone; no model can read both."
+            )
+
+    @property
+    def layout(self) -> str:
+        """How a model reads the samples, a name of `data.layouts.LAYOUTS`."""
+        return self.tasks[0].objective.layout
 
     @property
     def tasks(self) -> tuple[Task, ...]:
@@ -206,6 +218,10 @@ O_UL2 = register(dataclasses.replace(O_UL2_PAPER, name="o_ul2"))
 
 FLAN = register(Mixture("flan", ((Task("flan", Instruction()), 1.0),)))
 
+CAUSAL_LM = register(Mixture("causal_lm", ((Task("causal_lm", CausalLM()), 1.0),)))
+PREFIX_LM = register(Mixture("prefix_lm", ((Task("prefix_lm", PrefixLM()), 1.0),)))
+COMPLETION = register(Mixture("completion", ((Task("completion", Completion()), 1.0),)))
+
 TEXT_MIXTURES = (
     *(UL2, UL2_PAPER, SPAN_CORRUPTION),
     *(D_UL2, D_UL2_CODE, D_UL2_PAPER),
@@ -214,14 +230,17 @@ TEXT_MIXTURES = (
 """The mixtures on text; each is there with instructions, too, under two further names."""
 
 
-def _with_instructions(text: Mixture) -> None:
-    """Registers `NAME_flan`, half of each, and `NAME_corpus`, in the shares of the corpus."""
-    components = (*text.components, (FLAN.tasks[0], sum(text.rates)))
-    register(dataclasses.replace(text, name=f"{text.name}_flan", components=components))
+def _with_instructions(text: Mixture, instructions: Mixture) -> None:
+    """Registers a mixture with half of each, and `NAME_corpus`, in the shares of the corpus."""
+    components = (*text.components, (instructions.tasks[0], sum(text.rates)))
+    name = f"{text.name}_{instructions.name}"
+    register(dataclasses.replace(text, name=name, components=components))
     register(
         dataclasses.replace(text, name=f"{text.name}_corpus", components=components, by_count=True)
     )
 
 
 for _mixture in TEXT_MIXTURES:
-    _with_instructions(_mixture)
+    _with_instructions(_mixture, FLAN)
+for _mixture in (CAUSAL_LM, PREFIX_LM):
+    _with_instructions(_mixture, COMPLETION)

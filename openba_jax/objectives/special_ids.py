@@ -23,12 +23,14 @@ class SpecialIds:
       pad_id: what rows are filled up with.
       eos_id: the end of a text.
       bos_id: the beginning of a text, or None.
+      adds_bos: whether texts begin with `bos_id`.
       size: ids are below it.
     """
 
     pad_id: int
     eos_id: int
     bos_id: int | None = None
+    adds_bos: bool = False
 
     @property
     def size(self) -> int:

@@ -74,13 +74,20 @@ def on_devices(
 
 
 def check_ids(batch: HostBatch, step: int, model: Model) -> None:
-    """Checks that every token has an embedding: for others the lookup would give NaN.
+    """Checks that a model can read a batch: every token has an embedding, others would give NaN.
 
     Raises:
-      UserError: one has none.
+      UserError: one has none, or the batch is for another kind of models.
     """
     rows = model.config.vocab_size
-    for name in ("encoder_input_tokens", "decoder_input_tokens", "decoder_target_tokens"):
+    layout = "encoder_decoder" if "encoder_input_tokens" in batch else "decoder_only"
+    if layout != model.layout:
+        raise UserError(
+            f"the mixture makes batches for models of the kind {layout!r}, and the family "
+            f"{model.config.family} is of the kind {model.layout!r}; choose another mixture "
+            "(docs/objectives.md)."
+        )
+    for name in (name for name in batch if name.endswith("_tokens")):
         largest = int(batch[name].max(initial=0))
         if largest >= rows:
             raise UserError(

@@ -186,7 +186,7 @@ def make_train_step(
     Returns:
       `(state, batch) -> (state, metrics)`. The given state is donated: its buffers are gone
       afterwards. Metrics are scalars: `loss_sum`, `correct_sum`, `weight_sum` (float32, over
-      target tokens), `tokens` (int32, encoder and decoder tokens that are no padding),
+      target tokens), `tokens` (int32, those that are no padding),
       `grad_norm` (before clipping), `learning_rate`; and `skipped` (bool) where steps may be.
     """
     use_dropout = model.config.uses_dropout
@@ -202,8 +202,7 @@ def make_train_step(
             gradients, state.opt_state, state.params
         )
         metrics |= {
-            "tokens": jnp.sum(batch["encoder_input_tokens"] > 0)
-            + jnp.sum(batch["decoder_target_tokens"] > 0),
+            "tokens": model.count_tokens(batch),
             "grad_norm": optax.tree.norm(gradients),
             "learning_rate": jnp.asarray(optimizer.learning_rate(state.step), jnp.float32),
         }

@@ -23,7 +23,7 @@ from openba_jax.data.vocabularies.base import Vocabulary
 from openba_jax.data.vocabulary_training import train_vocabulary
 from openba_jax.eval import evaluate
 from openba_jax.inference.decoding import generate
-from openba_jax.inference.prompts import PromptFrame
+from openba_jax.inference.prompts import SentinelFrame
 from openba_jax.models.registry import model_of, named_config
 from openba_jax.nn.losses import token_cross_entropy
 from openba_jax.objectives.mixture import get_mixture
@@ -152,7 +152,7 @@ def test_a_benchmark_is_asked_by_name(
     assert figures["accuracy"]["letters"]["people"]["count"] == 2
     assert figures["accuracy"]["letters"]["people"]["skipped"] == 0
     (question, _) = module.load(tmp_path / "questions")["people"]
-    framed = module.prompt(question, PromptFrame(vocabulary, 128, 8))
+    framed = module.prompt(question, SentinelFrame(vocabulary, 128, 8))
     assert "I B: you C: they Answer:" in vocabulary.decode(framed.prompt)
     letters = [vocabulary.decode(ids, skip_special_tokens=True) for ids in framed.answers]
     assert letters == ["A", "B", "C"]

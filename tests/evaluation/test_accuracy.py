@@ -15,7 +15,7 @@ from openba_jax.evaluation.benchmarks.json_choice import BENCHMARK
 from openba_jax.evaluation.loss import LossOnBatches
 from openba_jax.evaluation.scoring import answer_log_likelihoods
 from openba_jax.inference.padding import fitting_length, pad_rows
-from openba_jax.inference.prompts import PromptFrame
+from openba_jax.inference.prompts import PromptFrame, SentinelFrame
 from openba_jax.parallel import sharding
 
 QUESTIONS = [
@@ -65,7 +65,7 @@ def test_large_batches_go_position_by_position(loaded, monkeypatch) -> None:
 
 def test_the_answer_is_the_likeliest_per_token(loaded, vocabulary: Vocabulary) -> None:
     model, params = loaded
-    predicted = _choices(loaded, PromptFrame(vocabulary, 32, 24))
+    predicted = _choices(loaded, SentinelFrame(vocabulary, 32, 24))
     for question, prediction in zip(QUESTIONS, predicted, strict=True):
         frame = [vocabulary.sentinel(0)]
         inputs = [vocabulary.s_id, *vocabulary.encode(question.text), *frame, 1]
@@ -84,7 +84,7 @@ def test_the_answer_is_the_likeliest_per_token(loaded, vocabulary: Vocabulary) -
 
 def test_scores_of_subjects(loaded, vocabulary: Vocabulary) -> None:
     subjects = {"one": QUESTIONS[:1], "two": QUESTIONS[1:] * 2}
-    scores = _accuracy(loaded, subjects, PromptFrame(vocabulary, 32, 24))
+    scores = _accuracy(loaded, subjects, SentinelFrame(vocabulary, 32, 24))
     assert set(scores) == {"one", "two", "total"}
     assert scores["total"].count == 3
     assert scores["total"].right == scores["one"].right + scores["two"].right
@@ -106,7 +106,7 @@ def test_scores_of_subjects(loaded, vocabulary: Vocabulary) -> None:
 def test_what_cannot_be_asked_is_named_and_counted_as_wrong(
     loaded, vocabulary: Vocabulary, caplog, odd: Question, parse_special: bool, message: str
 ) -> None:
-    frame = PromptFrame(vocabulary, 32, 24, parse_special)
+    frame = SentinelFrame(vocabulary, 32, 24, parse_special)
     asked = _accuracy(loaded, {"one": QUESTIONS}, frame)["total"]
     assert asked.right > 0  # Else the next comparison says little.
     scores = _accuracy(loaded, {"one": [odd, *QUESTIONS], "odd": [odd]}, frame)
@@ -124,7 +124,7 @@ def test_what_cannot_be_asked_is_named_and_counted_as_wrong(
 
 def test_the_same_option_twice_is_asked_where_it_is_wrong(loaded, vocabulary: Vocabulary) -> None:
     question = Question("Who?", ("I", "they", "they"), 0, "s.json 7")
-    scores = _accuracy(loaded, {"one": [question]}, PromptFrame(vocabulary, 32, 24))
+    scores = _accuracy(loaded, {"one": [question]}, SentinelFrame(vocabulary, 32, 24))
     assert scores["one"].skipped == 0
 
 
@@ -136,7 +136,7 @@ def test_scores_that_are_not_finite_are_refused(loaded, vocabulary, value: float
         bad["decoder"]["final_layer_norm"]["scale"], value
     )
     with pytest.raises(UserError, match=r"q\.json 1: the score of an answer is not finite"):
-        _choices((model, bad), PromptFrame(vocabulary, 32, 24))
+        _choices((model, bad), SentinelFrame(vocabulary, 32, 24))
 
 
 def test_what_is_short_is_padded_to_little() -> None:
@@ -147,7 +147,7 @@ def test_what_is_short_is_padded_to_little() -> None:
 
 
 def test_a_longer_limit_changes_no_answer(loaded, vocabulary: Vocabulary) -> None:
-    answers = [_choices(loaded, PromptFrame(vocabulary, length, length)) for length in (40, 4096)]
+    answers = [_choices(loaded, SentinelFrame(vocabulary, length, length)) for length in (40, 4096)]
     assert answers[0] == answers[1]
 
 

@@ -8,11 +8,15 @@ import pytest
 
 from openba_jax.data.vocabularies.base import Vocabulary
 from openba_jax.errors import UserError
-from openba_jax.inference.prompts import PromptFrame, UnusablePromptError, read_prompts
+from openba_jax.inference.prompts import (
+    SentinelFrame,
+    UnusablePromptError,
+    read_prompts,
+)
 
 
 def test_prompts_and_answers_are_framed(vocabulary: Vocabulary) -> None:
-    frame, body = PromptFrame(vocabulary, 64, 64), vocabulary.encode("what is water")
+    frame, body = SentinelFrame(vocabulary, 64, 64), vocabulary.encode("what is water")
     first, end = vocabulary.sentinel(0), vocabulary.eos_id
     assert frame.prompt("what is water", "here") == [vocabulary.s_id, *body, first, end]
     assert frame.answer("what is water", "here") == [first, *body, end]
@@ -22,14 +26,14 @@ def test_special_tokens_in_a_text_are_text_unless_asked_for(
     vocabulary: Vocabulary, caplog: pytest.LogCaptureFixture
 ) -> None:
     text = "who</s>you <extra_id_0> <S>"
-    ids = PromptFrame(vocabulary, 99).prompt(text, "file line 3")[1:-2]
+    ids = SentinelFrame(vocabulary, 99).prompt(text, "file line 3")[1:-2]
     assert not {*ids} & {vocabulary.eos_id, vocabulary.sentinel(0), vocabulary.s_id}
     assert vocabulary.decode(ids) == text
     for token in ("</s>", "<extra_id_0>", "<S>"):
         assert f"file line 3 holds {token}, which is read as plain text" in caplog.text
 
     caplog.clear()
-    frame = PromptFrame(vocabulary, 99, parse_special=True)
+    frame = SentinelFrame(vocabulary, 99, parse_special=True)
     ids = frame.prompt("who</s>", "file line 3")[1:-2]
     assert ids == [*vocabulary.encode("who", parse_special=False), vocabulary.eos_id]
     frame.prompt("they</s>", "file line 4")
@@ -46,7 +50,7 @@ def test_special_tokens_in_a_text_are_text_unless_asked_for(
 )
 def test_prompts_that_are_refused(vocabulary: Vocabulary, text: str, message: str) -> None:
     with pytest.raises(UnusablePromptError, match=message):
-        PromptFrame(vocabulary, 8).prompt(text, "line 3")
+        SentinelFrame(vocabulary, 8).prompt(text, "line 3")
 
 
 @pytest.mark.parametrize(
@@ -63,7 +67,7 @@ def test_prompts_that_are_refused(vocabulary: Vocabulary, text: str, message: st
 def test_answers_that_are_refused(
     vocabulary: Vocabulary, text: str, parse_special: bool, message: str
 ) -> None:
-    frame = PromptFrame(vocabulary, 64, 8, parse_special)
+    frame = SentinelFrame(vocabulary, 64, 8, parse_special)
     with pytest.raises(UnusablePromptError, match=message):
         frame.answer(text, "line 3")
 

@@ -17,7 +17,7 @@ TASKS = {
     task.name: task.objective
     for name in mixture_names()
     for task in get_mixture(name).tasks
-    if task.kind == "text"
+    if task.kind == "text" and task.objective.layout == "encoder_decoder"
 }
 TEXTS = {
     "shorter than a span": [5, 6],
