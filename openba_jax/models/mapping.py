@@ -65,10 +65,12 @@ class HuggingFace(Protocol):
     Attributes:
       model_type: `model_type` of `config.json`.
       rows: its tensors.
+      tokenizer: the kind of its vocabularies, as `data.vocabularies.registry.KINDS` calls it.
     """
 
     model_type: str
     rows: Sequence[Row]
+    tokenizer: str
 
     def read_config(self, fields: Mapping[str, Any], tensors: Tensors) -> ModelConfig:
         """The configuration that `config.json` and the tensors describe.

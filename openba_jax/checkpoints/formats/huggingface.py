@@ -12,11 +12,12 @@ from typing import Any, Literal
 from openba_jax.checkpoints.checkpoint import Checkpoint, embedding_leaf
 from openba_jax.checkpoints.files.safetensors_file import read_safetensors, write_safetensors
 from openba_jax.checkpoints.files.tensors import FileTensor, Read
+from openba_jax.checkpoints.files.tokenizer_writer import write_json
 from openba_jax.checkpoints.files.torch_reader import read_torch
 from openba_jax.checkpoints.files.torch_writer import TensorSpec, TorchWriter
 from openba_jax.checkpoints.mapped import MappedCheckpoint, check_tensors, described
 from openba_jax.checkpoints.mapping import Entry, entry_dtype, entry_reads, expand
-from openba_jax.checkpoints.tokenizer_files import find_tokenizer, write_json, write_tokenizer
+from openba_jax.checkpoints.tokenizer_files import find_tokenizer, write_tokenizer
 from openba_jax.errors import UserError
 from openba_jax.files import reject_lfs_pointer
 from openba_jax.models import mapping, registry
@@ -77,7 +78,7 @@ class HuggingFace:
                     f"{tensors[name].file}: tensor {name} should be a copy of {original} and is "
                     "not."
                 )
-        return MappedCheckpoint(model, entries, tensors, find_tokenizer(path))
+        return MappedCheckpoint(model, entries, tensors, find_tokenizer(path, family.tokenizer))
 
     def write(self, checkpoint: Checkpoint, folder: Path) -> None:
         """Writes a folder that the family's own modelling code loads.

@@ -71,6 +71,7 @@ class OpenBAHuggingFace:
 
     model_type = "openba"
     rows: Sequence[Row] = tuple(_rows())
+    tokenizer = "openba"
 
     def read_config(self, fields: Mapping[str, Any], tensors: Tensors) -> OpenBAConfig:
         """The configuration that `config.json` and the tensors describe.
