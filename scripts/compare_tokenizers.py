@@ -15,7 +15,7 @@ import io
 import json
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +50,19 @@ TEXTS = [
 ]
 
 
+_KNOWN: dict[str, tuple[Callable[[str, bool], bool], str]] = {
+    "LlamaTokenizer": (
+        lambda text, special: text.startswith((" ", "\u2581")),
+        "it leaves out one of the blanks at the beginning of a text, which sentencepiece keeps",
+    ),
+    "T5Tokenizer": (
+        lambda text, special: not special and "<" in text,
+        "it finds special tokens in texts where it is told not to",
+    ),
+}
+"""Where `transformers` differs from sentencepiece: for a class, the texts, and what it does."""
+
+
 def main() -> int:
     """Compares all tokenizers; 1 if one of them differs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=_Formatter)
@@ -63,7 +76,7 @@ def main() -> int:
         made = list(_made(Path(work), texts))
         for name, path in [*made, *((each, Path(each)) for each in values.tokenizer)]:
             differences += _compare(name, open_vocabulary(path), texts, Path(work))
-            # differences += _compare_pruned(name, path, texts, values.keep, Path(work))
+            differences += _compare_pruned(name, path, texts, values.keep, Path(work))
     return int(differences > 0)
 
 
@@ -126,11 +139,16 @@ def _compare(name: str, vocabulary: Vocabulary, texts: Sequence[str], work: Path
     folder = Path(tempfile.mkdtemp(dir=work))
     WRITERS[vocabulary.kind](vocabulary, folder, 512)
     theirs = transformers.AutoTokenizer.from_pretrained(folder)
-    count = 0
+    kind = type(theirs).__name__
+    is_known, reason = _KNOWN.get(kind, (lambda text, special: False, ""))
+    count, known = 0, 0
     for special in (True, False):
         for text, ours in zip(texts, vocabulary.encode_all(texts, special), strict=True):
             found = theirs(text, add_special_tokens=False, split_special_tokens=not special)
             if found["input_ids"] != ours:
+                if is_known(text, special):
+                    known += 1
+                    continue
                 count += 1
                 if count <= 5:
                     sys.stdout.write(
@@ -139,8 +157,8 @@ def _compare(name: str, vocabulary: Vocabulary, texts: Sequence[str], work: Path
                         f"    theirs {theirs.decode(found['input_ids'])!r} "
                         f"{found['input_ids'][:24]}\n"
                     )
-    kind = type(theirs).__name__
-    sys.stdout.write(f"{name}: {kind}, {count} of {2 * len(texts)} encodings differ\n")
+    sys.stdout.write(f"{name}: {kind}, {count} of {2 * len(texts)} encodings differ")
+    sys.stdout.write(f", and {known} since {reason}\n" if known else "\n")
     return count
 
 
@@ -152,9 +170,10 @@ def _compare_pruned(name: str, path: Path, texts: Sequence[str], keep: float, wo
     counts = np.bincount(
         np.concatenate(vocabulary.encode_arrays(texts)), minlength=vocabulary.token_count
     )
-    pruned = prune_vocabulary(vocabulary, counts, int(keep * vocabulary.piece_count))
+    pruned = prune_vocabulary(path, counts, int(keep * vocabulary.piece_count))
     folder = Path(tempfile.mkdtemp(dir=work))
-    return _compare(f"{name}, pruned", open_vocabulary(pruned.save(folder)), texts, work)
+    pruned.save(folder / pruned.file)
+    return _compare(f"{name}, pruned", open_vocabulary(folder / pruned.file), texts, work)
 
 
 if __name__ == "__main__":

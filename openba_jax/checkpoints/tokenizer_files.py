@@ -47,8 +47,8 @@ def find_tokenizer(folder: Path, kind: str) -> Path | None:
         vocabulary = open_vocabulary(file)
         if vocabulary.kind not in (kind, "json"):
             raise UserError(
-                f"{file} is read as a vocabulary of the kind {vocabulary.kind}, and the model needs "
-                f'{kind}; write {{"kind": "{kind}"}} to {settings_path(name)} beside it.'
+                f"{file} is read as a vocabulary of the kind {vocabulary.kind}, and the model "
+                f'needs {kind}; write {{"kind": "{kind}"}} to {settings_path(name)} beside it.'
             )
         for warning in check_tokenizer_files(folder, vocabulary):
             logging.warning("%s", warning)

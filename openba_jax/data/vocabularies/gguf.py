@@ -200,8 +200,8 @@ def _json_fields(content: Mapping[str, Any], vocabulary: Vocabulary) -> dict[str
     name = pre_tokenizer_name(content)
     if model.get("type") != "BPE" or name is None:
         raise UserError(
-            f"{vocabulary.path} is no byte-level BPE tokenizer with a pre-tokenizer that GGUF has a "
-            "name for; write another format."
+            f"{vocabulary.path} is no byte-level BPE tokenizer with a pre-tokenizer that GGUF "
+            "has a name for; write another format."
         )
     tokens = [f"[PAD{i}]" for i in range(vocabulary.token_count)]
     types = [UNUSED] * vocabulary.token_count
