@@ -1,37 +1,56 @@
 """The tokenizer files of a Hugging Face folder.
 
-The sentencepiece model, `spiece.model`, is what is read. The JSON files beside it say once more
-which token has which id; where they say something else, text would mean something else here than
-there, so they are compared.
+One file is what is read: a sentencepiece model, or `tokenizer.json`. The JSON files beside it say
+once more which token has which id; where they say something else, text would mean something else
+here than there, so they are compared.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from absl import logging
 
+from openba_jax.checkpoints.files.tokenizer_writer import WRITERS
 from openba_jax.data.vocabularies.base import Vocabulary
-from openba_jax.data.vocabularies.registry import open_vocabulary, save_tokenizer
+from openba_jax.data.vocabularies.huggingface_settings import read_object
+from openba_jax.data.vocabularies.registry import open_vocabulary
 from openba_jax.data.vocabularies.settings import settings_path
 from openba_jax.errors import UserError
-from openba_jax.objectives.special_ids import SENTINELS
 
-MODEL_FILE = "spiece.model"
+FILES: Mapping[str, tuple[str, ...]] = {
+    "openba": ("spiece.model",),
+    "t5": ("spiece.model", "tokenizer.json"),
+    "sentencepiece": ("tokenizer.model", "tokenizer.json"),
+    "json": ("tokenizer.json",),
+}
+"""Where tokenizers are looked for, in this order, by the kind that a family has."""
 
 
-def find_tokenizer(folder: Path) -> Path | None:
-    """The sentencepiece model of a Hugging Face folder, or None; logs what differs harmlessly.
+def find_tokenizer(folder: Path, kind: str) -> Path | None:
+    """The tokenizer of a Hugging Face folder, or None; logs what differs harmlessly.
+
+    Args:
+      folder: the folder.
+      kind: of the family's vocabularies; a `tokenizer.json` serves for most.
 
     Raises:
-      UserError: The model cannot be read, or a file beside it contradicts its ids.
+      UserError: The tokenizer cannot be read, is of another kind, or a file beside it contradicts
+        its ids.
     """
-    file = folder / MODEL_FILE
-    if file.is_file():
-        for warning in check_tokenizer_files(folder, open_vocabulary(file)):
+    for name in FILES[kind]:
+        file = folder / name
+        if not file.is_file():
+            continue
+        vocabulary = open_vocabulary(file)
+        if vocabulary.kind not in (kind, "json"):
+            raise UserError(
+                f"{file} is read as a vocabulary of the kind {vocabulary.kind}, and the model "
+                f'needs {kind}; write {{"kind": "{kind}"}} to {settings_path(name)} beside it.'
+            )
+        for warning in check_tokenizer_files(folder, vocabulary):
             logging.warning("%s", warning)
         return file
     if others := [name for name in _CHECKED if (folder / name).is_file()]:
@@ -39,7 +58,7 @@ def find_tokenizer(folder: Path) -> Path | None:
             "%s has %s but no %s, so the model is read without a tokenizer.",
             folder,
             " and ".join(others),
-            MODEL_FILE,
+            " or ".join(FILES[kind]),
         )
     return None
 
@@ -50,7 +69,7 @@ def check_tokenizer_files(folder: Path, vocabulary: Vocabulary) -> list[str]:
     Args:
       folder: with any of `added_tokens.json`, `tokenizer.json`, `tokenizer_config.json` and
         `special_tokens_map.json`.
-      vocabulary: of the sentencepiece model beside them.
+      vocabulary: of the tokenizer beside them.
 
     Returns:
       A sentence for each difference that leaves all ids as they are: tokens in rows that are
@@ -61,37 +80,57 @@ def check_tokenizer_files(folder: Path, vocabulary: Vocabulary) -> list[str]:
       UserError: A file names other tokens for the end, padding and the unknown.
       UserError: A file cannot be read as JSON of its kind.
     """
-    ids = {piece: i for i, piece in enumerate(vocabulary.pieces(range(vocabulary.piece_count)))}
-    ids |= vocabulary.special_tokens()
+    model = vocabulary.path.name
+    is_json = vocabulary.kind == "json"
+    everything = range(vocabulary.token_count if is_json else vocabulary.piece_count)
+    ids = {piece: i for i, piece in enumerate(vocabulary.pieces(everything))}
+    special = vocabulary.special_tokens()
+    for token in special.keys() & {piece.removeprefix("▁") for piece in ids}:
+        ids.pop(f"▁{token}", None)  # A special token that the model writes with a space before it.
+    ids |= special
     tokens = {i: token for token, i in ids.items()}
     warnings: list[str] = []
+    follows_t5 = vocabulary.kind in ("openba", "t5")
     for name, read in _CHECKED.items():
         file = folder / name
-        content = _read_object(file)
+        if file == vocabulary.path:
+            continue
+        content = read_object(file)
         try:
             named = list(read(content))
         except (TypeError, ValueError, KeyError, AttributeError, IndexError) as error:
             raise UserError(f"{file} is no {name} of Hugging Face's form: {error}.") from error
         for token, number in named:
-            _compare(file, token, number, ids, tokens, warnings)
-        for role, expected in (("eos", "</s>"), ("pad", "<pad>"), ("unk", "<unk>")):
-            found = content.get(f"{role}_token", expected)
-            found = found.get("content") if isinstance(found, dict) else found
-            if found not in (None, expected):
-                raise UserError(
-                    f"{file} has {found!r} (id {ids.get(str(found), 'unknown')}) as {role}_token, "
-                    f"where {MODEL_FILE} has {expected!r} (id {ids[expected]}); give the files of "
-                    "one tokenizer."
-                )
-        if (count := content.get("extra_ids", SENTINELS)) != SENTINELS:
-            raise UserError(
-                f"{file} has {count} extra_ids, where there are {SENTINELS} sentinels here "
-                f"(<extra_id_0> has id {ids['<extra_id_0>']}); give the files of one tokenizer."
-            )
+            _compare(file, token, number, ids, tokens, vocabulary, warnings)
+        if follows_t5:  # The roles of others are what these files say.
+            _check_t5(file, content, ids, model)
         for setting in ("sp_model_kwargs", "do_lower_case"):
             if content.get(setting):
                 warnings.append(f"{file}: {setting}={content[setting]} has no effect here.")
     return warnings
+
+
+def _check_t5(file: Path, content: Mapping[str, Any], ids: Mapping[str, int], model: str) -> None:
+    """Compares the roles of tokens and the number of sentinels with those of T5.
+
+    Raises:
+      UserError: They differ.
+    """
+    for role, expected in (("eos", "</s>"), ("pad", "<pad>"), ("unk", "<unk>")):
+        found = content.get(f"{role}_token", expected)
+        found = found.get("content") if isinstance(found, dict) else found
+        if found not in (None, expected):
+            raise UserError(
+                f"{file} has {found!r} (id {ids.get(str(found), 'unknown')}) as {role}_token, "
+                f"where {model} has {expected!r} (id {ids[expected]}); give the files of one "
+                "tokenizer."
+            )
+    sentinels = sum(token.startswith("<extra_id_") for token in ids)
+    if (count := content.get("extra_ids", sentinels)) not in (0, sentinels):
+        raise UserError(
+            f"{file} has {count} extra_ids, where there are {sentinels} sentinels here "
+            f"(<extra_id_0> has id {ids['<extra_id_0>']}); give the files of one tokenizer."
+        )
 
 
 def _compare(
@@ -100,6 +139,7 @@ def _compare(
     number: int,
     ids: Mapping[str, int],
     tokens: Mapping[int, str],
+    vocabulary: Vocabulary,
     warnings: list[str],
 ) -> None:
     """Compares one token; adds a warning where only a row of padding is concerned.
@@ -109,35 +149,23 @@ def _compare(
     """
     if ids.get(token) == number:
         return
-    if token == "\n" and number == len(tokens):
+    model = vocabulary.path.name
+    if vocabulary.kind == "openba" and token == "\n" and number == len(tokens):
         raise UserError(
-            f"{file} has the newline as a token, with id {number}, and {MODEL_FILE} has none; "
-            f'write {{"newline": true}} to {settings_path(MODEL_FILE)} beside it.'
+            f"{file} has the newline as a token, with id {number}, and {model} has none; "
+            f'write {{"newline": true}} to {settings_path(model)} beside it.'
         )
     if token in ids:
         raise UserError(
-            f"{file} gives {token!r} the id {number}, and {MODEL_FILE} the id {ids[token]}; give "
+            f"{file} gives {token!r} the id {number}, and {model} the id {ids[token]}; give "
             "the files of one tokenizer."
         )
     if number in tokens:
         raise UserError(
-            f"{file} gives the id {number} to {token!r}, and {MODEL_FILE} to {tokens[number]!r}; "
+            f"{file} gives the id {number} to {token!r}, and {model} to {tokens[number]!r}; "
             "give the files of one tokenizer."
         )
     warnings.append(f"{file}: the token {token!r}, id {number}, is text like any other here.")
-
-
-def _read_object(file: Path) -> dict[str, Any]:
-    """A JSON object; empty where there is no file."""
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{file} cannot be read as JSON: {error}.") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{file} holds no JSON object; give the files of one tokenizer.")
-    return content
 
 
 def _added_tokens(content: dict[str, Any]) -> Iterator[tuple[str, int]]:
@@ -174,10 +202,10 @@ _CHECKED: dict[str, Callable[[dict[str, Any]], Iterator[tuple[str, int]]]] = {
 
 
 def write_tokenizer(model: Path, folder: Path, vocab_size: int, max_length: int) -> None:
-    """Writes what the original tokenizer class needs to give the ids that the model knows.
+    """Writes the tokenizer and what its class in `transformers` needs to give the same ids.
 
     Args:
-      model: the sentencepiece model.
+      model: the file of the tokenizer.
       folder: the Hugging Face folder.
       vocab_size: rows of the embedding.
       max_length: longest encoder input, in tokens.
@@ -187,36 +215,4 @@ def write_tokenizer(model: Path, folder: Path, vocab_size: int, max_length: int)
     """
     vocabulary = open_vocabulary(model)
     vocabulary.check_rows(vocab_size)
-    ids = vocabulary.special_tokens()
-    save_tokenizer(folder, vocabulary, MODEL_FILE)
-    sentinels = [token for token in ids if token.startswith("<extra_id_")]
-    sentinels.sort(key=lambda token: -ids[token])
-    special = {
-        "additional_special_tokens": sentinels,
-        "eos_token": "</s>",
-        "pad_token": "<pad>",
-        "unk_token": "<unk>",
-    }
-    write_json(folder / "special_tokens_map.json", special)
-    write_json(
-        folder / "added_tokens.json",
-        {token: number for token, number in ids.items() if token in ("<R>", "<S>", "<X>", "\n")},
-    )
-    write_json(
-        folder / "tokenizer_config.json",
-        {
-            **special,
-            "auto_map": {"AutoTokenizer": ["tokenization_openba.OpenBATokenizer", None]},
-            "clean_up_tokenization_spaces": True,
-            "extra_ids": len(sentinels),
-            "model_max_length": max_length,
-            "sp_model_kwargs": {},
-            "tokenizer_class": "OpenBATokenizer",
-        },
-    )
-
-
-def write_json(file: Path, value: Any) -> None:
-    """Writes JSON as Hugging Face does: indented, keys sorted."""
-    text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False)
-    file.write_text(text + "\n", encoding="utf-8")
+    WRITERS[vocabulary.kind](vocabulary, folder, max_length)

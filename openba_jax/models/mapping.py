@@ -66,11 +66,13 @@ class HuggingFace(Protocol):
       model_types: what `model_type` of `config.json` may be.
       rows: its tensors.
       buffers: pattern of the names of constants that may be stored beside them; empty: none.
+      tokenizer: the kind of its vocabularies, as `data.vocabularies.registry.KINDS` calls it.
     """
 
     model_types: Sequence[str]
     rows: Sequence[Row]
     buffers: str
+    tokenizer: str
 
     def read_config(self, fields: Mapping[str, Any], tensors: Tensors) -> ModelConfig:
         """The configuration that `config.json` and the tensors describe.

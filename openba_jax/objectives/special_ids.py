@@ -44,10 +44,7 @@ class SpecialIds:
         Raises:
           UserError: The vocabulary has none.
         """
-        raise UserError(
-            f"{self} has no sentinels, which denoising puts for spans; name tokens for them as "
-            '"sentinels" in the settings beside the tokenizer, or choose another objective.'
-        )
+        raise self._no_sentinels()
 
     @property
     def r_id(self) -> int:
@@ -75,6 +72,12 @@ class SpecialIds:
         if not 0 <= k < len(ids):
             raise ValueError(f"<extra_id_{k}> does not exist; k runs from 0 to {len(ids) - 1}.")
         return int(ids[k])
+
+    def _no_sentinels(self) -> UserError:
+        return UserError(
+            f"{self} has no sentinels, which denoising puts for spans; name tokens for them as "
+            '"sentinels" in the settings beside the tokenizer, or choose another objective.'
+        )
 
     def _no_prefix(self, name: str) -> UserError:
         return UserError(

@@ -24,7 +24,6 @@ from openba_jax.checkpoints.files.tensors import RowSlice
 from openba_jax.checkpoints.folders import new_folder, require_free
 from openba_jax.checkpoints.inspection import InspectedCheckpoint
 from openba_jax.checkpoints.registry import FORMATS, detect
-from openba_jax.data.vocabularies.registry import open_vocabulary
 from openba_jax.errors import UserError
 from openba_jax.models.axes import LAYERS, VOCAB, Leaf
 from openba_jax.paths import local, reject_overlap
@@ -174,11 +173,10 @@ def _vocabulary(
         yield tokenizer, None
         return
     if tokenizer is None or not counts:
-        missing = "tokenizer.model in the folder" if tokenizer is None else "token counts"
+        missing = "a tokenizer in the folder" if tokenizer is None else "token counts"
         raise UserError(f"cutting the vocabulary of {source} needs {missing}.")
     counted = sum_counts(counts, pieces_of(tokenizer))
-    newline = open_vocabulary(tokenizer).newline
-    vocabulary = prune_vocabulary(tokenizer, counted, stage.vocabulary, newline)
+    vocabulary = prune_vocabulary(tokenizer, counted, stage.vocabulary)
     if vocabulary.pieces > stage.vocabulary:
         logging.warning(
             "The vocabulary keeps %d pieces and not %d: %d others build its most frequent ones, "
@@ -189,6 +187,6 @@ def _vocabulary(
             vocabulary.pieces - stage.vocabulary - vocabulary.merges,
         )
     with tempfile.TemporaryDirectory() as work:
-        path = Path(work) / model_folder.TOKENIZER
+        path = Path(work) / vocabulary.file
         vocabulary.save(path)
         yield path, vocabulary.rows

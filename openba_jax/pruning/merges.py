@@ -1,5 +1,8 @@
 """Which pieces a byte-pair tokenizer needs to build other pieces.
 
+Sentencepiece joins the two neighbours whose joint piece has the best score (`merge_closure`);
+a `tokenizer.json` lists pairs in the order in which they are joined (`pair_closure`).
+
 A BPE tokenizer starts from single characters and joins, again and again, the two neighbours whose
 joint piece has the best score. A piece of several characters therefore passes through smaller
 pieces, its merges. Without them it is never reached, however often it occurs in a text.
@@ -43,3 +46,36 @@ def _merges(piece: str, scores: Mapping[str, float]) -> Iterable[str]:
             return
         symbols[best : best + 2] = [joined[best]]
         yield joined[best]
+
+
+def pair_closure(pieces: Iterable[str], ranks: Mapping[tuple[str, str], int]) -> Set[str]:
+    """`merge_closure` for a list of merges, together with the single characters.
+
+    As there, the merges of a text whose pieces are all wanted lie within these pieces, and stay.
+    Of those that are left at any step the first in the list is the same one as before, so that the
+    text is encoded the same by any part of the list that has them.
+
+    Args:
+      pieces: those that are wanted.
+      ranks: the place of each pair in the list of merges.
+
+    Returns:
+      The wanted pieces, what their characters are joined to, and these characters.
+    """
+    closure = set(pieces)
+    for piece in tuple(closure):
+        closure.update(piece)
+        closure.update(_pair_merges(piece, ranks))
+    return closure
+
+
+def _pair_merges(piece: str, ranks: Mapping[tuple[str, str], int]) -> Iterable[str]:
+    """What the characters of a piece are joined to, in this order."""
+    symbols, last = list(piece), len(ranks)
+    while len(symbols) > 1:
+        found = [ranks.get(pair, last) for pair in itertools.pairwise(symbols)]
+        best = min(range(len(found)), key=found.__getitem__)  # Of equal ranks the leftmost.
+        if found[best] == last:
+            return
+        symbols[best : best + 2] = [symbols[best] + symbols[best + 1]]
+        yield symbols[best]

@@ -1,27 +1,22 @@
-"""Prunes a sentencepiece vocabulary by token counts."""
+"""Prunes vocabularies by token counts."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from google.protobuf.message import DecodeError
-from sentencepiece import sentencepiece_model_pb2
 
+from openba_jax.data.vocabularies.registry import open_vocabulary, tokenizer_file
 from openba_jax.data.vocabularies.settings import TokenizerSettings, write_settings
 from openba_jax.errors import UserError
 from openba_jax.files import write_atomically
-from openba_jax.models.padding import padded_vocab_size
-from openba_jax.pruning.merges import merge_closure
-
-# protobuf makes the class at run time.
-_ModelProto: Any = sentencepiece_model_pb2.ModelProto  # type: ignore[attr-defined]
+from openba_jax.models.padding import VOCABULARY_MULTIPLE
+from openba_jax.pruning import pieces_of_json, pieces_of_sentencepiece
 
 SPECIAL_TOKENS = 103
-"""Rows that follow the pieces: `<extra_id_99>` to `<extra_id_0>`, `<R>`, `<S>`, `<X>`.
+"""Rows that follow OpenBA's pieces: `<extra_id_99>` to `<extra_id_0>`, `<R>`, `<S>`, `<X>`.
 
 Where the newline is a token of its own, its row follows these.
 """
@@ -32,119 +27,119 @@ _OTHER_SPELLINGS = 0.01
 
 @dataclasses.dataclass(frozen=True)
 class PrunedVocabulary:
-    """A smaller sentencepiece model and where its embedding rows come from.
+    """A smaller tokenizer and where its embedding rows come from.
 
     Attributes:
-      model: the serialised sentencepiece model.
+      model: the content of its file: a serialised sentencepiece model, or a `tokenizer.json`.
+      settings: what belongs beside it, as it was.
+      file: the name of its file in a model folder.
       pieces: number of pieces in it.
       rows: for each new embedding row the old one: pieces, special tokens, the newline if it is
-        one, then padding that repeats the row of `<extra_id_99>`.
+        one, then padding, if any is asked for, that repeats the row of `<extra_id_99>` (of other
+        kinds than OpenBA's, of padding). Rows that no token had before are dropped.
         `plan.narrow(plan.to_ancestor({"vocab": rows}))` enters them into the plan of the model that
         had the old vocabulary.
       merges: how many of the pieces were kept only because a BPE tokenizer joins others from them.
-      newline: whether the newline is a token of its own, as it was.
     """
 
     model: bytes
+    settings: TokenizerSettings
+    file: str
     pieces: int
     rows: tuple[int, ...]
     merges: int
-    newline: bool
 
     def save(self, path: str | Path) -> None:
-        """Writes the sentencepiece model, and the settings beside it."""
-        write_settings(path, TokenizerSettings(newline=self.newline))
+        """Writes the file of the tokenizer, and the settings beside it."""
+        write_settings(path, self.settings)
         write_atomically(path, self.model)
 
 
-def pieces_of(model: str | Path) -> list[str]:
-    """The pieces of a sentencepiece model, by id.
+def pieces_of(tokenizer: str | Path) -> list[str]:
+    """The pieces of a tokenizer's file, by id.
 
     Raises:
-      UserError: The model cannot be read.
+      UserError: The file cannot be read.
     """
-    return [piece.piece for piece in _read_model(model).pieces]
+    vocabulary = open_vocabulary(tokenizer)
+    return vocabulary.pieces(range(vocabulary.piece_count))
 
 
 def prune_vocabulary(
-    model: str | Path, counts: np.ndarray, size: int, newline: bool = False
+    tokenizer: str | Path,
+    counts: np.ndarray,
+    size: int,
+    *,
+    newline: bool | None = None,
+    pad_to: int | None = None,
 ) -> PrunedVocabulary:
     """Keeps the most frequent pieces, and all that are no ordinary text.
 
-    Pieces whose type is not NORMAL (unknown, control, byte, user-defined) stay whatever their
-    count, so that there may be more than `size`. Of a BPE model the pieces stay, too, that it joins
-    on the way to a piece that is kept. Order and scores of pieces stay as they are. A text that was
-    made of pieces that are kept is encoded as before; docs/pruning.md says why.
+    Pieces that are unknown, control, bytes, letters of bytes, added tokens or defined by the user
+    stay whatever their count, so that there may be more than `size`. Of a BPE tokenizer the pieces
+    stay, too, that it joins on the way to a piece that is kept. Order and scores of pieces and the
+    order of merges stay as they are. A text that was made of pieces that are kept is encoded as
+    before; docs/pruning.md says why.
 
     Args:
-      model: path of the sentencepiece model.
+      tokenizer: path of the file.
       counts: int `[ids]`, occurrences of each id, at most one per piece and special token; ids
         beyond the end count 0. Equal counts: lower id first.
       size: number of pieces to keep by frequency.
-      newline: the newline is a token of its own, whose row follows the other special ones.
+      newline: the newline is a token of its own, whose row follows the other special ones; None: as
+        the settings say.
+      pad_to: the number of rows becomes a multiple of this; None: of 128 for OpenBA's, which the
+        family asks for, and of 1 for others.
 
     Raises:
-      UserError: The model cannot be read.
+      UserError: The tokenizer cannot be read, or is of a kind that cannot be pruned.
       UserError: The model is a BPE model with unused pieces.
-      UserError: The counts name more ids than the model has.
-      UserError: `size` is below the number of special tokens or above the number of pieces.
+      UserError: The counts name more ids than the tokenizer has.
+      UserError: `size` is below the number of OpenBA's special tokens, or 1, or above the number of
+        pieces.
       UserError: No piece of text would be left.
     """
-    proto = _read_model(model)
-    total = len(proto.pieces)
-    special_tokens = SPECIAL_TOKENS + newline
-    if len(counts) > total + special_tokens:
+    vocabulary = open_vocabulary(tokenizer, newline)
+    total, is_openba = vocabulary.piece_count, vocabulary.kind == "openba"
+    if len(counts) > vocabulary.token_count:
         raise UserError(
-            f"the counts go to id {len(counts) - 1}, but {model} has {total} pieces and "
-            f"{special_tokens} special tokens; count with the tokenizer that is to be pruned."
+            f"the counts go to id {len(counts) - 1}, but {tokenizer} has {total} pieces and "
+            f"{vocabulary.token_count - total} special tokens; count with the tokenizer that is to "
+            "be pruned."
         )
-    if not SPECIAL_TOKENS <= size <= total:
+    if is_openba and not SPECIAL_TOKENS <= size <= total:
         raise UserError(
             f"cannot prune a vocabulary of {total} pieces to {size}; choose at least the number of "
             f"special tokens, {SPECIAL_TOKENS}, and at most {total}."
         )
-    frequency = np.zeros(total, np.int64)
-    frequency[: min(total, len(counts))] = counts[:total]
-    frequent = set(np.argsort(-frequency, kind="stable")[:size].tolist())
-    normal = _ModelProto.SentencePiece.NORMAL
-    kept = [i for i, piece in enumerate(proto.pieces) if i in frequent or piece.type != normal]
-    if all(proto.pieces[i].type != normal for i in kept):
+    if not 1 <= size <= total:
         raise UserError(
-            f"the {size} most frequent pieces of {model} are bytes and controls alone; keep more, "
-            "or count a corpus of text."
+            f"cannot prune a vocabulary of {total} pieces to {size}; choose 1 to {total}."
         )
-    merges = _merges(proto, kept, model)
-    kept = sorted([*kept, *merges])
-    pruned = _ModelProto()
-    pruned.CopyFrom(proto)
-    del pruned.pieces[:]
-    pruned.pieces.extend(proto.pieces[i] for i in kept)
-    rows = [*kept, *range(total, total + special_tokens)]
-    rows += [total] * (padded_vocab_size(len(rows)) - len(rows))
+    frequent = _frequent(counts, size, total)
+    content = vocabulary.path.read_bytes()
+    prune = pieces_of_json.prune if vocabulary.kind == "json" else pieces_of_sentencepiece.prune
+    model, kept, merges = prune(content, vocabulary, frequent)
+    # The special tokens that are no pieces; of a tokenizer.json they are among those kept.
+    behind = set(vocabulary.special_tokens().values()) - set(range(total)) - set(kept)
+    rows = [*kept, *sorted(behind)]
+    multiple = pad_to or (VOCABULARY_MULTIPLE if is_openba else 1)
+    rows += [total if is_openba else vocabulary.pad_id] * (-len(rows) % multiple)
     return PrunedVocabulary(
-        pruned.SerializeToString(), len(kept), tuple(rows), len(merges), newline
+        model,
+        vocabulary.settings,
+        tokenizer_file(vocabulary),
+        sum(i < total for i in kept),
+        tuple(rows),
+        merges,
     )
 
 
-def _merges(proto: Any, kept: Sequence[int], model: str | Path) -> Sequence[int]:
-    """Further pieces that a BPE model needs to build those that are kept; none of other models."""
-    if proto.trainer_spec.model_type != proto.trainer_spec.BPE:
-        return ()
-    piece_type = _ModelProto.SentencePiece
-    if any(piece.type == piece_type.UNUSED for piece in proto.pieces):
-        raise UserError(
-            f"{model} is a BPE model with unused pieces, which take part in its merges and cannot "
-            "be pruned; make these pieces normal ones, or train a tokenizer without them."
-        )
-    ids = {
-        piece.piece: i
-        for i, piece in enumerate(proto.pieces)
-        if piece.type in (piece_type.NORMAL, piece_type.USER_DEFINED)
-    }
-    scores = {piece: proto.pieces[i].score for piece, i in ids.items()}
-    wanted = [proto.pieces[i].piece for i in kept if proto.pieces[i].type == piece_type.NORMAL]
-    present = set(kept)
-    return sorted(i for piece in merge_closure(wanted, scores) if (i := ids[piece]) not in present)
+def _frequent(counts: np.ndarray, size: int, total: int) -> set[int]:
+    """The ids of the most frequent pieces."""
+    frequency = np.zeros(total, np.int64)
+    frequency[: min(total, len(counts))] = counts[:total]
+    return set(np.argsort(-frequency, kind="stable")[:size].tolist())
 
 
 def read_counts(path: str | Path, pieces: Sequence[str] = ()) -> np.ndarray:
@@ -224,17 +219,3 @@ def coverage(counts: np.ndarray) -> np.ndarray:
     if total == 0:
         raise UserError("no token was counted; count the tokens of a corpus that is not empty.")
     return np.cumsum(np.sort(counts)[::-1], dtype=np.int64) / total
-
-
-def _read_model(path: str | Path) -> Any:
-    """Parses a sentencepiece model."""
-    proto = _ModelProto()
-    try:
-        proto.ParseFromString(Path(path).read_bytes())
-    except FileNotFoundError as error:
-        raise UserError(f"{path} does not exist; it should be a sentencepiece model.") from error
-    except DecodeError as error:
-        raise UserError(f"{path} is not a sentencepiece model: {error}.") from error
-    if not proto.pieces:
-        raise UserError(f"{path} is not a sentencepiece model: it has no pieces.")
-    return proto

@@ -60,7 +60,7 @@ def test_what_is_written_agrees(model, tmp_path, newline):
     decoder = {str(i): {"content": token} for token, i in vocabulary.special_tokens().items()}
     change(folder, "tokenizer_config.json", added_tokens_decoder=decoder)
     assert check_tokenizer_files(folder, vocabulary) == []
-    assert find_tokenizer(folder) == folder / "spiece.model"
+    assert find_tokenizer(folder, "openba") == folder / "spiece.model"
     assert OpenBAVocabulary(folder / "spiece.model").newline == newline
     assert ("\n" in json.loads((folder / "added_tokens.json").read_text())) == newline
 
@@ -105,7 +105,7 @@ def test_contradictions_are_refused(folder, name, values, message):
     change(folder, name, **values)
     before = {path: path.read_bytes() for path in folder.iterdir()}
     with pytest.raises(UserError, match=message):
-        find_tokenizer(folder)
+        find_tokenizer(folder, "openba")
     assert {path: path.read_bytes() for path in folder.iterdir()} == before
 
 
@@ -113,13 +113,13 @@ def test_contradictions_are_refused(folder, name, values, message):
 def test_files_that_are_no_json(folder, content):
     (folder / "tokenizer.json").write_text(content)
     with pytest.raises(UserError, match=r"tokenizer.json (cannot be read|holds no JSON)"):
-        find_tokenizer(folder)
+        find_tokenizer(folder, "openba")
 
 
 def test_harmless_differences_are_said(folder, caplog):
     change(folder, "added_tokens.json", **{"<sep>": 450})
     change(folder, "tokenizer_config.json", do_lower_case=True)
-    assert find_tokenizer(folder) == folder / "spiece.model"
+    assert find_tokenizer(folder, "openba") == folder / "spiece.model"
     messages = [record.getMessage() for record in caplog.records]
     assert messages == [
         f"{folder}/added_tokens.json: the token '<sep>', id 450, is text like any other here.",
@@ -129,12 +129,12 @@ def test_harmless_differences_are_said(folder, caplog):
 
 def test_a_tokenizer_without_its_model_is_said(folder, caplog):
     (folder / "spiece.model").unlink()
-    assert find_tokenizer(folder) is None
+    assert find_tokenizer(folder, "openba") is None
     assert "but no spiece.model, so the model is read without a tokenizer" in caplog.text
 
 
 def test_a_folder_without_a_tokenizer(tmp_path, caplog):
-    assert find_tokenizer(tmp_path) is None
+    assert find_tokenizer(tmp_path, "openba") is None
     assert not caplog.records
 
 

@@ -156,7 +156,7 @@ def test_refuses_impossible_sizes(model: Path) -> None:
 
 def test_refuses_files_that_are_no_models(tmp_path: Path) -> None:
     counts = np.ones(10, np.int64)
-    with pytest.raises(UserError, match="does not exist"):
+    with pytest.raises(UserError, match="cannot be read"):
         prune_vocabulary(tmp_path / "missing.model", counts, 200)
     for content in (b"", b"no model at all \xff\xff"):
         (tmp_path / "bad.model").write_bytes(content)

@@ -13,11 +13,13 @@ from typing import Any, Literal
 from openba_jax.checkpoints.checkpoint import Checkpoint, embedding_leaf
 from openba_jax.checkpoints.files.safetensors_file import read_safetensors, write_safetensors
 from openba_jax.checkpoints.files.tensors import FileTensor, Read
+from openba_jax.checkpoints.files.tokenizer_writer import write_json
 from openba_jax.checkpoints.files.torch_reader import read_torch
 from openba_jax.checkpoints.files.torch_writer import TensorSpec, TorchWriter
 from openba_jax.checkpoints.mapped import MappedCheckpoint, check_tensors, described
 from openba_jax.checkpoints.mapping import Entry, entry_dtype, entry_reads, expand
-from openba_jax.checkpoints.tokenizer_files import find_tokenizer, write_json, write_tokenizer
+from openba_jax.checkpoints.tokenizer_files import find_tokenizer, write_tokenizer
+from openba_jax.data.vocabularies.registry import open_vocabulary
 from openba_jax.errors import UserError
 from openba_jax.files import reject_lfs_pointer
 from openba_jax.models import mapping, registry
@@ -79,7 +81,7 @@ class HuggingFace:
                     f"{tensors[name].file}: tensor {name} should be a copy of {original} and is "
                     "not."
                 )
-        return MappedCheckpoint(model, entries, tensors, find_tokenizer(path))
+        return MappedCheckpoint(model, entries, tensors, find_tokenizer(path, family.tokenizer))
 
     def write(self, checkpoint: Checkpoint, folder: Path) -> None:
         """Writes a folder that the family's own modelling code loads.
@@ -104,11 +106,18 @@ class HuggingFace:
             TensorSpec(entry.theirs, entry.shape(model.axes), entry_dtype(checkpoint, entry))
             for entry in entries
         ]
-        write_json(folder / "config.json", fields)
-        write_json(folder / "generation_config.json", family.generation_fields(model.config))
+        generation = family.generation_fields(model.config)
         if checkpoint.tokenizer is not None:
+            vocabulary = open_vocabulary(checkpoint.tokenizer)
+            ids = {"bos_token_id": vocabulary.bos_id, "eos_token_id": vocabulary.eos_id}
+            ids = {name: i for name, i in ids.items() if i is not None}
+            fields, generation = {**fields, **ids}, {**generation, **ids}
+            if len(vocabulary.stop_ids) > 1:
+                generation["eos_token_id"] = list(vocabulary.stop_ids)
             config = model.config
             write_tokenizer(checkpoint.tokenizer, folder, config.vocab_size, config.lengths[0])
+        write_json(folder / "config.json", fields)
+        write_json(folder / "generation_config.json", generation)
         by_name = {entry.theirs: entry for entry in entries}
         self._write_weights(folder, specs, lambda name: entry_reads(checkpoint, by_name[name]))
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import abc
+import functools
+import itertools
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import ClassVar
@@ -61,6 +63,57 @@ class Vocabulary(SpecialIds, abc.ABC):
         ids = self.special_tokens()
         others = [ids[token] for token in self.settings.stop if token in ids]
         return tuple(dict.fromkeys([self.eos_id, *others]))
+
+    @functools.cached_property
+    def sentinels(self) -> np.ndarray:
+        """The ids of the sentinels, the first span's first: int32 `[count]`.
+
+        They are those that the settings name, or `<extra_id_0>`, `<extra_id_1>` and so on.
+
+        Raises:
+          UserError: The vocabulary has none.
+        """
+        ids, names = self.special_tokens(), self.settings.sentinels
+        if not names:
+            numbered = (f"<extra_id_{k}>" for k in itertools.count())
+            names = tuple(itertools.takewhile(ids.__contains__, numbered))
+        if not names:
+            raise self._no_sentinels()
+        return np.array([ids[name] for name in names], np.int32)
+
+    @property
+    def r_id(self) -> int:
+        """The id of the prefix of regular denoising; a `UserError` if there is none."""
+        return self._prefix("R")
+
+    @property
+    def s_id(self) -> int:
+        """The id of the prefix of sequential denoising and instructions; as `r_id`."""
+        return self._prefix("S")
+
+    @property
+    def x_id(self) -> int:
+        """The id of the prefix of extreme denoising; as `r_id`."""
+        return self._prefix("X")
+
+    def _prefix(self, name: str) -> int:
+        if name not in self.settings.prefixes:
+            raise self._no_prefix(name)
+        return self.special_tokens()[self.settings.prefixes[name]]
+
+    def _check_settings(self) -> None:
+        """Checks, at the end of opening, that the tokens that settings name are there.
+
+        Raises:
+          UserError: One is not.
+        """
+        ids = self.special_tokens()
+        for name in self.settings.named():
+            if name not in ids:
+                raise UserError(
+                    f"the settings beside {self.path} name the token {name!r}, which this "
+                    "tokenizer does not have; mend them."
+                )
 
     @abc.abstractmethod
     def special_tokens(self) -> dict[str, int]:

@@ -2,19 +2,52 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from openba_jax.data.vocabularies.base import Vocabulary
+from openba_jax.data.vocabularies.huggingface_settings import huggingface_settings
 from openba_jax.data.vocabularies.openba import OpenBAVocabulary
-from openba_jax.data.vocabularies.settings import write_settings
+from openba_jax.data.vocabularies.plain import PlainSentencePiece
+from openba_jax.data.vocabularies.sentencepiece_vocabulary import load_pieces, read_tokenizer
+from openba_jax.data.vocabularies.settings import (
+    TokenizerSettings,
+    read_settings,
+    settings_path,
+    write_settings,
+)
+from openba_jax.data.vocabularies.t5 import T5Vocabulary
+from openba_jax.data.vocabularies.tokenizer_json import TokenizerJson
+from openba_jax.errors import UserError
 from openba_jax.files import write_atomically
 
-TOKENIZER_FILE = "tokenizer.model"
-"""The sentencepiece model of a model folder."""
+TOKENIZER_FILES = {"sentencepiece": "tokenizer.model", "json": "tokenizer.json"}
+"""The files that a model folder may hold, by how they are written."""
+
+KINDS: Mapping[str, Callable[[str | Path, TokenizerSettings], Vocabulary]] = {
+    "openba": lambda path, settings: OpenBAVocabulary(path, settings=settings),
+    "t5": T5Vocabulary,
+    "sentencepiece": PlainSentencePiece,
+    "json": TokenizerJson,
+}
+
+
+def settings_of(path: str | Path) -> TokenizerSettings:
+    """The settings of a tokenizer: of the file beside it, or of Hugging Face's files there.
+
+    Raises:
+      UserError: A file cannot be understood.
+    """
+    found = read_settings(path)
+    return found or huggingface_settings(Path(path)) or TokenizerSettings()
 
 
 def open_vocabulary(path: str | Path, newline: bool | None = None) -> Vocabulary:
     r"""The vocabulary of a tokenizer's file.
+
+    A file that begins as JSON is a `tokenizer.json`. A sentencepiece model is what the settings
+    say; without a word it is OpenBA's if padding, end and unknown have its ids, 0, 1 and 2, and
+    else one with special tokens of its own.
 
     Args:
       path: the file; its settings lie beside it.
@@ -22,20 +55,59 @@ def open_vocabulary(path: str | Path, newline: bool | None = None) -> Vocabulary
 
     Raises:
       UserError: The file cannot be read, or is no tokenizer.
-      UserError: The settings beside it cannot be understood.
+      UserError: The settings beside it cannot be understood, or do not fit it.
     """
-    return OpenBAVocabulary(path, newline)
+    settings = settings_of(path)
+    kind = _kind(Path(path), settings)
+    if kind == "openba":
+        return OpenBAVocabulary(path, newline, settings)
+    if newline or settings.newline:
+        raise UserError(
+            f"{path} is a vocabulary of the kind {kind}, in which the newline is no token of its "
+            "own; leave newline out."
+        )
+    return KINDS[kind](path, settings)
+
+
+def _kind(path: Path, settings: TokenizerSettings) -> str:
+    """The kind of a file.
+
+    Raises:
+      UserError: The settings name one that there is not, or that the file is not of.
+    """
+    content = read_tokenizer(path)
+    is_json = content[:1] == b"{"
+    kind = settings.kind
+    if kind is not None and kind not in KINDS:
+        raise UserError(
+            f"{settings_path(path)} has the kind {kind!r}; those that there are: "
+            f"{', '.join(KINDS)}."
+        )
+    if kind is not None and (kind == "json") != is_json:
+        raise UserError(f"{settings_path(path)} has the kind {kind!r}, which {path} is not of.")
+    if is_json:
+        return "json"
+    if kind is not None:
+        return kind
+    pieces = load_pieces(content, path)
+    ids = (pieces.pad_id(), pieces.eos_id(), pieces.unk_id())
+    return "openba" if ids == (0, 1, 2) else "sentencepiece"
+
+
+def tokenizer_file(vocabulary: Vocabulary) -> str:
+    """The name of a vocabulary's file in a model folder."""
+    return TOKENIZER_FILES["json" if vocabulary.kind == "json" else "sentencepiece"]
 
 
 def save_tokenizer(
-    folder: str | Path, vocabulary: Vocabulary | str | Path, name: str = TOKENIZER_FILE
+    folder: str | Path, vocabulary: Vocabulary | str | Path, name: str | None = None
 ) -> Path:
     """Writes the file of a tokenizer and, if there is something to say, its settings.
 
     Args:
       folder: is made where it is missing.
       vocabulary: or the path of its file, whose settings are those beside it.
-      name: of the file.
+      name: of the file; by default that of a model folder.
 
     Returns:
       The path of the file.
@@ -45,7 +117,7 @@ def save_tokenizer(
     """
     if not isinstance(vocabulary, Vocabulary):
         vocabulary = open_vocabulary(vocabulary)
-    path = Path(folder) / name
+    path = Path(folder) / (name or tokenizer_file(vocabulary))
     content = vocabulary.path.read_bytes()
     path.parent.mkdir(parents=True, exist_ok=True)
     # Settings first: a tokenizer without them would be read another way.

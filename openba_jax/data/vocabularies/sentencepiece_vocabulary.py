@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 import sentencepiece
 
 from openba_jax.data.vocabularies.base import Vocabulary
+from openba_jax.data.vocabularies.sentencepiece_proto import with_controls
 from openba_jax.data.vocabularies.settings import TokenizerSettings
 from openba_jax.errors import UserError
 from openba_jax.files import reject_lfs_pointer
@@ -30,6 +32,9 @@ class SentencePieceVocabulary(Vocabulary):
     special_gap = ""
     """What stands on both sides of a special token in a decoded text."""
 
+    _later: sentencepiece.SentencePieceProcessor
+    """Encodes and decodes what follows a special token, as `_pieces` does the beginning."""
+
     def __init__(self, path: str | Path, settings: TokenizerSettings) -> None:
         """Reads a sentencepiece model.
 
@@ -42,10 +47,21 @@ class SentencePieceVocabulary(Vocabulary):
         """
         self.path = Path(path)
         self.settings = settings
-        model = read_tokenizer(self.path)
-        self.fingerprint = hashlib.sha256(model).hexdigest()
-        self._pieces = load_pieces(model, self.path)
+        self._model = read_tokenizer(self.path)
+        self.fingerprint = hashlib.sha256(self._model).hexdigest()
+        self._pieces = self._later = load_pieces(self._model, self.path)
         self.piece_count = self._pieces.GetPieceSize()
+
+    def _hide(self, names: Iterable[str]) -> None:
+        """Lets pieces that are special tokens be found by `parse_special` alone.
+
+        A trainer may have made them pieces that sentencepiece finds in every text.
+        """
+        ids = [self._pieces.PieceToId(name) for name in names]
+        seen = [i for i in ids if not self._pieces.IsControl(i) and not self._pieces.IsUnknown(i)]
+        if seen:
+            self._model = with_controls(self._model, seen)
+            self._pieces = self._later = load_pieces(self._model, self.path)
 
     def _find_special(self) -> None:
         """Makes ready to find special tokens; a class below calls it when it knows them."""
@@ -67,7 +83,7 @@ class SentencePieceVocabulary(Vocabulary):
             pattern = self._splits(text, parse_special)
             plain.extend(pattern.split(text) if pattern else (text,))
             found.append(pattern.findall(text) if pattern else [])
-        encoded = iter(self._encode_plain(plain, threads))
+        encoded = iter(self._encode_parts(plain, [len(tokens) for tokens in found], threads))
         results = []
         for tokens in found:
             ids = next(encoded)
@@ -78,6 +94,25 @@ class SentencePieceVocabulary(Vocabulary):
                 ids = np.concatenate(parts)
             results.append(ids)
         return results
+
+    def _encode_parts(
+        self, texts: Sequence[str], followers: Sequence[int], threads: int
+    ) -> Sequence[np.ndarray]:
+        """Encodes the texts between special tokens.
+
+        Args:
+          texts: of each whole text the part at its beginning, then those behind special tokens.
+          followers: of each whole text the number of the latter.
+          threads: see `encode_arrays`.
+        """
+        if self._later is self._pieces:
+            return self._encode_plain(self._pieces, texts, threads)
+        firsts = set(itertools.accumulate((count + 1 for count in followers), initial=0))
+        begin = [text for i, text in enumerate(texts) if i in firsts]
+        later = [text for i, text in enumerate(texts) if i not in firsts]
+        from_begin = iter(self._encode_plain(self._pieces, begin, threads))
+        from_later = iter(self._encode_plain(self._later, later, threads))
+        return [next(from_begin if i in firsts else from_later) for i in range(len(texts))]
 
     def special_in(self, text: str) -> list[str]:
         """The special tokens, newlines aside, that a text spells out, in order."""
@@ -93,11 +128,16 @@ class SentencePieceVocabulary(Vocabulary):
             return self._special
         return _NEWLINE if self.newline and "\n" in text else None
 
-    def _encode_plain(self, texts: Sequence[str], threads: int) -> Sequence[np.ndarray]:
+    def _encode_plain(
+        self,
+        pieces: sentencepiece.SentencePieceProcessor,
+        texts: Sequence[str],
+        threads: int,
+    ) -> Sequence[np.ndarray]:
         if not texts:
             return []
         try:
-            encoded: list[np.ndarray] = self._pieces.EncodeAsNumpy(texts, num_threads=threads)
+            encoded: list[np.ndarray] = pieces.EncodeAsNumpy(texts, num_threads=threads)
         except TypeError as error:  # What sentencepiece makes of half a surrogate pair.
             reject_half_pairs(texts, error)
             raise
@@ -127,6 +167,7 @@ class SentencePieceVocabulary(Vocabulary):
         """
         text: list[str] = []
         run: list[int] = []
+        pieces = self._pieces
         for i in map(int, ids):
             if not 0 <= i < self.piece_count and i not in self._special_of_ids:
                 i = self._pieces.unk_id()
@@ -134,9 +175,9 @@ class SentencePieceVocabulary(Vocabulary):
                 run.append(i)
             elif not skip_special_tokens:
                 token = f"{self.special_gap}{self._special_of_ids[i]}{self.special_gap}"
-                text += [self._pieces.DecodeIds(run), token]
-                run = []
-        return "".join([*text, self._pieces.DecodeIds(run)])
+                text += [pieces.DecodeIds(run), token]
+                run, pieces = [], self._later
+        return "".join([*text, pieces.DecodeIds(run)])
 
     def pieces(self, ids: Sequence[int]) -> list[str]:
         """The strings of pieces, `▁` for a space, `<0x0A>` for a byte."""

@@ -32,7 +32,8 @@ class TokenizerSettings:
       unk: the token of what is no piece.
       adds_bos: whether texts begin with `bos`; None: as is usual for the kind.
       stop: further tokens that end an answer.
-      added: tokens whose ids follow those of a sentencepiece model, in order.
+      special: further special tokens; those that are no pieces of a sentencepiece model get the ids
+        behind it, in order.
       sentinels: tokens that stand for spans, the first span's first.
       prefixes: tokens for the prefixes `R`, `S` and `X` of denoising, by these letters.
       tokenizer_config: Hugging Face's `tokenizer_config.json` without ids, chat template included.
@@ -46,10 +47,16 @@ class TokenizerSettings:
     unk: str | None = None
     adds_bos: bool | None = None
     stop: tuple[str, ...] = ()
-    added: tuple[str, ...] = ()
+    special: tuple[str, ...] = ()
     sentinels: tuple[str, ...] = ()
     prefixes: Mapping[str, str] = dataclasses.field(default_factory=dict)
     tokenizer_config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def named(self) -> tuple[str, ...]:
+        """All tokens that are named, each once."""
+        roles = (self.bos, self.eos, self.pad, self.unk)
+        names = [*roles, *self.stop, *self.special, *self.sentinels, *self.prefixes.values()]
+        return tuple(dict.fromkeys(name for name in names if name is not None))
 
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON: what is not at its default."""
@@ -66,7 +73,7 @@ _FORMS: dict[str, str] = {
     "newline": "true or false",
     "adds_bos": "true or false",
     **dict.fromkeys(("bos", "eos", "pad", "unk"), "a text"),
-    **dict.fromkeys(("stop", "added", "sentinels"), "a list of texts, each once"),
+    **dict.fromkeys(("stop", "special", "sentinels"), "a list of texts, each once"),
     "prefixes": "texts by the names R, S and X",
     "tokenizer_config": "an object",
 }

@@ -63,6 +63,7 @@ class LlamaHuggingFace:
 
     model_types: Sequence[str] = tuple(_DEFAULTS)
     rows: Sequence[Row] = tuple(_rows())
+    tokenizer = "sentencepiece"
     buffers = r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq"
 
     def read_config(self, fields: Mapping[str, Any], tensors: Tensors) -> LlamaConfig:

@@ -72,6 +72,7 @@ class OpenBAHuggingFace:
     model_types: Sequence[str] = ("openba",)
     rows: Sequence[Row] = tuple(_rows())
     buffers = ""
+    tokenizer = "openba"
 
     def read_config(self, fields: Mapping[str, Any], tensors: Tensors) -> OpenBAConfig:
         """The configuration that `config.json` and the tensors describe.
