@@ -1,14 +1,16 @@
-r"""Converts checkpoints between OpenBA's formats, and compares them.
+r"""Converts checkpoints between formats, and compares them.
 
 openba-convert to_native      --input=OpenBA-LM --output=models/openba
 openba-convert to_huggingface --input=models/openba --output=OpenBA-V2
 openba-convert to_megatron    --input=release/ --output=release_tp4 --tensor_parallel=4
 openba-convert to_t5x         --input=models/openba --output=models/openba_t5x
 openba-convert to_t5x         --input=runs/small --output=runs/small_t5x --keep_optimizer
+openba-convert to_gguf        --input=models/llama --output=llama_gguf --quant_type=Q8_0
 openba-convert verify         --input=models/openba --other=OpenBA-LM --prompt='<S>Hi<extra_id_0>'
 
-The input may be of any kind (model folder, Hugging Face, Megatron, T5X) and is recognised. Tensors
-are moved layer by layer, so a model of any size needs little memory. See docs/checkpoints.md.
+The input may be of any kind (model folder, Hugging Face, Megatron, T5X, GGUF) and is recognised.
+Tensors are moved layer by layer, so a model of any size needs little memory. See
+docs/checkpoints.md.
 """
 
 from __future__ import annotations
@@ -29,16 +31,17 @@ if TYPE_CHECKING:
     from openba_jax.checkpoints.registry import Format
     from openba_jax.models.config import ModelConfig
 
-COMMANDS = ("to_native", "to_huggingface", "to_megatron", "to_t5x", "verify")
+COMMANDS = ("to_native", "to_huggingface", "to_megatron", "to_t5x", "to_gguf", "verify")
 
 _FLAGS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("output", "dtype", "ffn_rule"), COMMANDS[:-1]),
     "compute_dtype": ("to_native", "to_t5x"),
-    "tokenizer": ("to_native", "to_huggingface", "to_t5x"),
+    "tokenizer": ("to_native", "to_huggingface", "to_t5x", "to_gguf"),
     "keep_optimizer": ("to_native", "to_t5x"),
     **dict.fromkeys(("weight_format", "max_shard_size"), ("to_huggingface",)),
     "tensor_parallel": ("to_megatron",),
     "t5x_format": ("to_t5x",),
+    "quant_type": ("to_gguf",),
     **dict.fromkeys(("other", "prompt", "tolerance", "quiet"), ("verify",)),
 }
 """The commands that read a flag; all read the others."""
@@ -123,6 +126,7 @@ def convert(source: Checkpoint, writer: Format, output: Path) -> None:
 
 def _writer(command: str) -> Format:
     """The format that a command writes, as the flags say."""
+    from openba_jax.checkpoints.formats.gguf import Gguf
     from openba_jax.checkpoints.formats.huggingface import HuggingFace
     from openba_jax.checkpoints.formats.megatron import Megatron
     from openba_jax.checkpoints.formats.native import Native
@@ -135,6 +139,8 @@ def _writer(command: str) -> Format:
         return HuggingFace(values.weight_format, _bytes(values.max_shard_size))
     if command == "to_megatron":
         return Megatron(values.tensor_parallel)
+    if command == "to_gguf":
+        return Gguf(values.quant_type)
     return T5X(values.t5x_format)
 
 
@@ -244,6 +250,7 @@ def define_flags() -> None:
     flags.DEFINE_enum(
         "t5x_format", "orbax", ["orbax", "legacy"], "to_t5x: which of T5X's checkpointers reads it."
     )
+    flags.DEFINE_enum("quant_type", "F16", ["F32", "F16", "Q8_0"], "to_gguf: type of the matrices.")
     flags.DEFINE_bool(
         "keep_optimizer", False, "to_native, to_t5x: move optimizer state, too, to go on training."
     )

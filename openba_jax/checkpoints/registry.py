@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Protocol
 
 from openba_jax.checkpoints.checkpoint import Checkpoint
+from openba_jax.checkpoints.formats.gguf import Gguf
 from openba_jax.checkpoints.formats.huggingface import HuggingFace
 from openba_jax.checkpoints.formats.megatron import Megatron
 from openba_jax.checkpoints.formats.native import Native
@@ -44,7 +45,7 @@ class Format(Protocol):
 
 
 FORMATS: dict[str, Format] = {
-    each.name: each for each in (Native(), HuggingFace(), Megatron(), T5X())
+    each.name: each for each in (Native(), HuggingFace(), Megatron(), T5X(), Gguf())
 }
 """In the order in which a folder is tried."""
 
@@ -55,8 +56,8 @@ def detect(path: Path) -> Format:
     Raises:
       UserError: it is of none that is known.
     """
-    if not path.is_dir():
-        raise UserError(f"{path} is no folder; name the folder of a checkpoint.")
+    if not path.exists():
+        raise UserError(f"{path} is no folder or file; name a checkpoint.")
     for each in FORMATS.values():
         if each.recognises(path):
             return each

@@ -7,7 +7,7 @@ axes, so that biases, untied heads and grouped queries need no conditions.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from openba_jax.models.config import ModelConfig
@@ -125,3 +125,42 @@ class Megatron(Protocol):
 
     def buffers(self, config: ModelConfig) -> Mapping[str, Any]:
         """Values (float32 arrays) to write beside the weights, by name."""
+
+
+class Gguf(Protocol):
+    """A family in GGUF: by way of Hugging Face's names, which the package `gguf` translates.
+
+    Attributes:
+      architectures: what `general.architecture` may be.
+      constants: names of tensors that hold constants instead of parameters.
+    """
+
+    architectures: Sequence[str]
+    constants: Sequence[str]
+
+    def fields(
+        self, metadata: Mapping[str, Any], constants: Mapping[str, Any], theirs: Collection[str]
+    ) -> dict[str, Any]:
+        """`config.json` of Hugging Face.
+
+        Args:
+          metadata: by key.
+          constants: float32 arrays by name.
+          theirs: Hugging Face's names of the tensors that are there.
+
+        Raises:
+          UserError: a key is missing, or the model is of a variant that the network does not have.
+        """
+
+    def metadata(self, config: ModelConfig) -> dict[str, Any]:
+        """What llama.cpp reads, by key; `general.architecture` among it.
+
+        Raises:
+          UserError: llama.cpp has no such network.
+        """
+
+    def written_constants(self, config: ModelConfig) -> Mapping[str, Any]:
+        """Constants (float32 arrays) to write beside the weights, by name."""
+
+    def interleaved_heads(self, theirs: str, config: ModelConfig) -> int:
+        """How many heads of a tensor, by Hugging Face's name, have their channels interleaved."""

@@ -13,7 +13,7 @@ from typing import Any, cast
 from openba_jax.errors import UserError
 from openba_jax.models.base import Model
 from openba_jax.models.config import ModelConfig
-from openba_jax.models.mapping import HuggingFace, Megatron
+from openba_jax.models.mapping import Gguf, HuggingFace, Megatron
 
 FAMILIES = {
     "openba": "openba_jax.models.openba",
@@ -40,6 +40,7 @@ class Family:
       labels: what the publication calls a size, where it gives a number.
       huggingface: how it lies in Hugging Face's format, if it does.
       megatron: how it lies in Megatron's format, if it does.
+      gguf: how it lies in GGUF, if it does.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Family:
     labels: Mapping[str, str] = dataclasses.field(default_factory=dict)
     huggingface: HuggingFace | None = None
     megatron: Megatron | None = None
+    gguf: Gguf | None = None
 
 
 def family(name: str) -> Family:

@@ -255,7 +255,7 @@ def test_truncated_weights(single):
         ({"hidden_size": 16}, ["shape", "[256, 12]", "[256, 16]"]),
         ({"num_heads": 5}, ["self_attn.qkv.weight", "[72, 12]", "[90, 12]"]),
         ({"tie_word_embeddings": True}, ["lm_head.weight should be a copy"]),
-        ({"model_type": "llama"}, ["model_type is 'llama'"]),
+        ({"model_type": "mamba"}, ["model_type is 'mamba'"]),
         ({"model_type": None}, ["model_type is None"]),
         ({"hidden_size": "wide"}, ["hidden_size is 'wide'"]),
         ({"eos_token_id": 2}, ["eos_token_id is 2"]),

@@ -6,13 +6,16 @@ https://github.com/ggml-org/ggml/blob/master/docs/gguf.md#tokenizer
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from openba_jax.data.vocabularies.base import Vocabulary
 from openba_jax.data.vocabularies.sentencepiece_proto import ModelProto, PieceType
-from openba_jax.data.vocabularies.settings import TokenizerSettings
+from openba_jax.data.vocabularies.settings import TokenizerSettings, write_settings
 from openba_jax.data.vocabularies.tokenizer_json import parse_tokenizer_json
 from openba_jax.errors import UserError
 
@@ -271,3 +274,80 @@ def _sentencepiece_fields(proto: Any, vocabulary: Vocabulary) -> dict[str, Any]:
         fields["tokenizer.ggml.remove_extra_whitespaces"] = bool(spec.remove_extra_whitespaces)
         fields["tokenizer.ggml.precompiled_charsmap"] = list(spec.precompiled_charsmap)
     return fields
+
+
+def tokenizer_of_gguf(fields: Mapping[str, Any], folder: Path) -> Path:
+    """Writes the tokenizer of a GGUF file and its settings for `open_vocabulary`.
+
+    Args:
+      fields: metadata by key, see `tokenizer_json_from_gguf`; sentencepiece's models have
+        `tokenizer.ggml.scores` instead of merges.
+      folder: where.
+
+    Returns:
+      The path of the tokenizer's file.
+
+    Raises:
+      UserError: The metadata do not make a tokenizer of a known kind.
+    """
+    if fields.get("tokenizer.ggml.model") == "gpt2":
+        content, settings = tokenizer_json_from_gguf(fields)
+        path = folder / "tokenizer.json"
+        write_settings(path, settings)
+        path.write_text(content, encoding="utf-8")
+        return path
+    model, settings = sentencepiece_from_gguf(fields)
+    path = folder / "tokenizer.model"
+    write_settings(path, settings)
+    path.write_bytes(model)
+    return path
+
+
+def sentencepiece_from_gguf(fields: Mapping[str, Any]) -> tuple[bytes, TokenizerSettings]:
+    """The sentencepiece model in GGUF's metadata: BPE under the name `llama`, unigram under `t5`.
+
+    Tokens behind the pieces, sentinels and unused rows, are no part of it.
+
+    Raises:
+      UserError: A list is missing, they do not fit together, or the model has another name.
+    """
+    name = fields.get("tokenizer.ggml.model")
+    if name not in ("llama", "t5"):
+        raise UserError(f"the GGUF tokenizer has the model {name!r}; known are gpt2, llama and t5.")
+    tokens: list[str] = _list(fields, "tokenizer.ggml.tokens")
+    types: list[int] = _list(fields, "tokenizer.ggml.token_type")
+    scores: list[float] = _list(fields, "tokenizer.ggml.scores")
+    if not len(tokens) == len(types) == len(scores):
+        raise UserError(
+            f"the GGUF tokenizer has {len(tokens)} tokens, {len(types)} types and {len(scores)} "
+            "scores; the file is damaged."
+        )
+    sentinels = [token for token in tokens if _SENTINEL.fullmatch(token)] if name == "t5" else []
+    while tokens and (tokens[-1] in sentinels or _UNUSED.fullmatch(tokens[-1])):
+        tokens.pop()
+    proto = ModelProto()
+    for token, score, kind in zip(tokens, scores, types, strict=False):
+        proto.pieces.add(piece=token, score=score, type=kind)
+    spec = proto.trainer_spec
+    spec.model_type = spec.BPE if name == "llama" else spec.UNIGRAM
+    spec.byte_fallback = BYTE in types
+    for role in ("bos", "eos", "unknown", "padding"):
+        field = {"unknown": "unk", "padding": "pad"}.get(role, role)
+        i = fields.get(f"tokenizer.ggml.{role}_token_id", -1)
+        setattr(spec, f"{field}_id", i if i < len(tokens) else -1)
+        if 0 <= i < len(tokens):
+            setattr(spec, f"{field}_piece", tokens[i])
+    normalizer = proto.normalizer_spec
+    normalizer.name = "identity"
+    normalizer.add_dummy_prefix = bool(fields.get("tokenizer.ggml.add_space_prefix", True))
+    extra = fields.get("tokenizer.ggml.remove_extra_whitespaces", name == "t5")
+    normalizer.remove_extra_whitespaces = bool(extra)
+    normalizer.precompiled_charsmap = bytes(fields.get("tokenizer.ggml.precompiled_charsmap", ()))
+    settings = _settings(fields, _list(fields, "tokenizer.ggml.tokens"))
+    return proto.SerializeToString(), (
+        TokenizerSettings(kind="t5") if sentinels else dataclasses.replace(settings, unk=None)
+    )
+
+
+_SENTINEL = re.compile(r"<extra_id_\d+>")
+_UNUSED = re.compile(r"\[PAD\d+\]")

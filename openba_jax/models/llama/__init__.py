@@ -1,6 +1,7 @@
 """LLaMA and its relatives: decoders with RMS norms, SwiGLU and rotary positions."""
 
 from openba_jax.models.llama.config import LABELS, LARGEST, NAMED, LlamaConfig, inferred_fields
+from openba_jax.models.llama.gguf import LlamaGguf
 from openba_jax.models.llama.huggingface import LlamaHuggingFace
 from openba_jax.models.llama.model import LlamaModel
 from openba_jax.models.registry import Family
@@ -14,4 +15,5 @@ FAMILY = Family(
     infer=inferred_fields,
     labels=LABELS,
     huggingface=LlamaHuggingFace(),
+    gguf=LlamaGguf(),
 )
