@@ -90,6 +90,7 @@ def convert(source: Checkpoint, writer: Format, output: Path) -> None:
     from openba_jax.checkpoints.checkpoint import total_bytes
     from openba_jax.checkpoints.folders import new_folder
     from openba_jax.checkpoints.inspection import InspectedCheckpoint
+    from openba_jax.checkpoints.model_folder import check_tokenizer_kind
     from openba_jax.data.vocabularies.registry import open_vocabulary
 
     values = flags.FLAGS
@@ -104,6 +105,7 @@ def convert(source: Checkpoint, writer: Format, output: Path) -> None:
     if compute := values.compute_dtype or values.dtype:
         source.model = source.model.replace(dtype=compute)
     if source.tokenizer is not None:
+        check_tokenizer_kind(source.model, source.tokenizer)
         open_vocabulary(source.tokenizer).check_rows(source.model.config.vocab_size)
     dtypes = {"float32": np.float32, "float16": np.float16, "bfloat16": bfloat16}
     target = np.dtype(dtypes[values.dtype]) if values.dtype else None
@@ -230,7 +232,7 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "tokenizer",
         None,
-        "Sentencepiece model to put into the output; Megatron has no place for it.",
+        "File of a tokenizer to put into the output; Megatron has no place for it.",
     )
     flags.DEFINE_enum(
         "ffn_rule",

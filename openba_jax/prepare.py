@@ -77,7 +77,9 @@ def define_flags() -> None:
         "nmt_nfkc: as mT5 has it; full-width punctuation, newlines and runs of blanks do not come "
         "back.",
     )
-    flags.DEFINE_string("vocabulary", None, "tokens, show: a sentencepiece .model file.")
+    flags.DEFINE_string(
+        "vocabulary", None, "tokens, show: a sentencepiece .model file, or a tokenizer.json."
+    )
     flags.DEFINE_bool(
         "newline",
         None,

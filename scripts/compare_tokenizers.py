@@ -6,6 +6,8 @@ with special tokens read as such, once as text. The same again after the vocabul
 It needs an environment with `transformers`; parts of the package that need JAX are not imported.
 
   python scripts/compare_tokenizers.py --corpus=texts.jsonl --tokenizer=some/tokenizer.json
+
+With `--record` it writes small tokenizers and the ids that `transformers` gives, which tests read.
 """
 
 from __future__ import annotations
@@ -21,10 +23,11 @@ from pathlib import Path
 import numpy as np
 import sentencepiece
 import transformers
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from openba_jax.checkpoints.files.tokenizer_writer import WRITERS
 from openba_jax.data.vocabularies.base import Vocabulary
-from openba_jax.data.vocabularies.registry import open_vocabulary
+from openba_jax.data.vocabularies.registry import open_vocabulary, save_tokenizer
 from openba_jax.data.vocabularies.settings import TokenizerSettings, write_settings
 
 TEXTS = [
@@ -69,7 +72,11 @@ def main() -> int:
     parser.add_argument("--corpus", action="append", default=[], help="JSON lines with `text`")
     parser.add_argument("--tokenizer", action="append", default=[], help="further files to compare")
     parser.add_argument("--keep", type=float, default=0.5, help="share of pieces to keep")
+    parser.add_argument("--record", help="a folder for tokenizers and ids, to test against")
     values = parser.parse_args()
+    if values.record:
+        _record(Path(values.record))
+        return 0
     texts = [*TEXTS, *_texts(values.corpus)]
     differences = 0
     with tempfile.TemporaryDirectory() as work:
@@ -91,10 +98,10 @@ def _texts(files: Sequence[str]) -> Iterator[str]:
                 yield json.loads(line)["text"][:2000]
 
 
-def _made(folder: Path, texts: Sequence[str]) -> Iterator[tuple[str, Path]]:
-    """Sentencepiece models as T5, mT5, LLaMA and Gemma have them, trained on the texts."""
+def _made(folder: Path, texts: Sequence[str], pieces: int = 2000) -> Iterator[tuple[str, Path]]:
+    """Tokenizers as T5, mT5, LLaMA, Gemma, SmolLM2 and LLaMA 3 have them, trained on the texts."""
     lines = [line for text in texts for line in text.splitlines() if line.strip()]
-    common = {"vocab_size": 2000, "hard_vocab_limit": False, "minloglevel": 2}
+    common = {"vocab_size": pieces, "hard_vocab_limit": False, "minloglevel": 2}
     t5 = {"model_type": "unigram", "pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1}
     llama = {
         "model_type": "bpe",
@@ -132,6 +139,75 @@ def _made(folder: Path, texts: Sequence[str]) -> Iterator[tuple[str, Path]]:
         path.write_bytes(model.getvalue())
         write_settings(path, settings)
         yield name, path
+    digits = pre_tokenizers.Digits(individual_digits=True)
+    words = Regex(r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s+")
+    split = pre_tokenizers.Split(words, "isolated")
+    for name, first in (("smollm", digits), ("llama3", split)):
+        yield name, _byte_level(folder / name, lines, first, pieces)
+
+
+def _byte_level(
+    folder: Path, lines: Sequence[str], first: pre_tokenizers.PreTokenizer, pieces: int
+) -> Path:
+    """A byte-level BPE tokenizer, with bos before every text if words are whole pieces."""
+    whole = isinstance(first, pre_tokenizers.Split)
+    made = Tokenizer(models.BPE(ignore_merges=whole))
+    level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=not whole)
+    made.pre_tokenizer = pre_tokenizers.Sequence([first, level])
+    made.decoder = decoders.ByteLevel()
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    trainer = trainers.BpeTrainer(
+        vocab_size=pieces,
+        show_progress=False,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        special_tokens=[] if whole else special,
+    )
+    made.train_from_iterator(lines, trainer)
+    if whole:  # Behind the pieces, as LLaMA 3 has them.
+        made.add_special_tokens(special)
+        made.add_tokens(["[INST]"])
+        first_id = made.token_to_id(special[0])
+        made.post_processor = processors.Sequence(
+            [
+                processors.ByteLevel(trim_offsets=False),
+                processors.TemplateProcessing(
+                    f"{special[0]} $A", special_tokens=[(special[0], first_id)]
+                ),
+            ]
+        )
+    path = folder / "tokenizer.json"
+    folder.mkdir()
+    made.save(str(path), pretty=False)
+    write_settings(path, TokenizerSettings(bos=special[0], eos=special[2]))
+    return path
+
+
+def _record(folder: Path) -> None:
+    """Writes small tokenizers and the ids that `transformers` gives for `TEXTS`."""
+    with tempfile.TemporaryDirectory() as work:
+        for name, path in _made(Path(work), [text * 3 for text in TEXTS], 450):
+            if name in ("t5", "mt5"):  # The rules of normalization make these large.
+                continue
+            vocabulary = open_vocabulary(path)
+            theirs_folder = Path(tempfile.mkdtemp(dir=work))
+            WRITERS[vocabulary.kind](vocabulary, theirs_folder, 512)
+            theirs = transformers.AutoTokenizer.from_pretrained(theirs_folder)
+            is_known = _KNOWN.get(type(theirs).__name__, (lambda text, special: False, ""))[0]
+            cases = [
+                {
+                    "text": text,
+                    "special": special,
+                    "ids": theirs(text, add_special_tokens=False, split_special_tokens=not special)[
+                        "input_ids"
+                    ],
+                }
+                for text in TEXTS
+                for special in (True, False)
+                if not is_known(text, special)
+            ]
+            saved = save_tokenizer(folder / name, vocabulary)
+            lines = (json.dumps(case, ensure_ascii=False) for case in cases)
+            (saved.parent / "ids.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def _compare(name: str, vocabulary: Vocabulary, texts: Sequence[str], work: Path) -> int:

@@ -37,7 +37,7 @@ class Checkpoint(Protocol):
 
     Attributes:
       model: the model.
-      tokenizer: its sentencepiece model, if there is one.
+      tokenizer: the file of its tokenizer, if there is one.
       plan: the text of its pruning plan, if it has one.
       step: training steps that it has seen.
       optimizer: the state of its optimizer: lists, dicts, None, numpy scalars, and a `Slot` for

@@ -2,7 +2,8 @@
 
     DIR/config.json              `ModelConfig.to_dict()`
     DIR/plan.json                pruning plan relative to the ancestor; absent: nothing pruned
-    DIR/tokenizer.model          sentencepiece model; absent: the model has no text. Beside it its
+    DIR/tokenizer.model          sentencepiece model, or
+    DIR/tokenizer.json           Hugging Face's; neither: the model has no text. Beside it its
                                  settings, `tokenizer_settings.json`, if they are not the usual ones
     DIR/checkpoints/<step>/      items `state` (`params`, `opt_state`, `step`) and `data` (JSON),
                                  each with `checksums.json`
@@ -13,6 +14,7 @@ Everything that appears in it appears whole: files and folders are written besid
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import os
@@ -23,7 +25,16 @@ from typing import Any
 import jax
 
 from openba_jax.checkpoints.checkpoint import Checkpoint
-from openba_jax.data.vocabularies.settings import settings_path
+from openba_jax.data.vocabularies.registry import (
+    TOKENIZER_FILES,
+    is_tokenizer_json,
+    settings_of,
+)
+from openba_jax.data.vocabularies.settings import (
+    TokenizerSettings,
+    settings_path,
+    write_settings,
+)
 from openba_jax.errors import UserError
 from openba_jax.files import write_atomically
 from openba_jax.models import registry
@@ -31,7 +42,8 @@ from openba_jax.models.base import Model
 
 CONFIG = "config.json"
 PLAN = "plan.json"
-TOKENIZER = "tokenizer.model"
+TOKENIZER = TOKENIZER_FILES["sentencepiece"]
+TOKENIZER_JSON = TOKENIZER_FILES["json"]
 CHECKPOINTS = "checkpoints"
 DAMAGED = "damaged"
 
@@ -76,7 +88,13 @@ def write_metadata(
     plan: Mapping[str, Any] | None = None,
     tokenizer: PathLike | None = None,
 ) -> None:
-    """Writes `config.json`, `plan.json` and `tokenizer.model`; what is None is left as it is.
+    """Writes `config.json`, `plan.json` and the tokenizer; what is None is left as it is.
+
+    Args:
+      folder: is made where it is missing.
+      model: whose configuration it is.
+      plan: the pruning plan.
+      tokenizer: its file. What Hugging Face's files beside it say of it becomes its settings.
 
     Raises:
       UserError: the tokenizer cannot be read.
@@ -86,17 +104,17 @@ def write_metadata(
     if plan is not None:
         write_atomically(folder / PLAN, json.dumps(plan) + "\n")
     if tokenizer is not None:
+        path = Path(tokenizer)
         try:
-            content = Path(tokenizer).read_bytes()
+            content = path.read_bytes()
         except OSError as error:
             raise UserError(f"tokenizer {tokenizer} cannot be read: {error.strerror}.") from error
-        # Settings first: a model without them would be read another way.
-        settings = settings_path(Path(tokenizer))
-        if settings.is_file():
-            write_atomically(settings_path(folder / TOKENIZER), settings.read_bytes())
-        else:
-            settings_path(folder / TOKENIZER).unlink(missing_ok=True)
-        write_atomically(folder / TOKENIZER, content)
+        name = TOKENIZER_JSON if is_tokenizer_json(content) else TOKENIZER
+        # Settings first: a tokenizer without them would be read another way.
+        write_settings(folder / name, settings_of(path))
+        write_atomically(folder / name, content)
+        for other in {TOKENIZER, TOKENIZER_JSON} - {name}:
+            (folder / other).unlink(missing_ok=True)
 
 
 def write_metadata_of(checkpoint: Checkpoint, folder: PathLike) -> None:
@@ -219,10 +237,30 @@ def check_tokenizer(folder: PathLike, tokenizer: PathLike) -> None:
         )
 
 
-def _tokenizer_content(tokenizer: Path) -> tuple[bytes, bytes]:
-    """What makes two tokenizers the same: the sentencepiece model and its settings."""
-    settings = settings_path(tokenizer)
-    return tokenizer.read_bytes(), settings.read_bytes() if settings.is_file() else b""
+def check_tokenizer_kind(model: Model, tokenizer: PathLike) -> None:
+    """Checks that a sentencepiece model is read as the family of a model needs it.
+
+    OpenBA's and T5's look the same, and have other ids behind their pieces.
+
+    Raises:
+      UserError: it would be read as the other kind, or its settings cannot be understood.
+    """
+    path, mapping = Path(tokenizer), registry.family(model.config.family).huggingface
+    if mapping is None or mapping.tokenizer not in ("openba", "t5") or not path.is_file():
+        return
+    found = settings_of(path).kind or "openba"
+    if found != mapping.tokenizer and not is_tokenizer_json(path.read_bytes()):
+        raise UserError(
+            f"{path} is read as a tokenizer of the kind {found}, and models of the family "
+            f'{model.config.family} need {mapping.tokenizer}; write {{"kind": '
+            f'"{mapping.tokenizer}"}} to {settings_path(path)}.'
+        )
+
+
+def _tokenizer_content(tokenizer: Path) -> tuple[bytes, TokenizerSettings]:
+    """What makes two tokenizers the same: the file, and the settings without words for others."""
+    settings = dataclasses.replace(settings_of(tokenizer), tokenizer_config={})
+    return tokenizer.read_bytes(), settings
 
 
 def parse_plan(text: str, where: PathLike) -> dict[str, Any]:
@@ -238,9 +276,9 @@ def parse_plan(text: str, where: PathLike) -> dict[str, Any]:
 
 
 def tokenizer_path(folder: PathLike) -> Path | None:
-    """The sentencepiece model of a model folder, None if it has none."""
-    path = Path(folder) / TOKENIZER
-    return path if path.exists() else None
+    """The tokenizer's file of a model folder, None if it has none."""
+    paths = (Path(folder) / name for name in (TOKENIZER, TOKENIZER_JSON))
+    return next((path for path in paths if path.exists()), None)
 
 
 def tree_shapes(tree: Any) -> dict[str, tuple[int, ...]]:

@@ -36,7 +36,7 @@ class LoadedModel(NamedTuple):
       model: the model.
       params: the parameters of one checkpoint.
       plan: `plan.json` as it stands, or None.
-      tokenizer: path of the sentencepiece model, or None.
+      tokenizer: path of the tokenizer's file, or None.
     """
 
     model: Model
@@ -113,7 +113,7 @@ def create(
       model: the model.
       params: its parameters.
       plan: becomes `plan.json`.
-      tokenizer: a sentencepiece model file to copy.
+      tokenizer: a tokenizer's file to copy.
       opt_state: optimizer state; without it the folder can start a run, not resume one.
       step: number of steps taken.
       data: JSON for the item `data`.

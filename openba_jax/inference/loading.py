@@ -50,7 +50,9 @@ def load(model_dir: str | Path, mesh_shape: Sequence[int]) -> PlacedModel:
     folder, _ = model_folder.split_path(model_dir)
     model = model_folder.load_model(folder)
     if (tokenizer := model_folder.tokenizer_path(folder)) is None:
-        raise UserError(f"{model_dir} has no tokenizer.model; put the sentencepiece model there.")
+        raise UserError(
+            f"{model_dir} has no tokenizer; put tokenizer.model or tokenizer.json there."
+        )
     vocabulary = open_vocabulary(tokenizer)
     vocabulary.check_rows(model.config.vocab_size)
     shardings = sharding.param_shardings(model.logical_axes(), model.abstract_params(), mesh)

@@ -11,10 +11,13 @@ from openba_jax.data.text.documents import column, read_records
 from openba_jax.data.text.preparation import prepare
 from openba_jax.data.text.rules import Instructions, TextGroups
 from openba_jax.data.vocabularies.base import Vocabulary
-from openba_jax.data.vocabularies.registry import open_vocabulary
+from openba_jax.data.vocabularies.registry import (
+    open_vocabulary,
+    save_tokenizer,
+    tokenizer_file,
+)
 from openba_jax.data.vocabulary_training import train_vocabulary
 from openba_jax.errors import UserError
-from openba_jax.files import write_atomically
 from openba_jax.objectives.mixture import get_mixture
 from openba_jax.staged.settings import Data
 
@@ -54,10 +57,9 @@ class Corpora:
         full = open_vocabulary(self.tokenizer)
         if vocabulary.fingerprint == full.fingerprint:
             return full
-        path = self._folder / f"pruned_{vocabulary.fingerprint[:8]}" / TOKENIZER
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, tokenizer.read_bytes())
+        folder = self._folder / f"pruned_{vocabulary.fingerprint[:8]}"
+        if not (path := folder / tokenizer_file(vocabulary)).exists():
+            save_tokenizer(folder, vocabulary)
         return open_vocabulary(path)
 
     def batches(self, vocabulary: Vocabulary, mixture_name: str, part: int = 0) -> BatchLoader:

@@ -108,7 +108,7 @@ class Models:
         """
         path = model_folder.tokenizer_path(self.folder(name))
         if path is None:
-            raise UserError(f"{self.folder(name)} has no tokenizer.model.")
+            raise UserError(f"{self.folder(name)} has no tokenizer.")
         return self.corpora.home(path)
 
     def train_ancestor(self, model: Model, vocabulary: Vocabulary) -> TrainResult:

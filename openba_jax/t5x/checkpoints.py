@@ -113,7 +113,7 @@ def tokenizer_of(folder: str) -> str:
     place = find_checkpoint(Path(folder)).parent
     tokenizer = model_folder.tokenizer_path(place)
     if tokenizer is None:
-        raise UserError(f"{place} has no tokenizer.model; name one with --gin.VOCABULARY.")
+        raise UserError(f"{place} has no tokenizer; name one with --gin.VOCABULARY.")
     return str(tokenizer)
 
 

@@ -53,7 +53,7 @@ def token_batches(
     Args:
       mixture: name of a task or mixture.
       stores: prefixes of token stores, or one of them.
-      vocabulary: the sentencepiece model that the stores were made with.
+      vocabulary: the tokenizer's file that the stores were made with.
       batch_size: rows of a batch.
       feature_lengths: `{'inputs': encoder positions, 'targets': decoder positions}`.
       seed: of order and noise.

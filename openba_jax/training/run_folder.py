@@ -48,7 +48,7 @@ class RunFolder:
       resumes: whether there is a checkpoint to go on from.
       changes: what of the model differs from the run so far, and is allowed.
       plan: the pruning plan that a new run inherits, if any.
-      tokenizer: the sentencepiece model to copy into the folder, if any.
+      tokenizer: the tokenizer to copy into the folder, if any.
     """
 
     path: Path
@@ -95,7 +95,7 @@ def check(
     Args:
       folder: the model folder.
       model: the model as it is configured.
-      tokenizer: a sentencepiece model file for the folder.
+      tokenizer: a tokenizer's file for the folder.
       initial_model: the model folder, or a checkpoint in one, that a new run starts from.
       param_dtype: type of the parameters; by default that of the run, or `MASTER_DTYPE` for a new
         one.
@@ -130,6 +130,8 @@ def check(
     chosen = Path(tokenizer) if tokenizer else None
     if chosen is not None and not chosen.is_file():
         raise UserError(f"tokenizer {chosen} cannot be read: there is no such file.")
+    if chosen is not None:
+        model_folder.check_tokenizer_kind(model, chosen)
     return RunFolder(
         path=folder,
         model=model,

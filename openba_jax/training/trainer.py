@@ -99,7 +99,7 @@ def train(
       eval_batches: how many batches to evaluate on.
       initial_model: a model folder, or `DIR/checkpoints/<step>`, whose parameters (and pruning
         plan, and tokenizer unless given) a new run starts from; without it they are random.
-      tokenizer: a sentencepiece model file that becomes part of the model folder.
+      tokenizer: a tokenizer's file that becomes part of the model folder.
       mesh_shape: sizes of the mesh axes data, fsdp, model; one may be -1.
       accumulation: micro-batches per step.
       seed: of random parameters and dropout.

@@ -62,7 +62,7 @@ def test_what_is_no_checkpoint_at_all(folder: Path, tmp_path: Path) -> None:
         load(folder / "checkpoints/7", MESH)
     shutil.copytree(folder, tmp_path / "model")
     (tmp_path / "model/tokenizer.model").unlink()
-    with pytest.raises(UserError, match=r"has no tokenizer\.model"):
+    with pytest.raises(UserError, match=r"has no tokenizer; put tokenizer\.model"):
         load(tmp_path / "model", MESH)
 
 

@@ -69,6 +69,11 @@ def open_vocabulary(path: str | Path, newline: bool | None = None) -> Vocabulary
     return KINDS[kind](path, settings)
 
 
+def is_tokenizer_json(content: bytes) -> bool:
+    """Whether a tokenizer's file is a `tokenizer.json`, and no sentencepiece model."""
+    return content[:1] == b"{"
+
+
 def _kind(path: Path, settings: TokenizerSettings) -> str:
     """The kind of a file.
 
@@ -76,7 +81,7 @@ def _kind(path: Path, settings: TokenizerSettings) -> str:
       UserError: The settings name one that there is not, or that the file is not of.
     """
     content = read_tokenizer(path)
-    is_json = content[:1] == b"{"
+    is_json = is_tokenizer_json(content)
     kind = settings.kind
     if kind is not None and kind not in KINDS:
         raise UserError(
