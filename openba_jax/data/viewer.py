@@ -10,9 +10,9 @@ import numpy as np
 
 from openba_jax.data.loader import BatchLoader
 from openba_jax.data.vocabularies.base import Vocabulary
+from openba_jax.errors import UserError
 
 _SPAN_COLOURS = (32, 33, 34, 35, 36, 31)  # Of ANSI terminals.
-_SENTINEL = re.compile(r"<extra_id_(\d+)>")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # A text must not command the terminal.
 _BOLD, _DIM, _RESET = "\x1b[1m", "\x1b[2m", "\x1b[0m"
 
@@ -69,6 +69,7 @@ def show(ids: np.ndarray, vocabulary: Vocabulary, colour: bool, spans: bool = Fa
       spans: the text behind a sentinel belongs to it, as in targets, and is painted with it.
     """
     names = {i: name for name, i in vocabulary.special_tokens().items()}
+    order = _sentinel_order(vocabulary)
     parts: list[str] = []
     code = ""
     runs = itertools.groupby(ids[: _length(ids)].tolist(), key=lambda i: i if i in names else None)
@@ -77,13 +78,20 @@ def show(ids: np.ndarray, vocabulary: Vocabulary, colour: bool, spans: bool = Fa
             text = _CONTROL.sub("\ufffd", vocabulary.decode(run))
             parts.append(f"{code}{text}{_RESET}" if code and spans else text)
             continue
-        sentinel = _SENTINEL.fullmatch(names[special])
-        colours = len(_SPAN_COLOURS)
-        code = f"\x1b[{_SPAN_COLOURS[int(sentinel[1]) % colours]}m" if sentinel else _DIM
+        k = order.get(special)
+        code = _DIM if k is None else f"\x1b[{_SPAN_COLOURS[k % len(_SPAN_COLOURS)]}m"
         code = code if colour else ""
         name = names[special].replace("\n", "\\n")
         parts += [f"{code}{name}{_RESET}" if code else name for _ in run]
     return " ".join(parts)
+
+
+def _sentinel_order(vocabulary: Vocabulary) -> dict[int, int]:
+    """Which sentinel an id is; empty for a vocabulary without sentinels."""
+    try:
+        return {i: k for k, i in enumerate(vocabulary.sentinels.tolist())}
+    except UserError:
+        return {}
 
 
 def _length(ids: np.ndarray) -> int:

@@ -22,8 +22,8 @@ def prune(
 ) -> tuple[bytes, list[int], int]:
     """A `tokenizer.json` with fewer pieces.
 
-    Single characters stay where a piece that is kept begins with them, and the 256 letters of
-    byte-level BPE in any case. A merge stays where both its parts and what they make stay.
+    The characters of a piece that stays do so, too, and the 256 letters of byte-level BPE in any
+    case. A merge stays where both its parts and what they make stay.
 
     Args:
       content: the file.
