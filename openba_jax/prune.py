@@ -4,6 +4,7 @@ openba-prune --input=runs/big --output=runs/stage1 --drop_encoder_layers=4,8 \
   --drop_decoder_layers=7,11,18,20,22,30
 openba-prune --input=runs/stage1 --output=runs/narrow --embed=2560 --heads=20 --mlp=6912
 openba-prune --input=runs/narrow --output=runs/small --vocabulary=120000 --counts=counts.txt
+openba-prune --input=llama2_7b --output=runs/llama --drop_layers=7,13,18,24
 
 Layers are numbered as in the ancestor that nothing was cut from, whatever was dropped since. The
 plan beside each checkpoint (plan.json) says what is kept and how it was chosen. Parameters are
@@ -26,15 +27,20 @@ def main(argv: Sequence[str]) -> None:
     """Prunes as the flags say."""
     cli.reject_positional(argv)
     values = flags.FLAGS
+    from openba_jax.checkpoints.registry import open_checkpoint
     from openba_jax.models.counting import parameter_count
     from openba_jax.pruning.apply import prune_checkpoint
     from openba_jax.pruning.plan import pruned_model
-    from openba_jax.pruning.stages import Stage
+    from openba_jax.pruning.stages import Stage, only_stack
 
+    drop = {}
+    if values.drop_layers:
+        drop[only_stack(open_checkpoint(local(values.input)).model)] = _layers(values.drop_layers)
     stage = Stage(
         values.stage or local(values.output).resolve().name,
         drop_encoder=_layers(values.drop_encoder_layers),
         drop_decoder=_layers(values.drop_decoder_layers),
+        drop=drop,
         embed=values.embed,
         heads=values.heads,
         mlp=values.mlp,
@@ -91,6 +97,9 @@ def define_flags() -> None:
     )
     flags.DEFINE_string("output", None, "Model folder to write, new or empty.", required=True)
     flags.DEFINE_string("stage", "", "Name of this cut in the plan; by default the folder's.")
+    flags.DEFINE_list(
+        "drop_layers", [], "Layers to drop of a model with one stack, ancestor's numbers."
+    )
     flags.DEFINE_list("drop_encoder_layers", [], "Encoder layers to drop, ancestor's numbers.")
     flags.DEFINE_list("drop_decoder_layers", [], "Decoder layers to drop, ancestor's numbers.")
     flags.DEFINE_bool("one_based", False, "Those numbers count from 1 instead of 0.")

@@ -8,6 +8,7 @@ from typing import Any
 
 from openba_jax.errors import UserError
 from openba_jax.models.axes import LAYERS, axis_of, join
+from openba_jax.models.base import Model
 from openba_jax.pruning.plan import Plan, pruned_model
 from openba_jax.pruning.scores import CRITERIA, RANDOM, Scores
 from openba_jax.pruning.selection import best, drawn, targets_of
@@ -21,6 +22,7 @@ class Stage:
       name: of the stage, used for folders and records.
       drop_encoder: encoder layers to drop, in the ancestor's numbering, from 0.
       drop_decoder: the same for the decoder.
+      drop: the same for the stack that each key names, which serves stacks of any name.
       embed: channels to reach; None leaves them.
       heads: attention heads to reach; None leaves them.
       mlp: feed-forward units to reach; None leaves them.
@@ -36,6 +38,7 @@ class Stage:
     name: str
     drop_encoder: Sequence[int] = ()
     drop_decoder: Sequence[int] = ()
+    drop: Mapping[str, Sequence[int]] = dataclasses.field(default_factory=dict)
     embed: int | None = None
     heads: int | None = None
     mlp: int | None = None
@@ -47,11 +50,18 @@ class Stage:
     recover_objective: str = ""
 
     def __post_init__(self) -> None:
-        """Checks that no size is given twice.
+        """Checks that nothing is given twice.
 
         Raises:
-          UserError: `sizes` names an axis that has a field of its own, and that field is set.
+          UserError: `sizes` names an axis, or `drop` a stack, that has a field of its own, and that
+            field is set.
         """
+        for stack in self.drop:
+            if getattr(self, f"drop_{stack}", ()):
+                raise UserError(
+                    f"stage {self.name} gives {stack} layers to drop twice, in drop and in "
+                    f"drop_{stack}; give them once."
+                )
         for name in ("embed", "heads", "mlp"):
             if name in self.sizes and getattr(self, name) is not None:
                 raise UserError(
@@ -68,7 +78,7 @@ class Stage:
     @property
     def dropped(self) -> dict[str, Sequence[int]]:
         """Layers to drop, by stack."""
-        named = {"encoder": self.drop_encoder, "decoder": self.drop_decoder}
+        named = {"encoder": self.drop_encoder, "decoder": self.drop_decoder, **self.drop}
         return {stack: numbers for stack, numbers in named.items() if numbers}
 
     @property
@@ -114,6 +124,22 @@ OPENBA_V2_STAGES = (
 
 Scorer = Callable[[Sequence[str]], Scores]
 """Scores the keys that are asked for."""
+
+
+def only_stack(model: Model) -> str:
+    """The stack of a model that has one.
+
+    Raises:
+      UserError: the model has several.
+    """
+    if len(model.stacks) > 1:
+        known = " and ".join(model.stacks)
+        flags = " or ".join(f"drop_{stack}_layers" for stack in model.stacks)
+        raise UserError(
+            f"drop_layers is for models with one stack of layers, and a model of the family "
+            f"{model.config.family} has {known}; name the stack with {flags}."
+        )
+    return model.stacks[0]
 
 
 def check_method(method: str) -> None:
@@ -202,10 +228,15 @@ def merge_stages(stages: Sequence[Stage], name: str = "all_at_once") -> Stage:
 
     cutting = [stage for stage in stages if stage.all_sizes]
     recovering = [stage for stage in stages if stage.recover_tokens]
+    dropped: dict[str, tuple[int, ...]] = {}
+    for stage in stages:
+        for stack, numbers in stage.dropped.items():
+            dropped[stack] = (*dropped.get(stack, ()), *numbers)
     return Stage(
         name,
-        drop_encoder=tuple(i for stage in stages for i in stage.drop_encoder),
-        drop_decoder=tuple(i for stage in stages for i in stage.drop_decoder),
+        drop_encoder=dropped.pop("encoder", ()),
+        drop_decoder=dropped.pop("decoder", ()),
+        drop=dropped,
         vocabulary=last("vocabulary", stages),
         sizes=_last_sizes(stages),
         **{field: last(field, cutting) for field in ("method", "seed")},

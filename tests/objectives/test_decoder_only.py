@@ -69,7 +69,8 @@ def test_a_prefix_and_its_rest_are_the_text(text: list[int], key: int) -> None:
         row[row != PADDING].tolist() for row in (samples["inputs"], samples["targets"])
     )
     assert inputs + targets == text
-    assert inputs and targets
+    assert inputs
+    assert targets
 
 
 def test_a_decoder_and_an_encoder_decoder_do_not_share_a_mixture() -> None:

@@ -71,13 +71,15 @@ def test_merging_keeps_the_last_word() -> None:
         [
             Stage("a", drop_encoder=[1], embed=6, method="magnitude", seed=1, recover_tokens=5),
             Stage("b", drop_decoder=[2], mlp=4, embed=4, seed=2),
+            Stage("d", drop={"decoder": [0], "vision": [3]}),
             Stage("c", recover_tokens=7, recover_objective="ul2"),
         ]
     )
     assert merged == Stage(
         "all_at_once",
         drop_encoder=(1,),
-        drop_decoder=(2,),
+        drop_decoder=(2, 0),
+        drop={"vision": (3,)},
         sizes={"embed": 4, "mlp": 4},
         method="random",
         seed=2,
@@ -131,3 +133,13 @@ def test_a_size_given_twice_is_refused() -> None:
     both = Stage("s", drop_decoder=(1,), sizes={"decoder/layers": 2})
     with pytest.raises(UserError, match="names decoder layers to drop and a number"):
         apply_stage(both, ROOT)
+
+
+def test_stacks_are_dropped_from_by_name() -> None:
+    root = Plan.identity(MODEL, "root")
+    named = apply_stage(Stage("s", drop={"encoder": [0], "decoder": [1, 2]}), root)
+    assert named == apply_stage(Stage("s", drop_encoder=[0], drop_decoder=[1, 2]), root)
+    with pytest.raises(UserError, match=r"decoder layers to drop twice, in drop and in drop_dec"):
+        Stage("s", drop_decoder=[1], drop={"decoder": [1]})
+    with pytest.raises(UserError, match="no stack 'vision' of layers; it has encoder, decoder"):
+        apply_stage(Stage("s", drop={"vision": [1]}), root)
