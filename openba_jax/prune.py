@@ -48,6 +48,7 @@ def main(argv: Sequence[str]) -> None:
         vocabulary=values.vocabulary,
         method=values.method,
         seed=values.seed,
+        slices=values.slices,
     )
     if values.counts and values.vocabulary is None:
         raise UserError("--counts without --vocabulary cuts nothing; say how many pieces to keep.")
@@ -111,6 +112,13 @@ def define_flags() -> None:
     )
     flags.DEFINE_string("method", "random", "How sizes are reached: random or magnitude.")
     flags.DEFINE_integer("seed", 1234, "Seed of the random choice.")
+    flags.DEFINE_integer(
+        "slices",
+        1,
+        "Cut heads and units alike in each of so many equal parts, as for tensor"
+        " parallelism of that many devices.",
+        lower_bound=1,
+    )
     flags.DEFINE_integer("vocabulary", None, "Pieces to keep by frequency.")
     flags.DEFINE_list("counts", [], "Files of token counts, lines `id count` or `piece id count`.")
     flags.DEFINE_enum(

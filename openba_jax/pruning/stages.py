@@ -31,6 +31,8 @@ class Stage:
       method: how all but named layers and the vocabulary are chosen: `random`, or a name of
         `scores.CRITERIA`.
       seed: for methods that draw.
+      slices: equal parts of heads and units, one for each device of tensor parallelism, that keep
+        the same places each; for methods that draw.
       recover_tokens: tokens of training after the cut.
       recover_objective: what it trains on: `ul2`, `d_ul2`, `o_ul2`; empty without recovery.
     """
@@ -46,15 +48,16 @@ class Stage:
     vocabulary: int | None = None
     method: str = RANDOM
     seed: int = 1234
+    slices: int = 1
     recover_tokens: int = 0
     recover_objective: str = ""
 
     def __post_init__(self) -> None:
-        """Checks that nothing is given twice.
+        """Checks that nothing is given twice, and that slices have something to draw.
 
         Raises:
           UserError: `sizes` names an axis, or `drop` a stack, that has a field of its own, and that
-            field is set.
+            field is set; `slices` is below 1, or above 1 where nothing is drawn.
         """
         for stack in self.drop:
             if getattr(self, f"drop_{stack}", ()):
@@ -68,6 +71,14 @@ class Stage:
                     f"stage {self.name} gives {name} twice, {getattr(self, name)} and "
                     f"{self.sizes[name]}; give it once."
                 )
+
+        if self.slices < 1:
+            raise UserError(f"stage {self.name} has {self.slices} slices; it must be 1 or more.")
+        if self.slices > 1 and not (self.all_sizes and self.method == RANDOM):
+            raise UserError(
+                f"stage {self.name} has {self.slices} slices, but draws no sizes at {RANDOM}; give "
+                "slices to a stage that does, or none."
+            )
 
     @property
     def all_sizes(self) -> dict[str, int]:
@@ -120,6 +131,20 @@ OPENBA_V2_STAGES = (
     Stage("openba_v2_3_4b", vocabulary=120_000),
 )
 """The published schedule, from `openba_15b`: five cuts, and stage 5, which only trains."""
+
+LLAMA_STAGES = (
+    Stage(
+        "llama2_3_4b",
+        drop={"decoder": (7, 13, 18, 24)},
+        embed=3072,
+        heads=24,
+        mlp=8192,
+        slices=4,
+        recover_tokens=12_000_000_000,
+        recover_objective="causal_lm",
+    ),
+)
+"""The published cut of LLaMA-2, from `llama2_7b` (docs/original.md, LLaMA)."""
 
 
 Scorer = Callable[[Sequence[str]], Scores]
@@ -188,7 +213,7 @@ def apply_stage(
         axes = pruned_model(loaded).axes
         targets = targets_of(axes, stage.all_sizes)
         if stage.method == RANDOM:
-            selection = drawn(axes, targets, stage.seed)
+            selection = drawn(axes, targets, stage.seed, stage.slices)
         elif scorer is None:
             raise UserError(f"pruning by {stage.method} needs the parameters of the model.")
         else:
@@ -212,8 +237,9 @@ def apply_stage(
 def merge_stages(stages: Sequence[Stage], name: str = "all_at_once") -> Stage:
     """One stage that cuts what several cut, and recovers with the sum of their tokens.
 
-    The control of the staged schedule. Sizes are those of the last stage that sets them; method and
-    seed those of the last stage that cuts width; the objective that of the last that recovers.
+    The control of the staged schedule. Sizes are those of the last stage that sets them; method,
+    seed and slices those of the last stage that cuts width; the objective that of the last that
+    recovers.
 
     Raises:
       UserError: there is nothing to merge.
@@ -239,7 +265,7 @@ def merge_stages(stages: Sequence[Stage], name: str = "all_at_once") -> Stage:
         drop=dropped,
         vocabulary=last("vocabulary", stages),
         sizes=_last_sizes(stages),
-        **{field: last(field, cutting) for field in ("method", "seed")},
+        **{field: last(field, cutting) for field in ("method", "seed", "slices")},
         recover_tokens=sum(stage.recover_tokens for stage in stages),
         recover_objective=last("recover_objective", recovering),
     )

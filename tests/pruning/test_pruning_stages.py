@@ -9,7 +9,13 @@ from plan_strategies import MODEL
 from openba_jax.errors import UserError
 from openba_jax.models.registry import model_of, named_config
 from openba_jax.pruning.plan import Plan, pruned_model
-from openba_jax.pruning.stages import OPENBA_V2_STAGES, Stage, apply_stage, merge_stages
+from openba_jax.pruning.stages import (
+    LLAMA_STAGES,
+    OPENBA_V2_STAGES,
+    Stage,
+    apply_stage,
+    merge_stages,
+)
 
 DATA = Path(__file__).parent / "data"
 ROOT = Plan.identity(model_of(named_config("openba_15b")), "openba")
@@ -54,6 +60,14 @@ def test_the_published_schedule_keeps_the_published_layers() -> None:
     assert [step["stage"] for step in plan.steps] == [
         stage.name for stage in OPENBA_V2_STAGES if stage.name != "stage5_3_8b"
     ]
+
+
+def test_the_published_cut_of_llama_gives_the_published_sizes() -> None:
+    plan = Plan.identity(model_of(named_config("llama2_7b")), "llama")
+    for stage in LLAMA_STAGES:
+        plan = apply_stage(stage, plan)
+    assert pruned_model(plan).config == named_config("llama2_3_4b")
+    assert set(range(32)) - set(plan.indices("decoder/layers")) == {7, 13, 18, 24}
 
 
 def test_all_at_once_reaches_the_same_shape() -> None:
