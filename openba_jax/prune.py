@@ -4,6 +4,7 @@ openba-prune --input=runs/big --output=runs/stage1 --drop_encoder_layers=4,8 \
   --drop_decoder_layers=7,11,18,20,22,30
 openba-prune --input=runs/stage1 --output=runs/narrow --embed=2560 --heads=20 --mlp=6912
 openba-prune --input=runs/narrow --output=runs/small --vocabulary=120000 --counts=counts.txt
+openba-prune --input=llama2_7b --output=runs/llama --drop_layers=7,13,18,24
 
 Layers are numbered as in the ancestor that nothing was cut from, whatever was dropped since. The
 plan beside each checkpoint (plan.json) says what is kept and how it was chosen. Parameters are
@@ -26,15 +27,20 @@ def main(argv: Sequence[str]) -> None:
     """Prunes as the flags say."""
     cli.reject_positional(argv)
     values = flags.FLAGS
+    from openba_jax.checkpoints.registry import open_checkpoint
     from openba_jax.models.counting import parameter_count
     from openba_jax.pruning.apply import prune_checkpoint
     from openba_jax.pruning.plan import pruned_model
-    from openba_jax.pruning.stages import Stage
+    from openba_jax.pruning.stages import Stage, only_stack
 
+    drop = {}
+    if values.drop_layers:
+        drop[only_stack(open_checkpoint(local(values.input)).model)] = _layers(values.drop_layers)
     stage = Stage(
         values.stage or local(values.output).resolve().name,
         drop_encoder=_layers(values.drop_encoder_layers),
         drop_decoder=_layers(values.drop_decoder_layers),
+        drop=drop,
         embed=values.embed,
         heads=values.heads,
         mlp=values.mlp,
@@ -42,6 +48,7 @@ def main(argv: Sequence[str]) -> None:
         vocabulary=values.vocabulary,
         method=values.method,
         seed=values.seed,
+        slices=values.slices,
     )
     if values.counts and values.vocabulary is None:
         raise UserError("--counts without --vocabulary cuts nothing; say how many pieces to keep.")
@@ -91,6 +98,9 @@ def define_flags() -> None:
     )
     flags.DEFINE_string("output", None, "Model folder to write, new or empty.", required=True)
     flags.DEFINE_string("stage", "", "Name of this cut in the plan; by default the folder's.")
+    flags.DEFINE_list(
+        "drop_layers", [], "Layers to drop of a model with one stack, ancestor's numbers."
+    )
     flags.DEFINE_list("drop_encoder_layers", [], "Encoder layers to drop, ancestor's numbers.")
     flags.DEFINE_list("drop_decoder_layers", [], "Decoder layers to drop, ancestor's numbers.")
     flags.DEFINE_bool("one_based", False, "Those numbers count from 1 instead of 0.")
@@ -102,6 +112,13 @@ def define_flags() -> None:
     )
     flags.DEFINE_string("method", "random", "How sizes are reached: random or magnitude.")
     flags.DEFINE_integer("seed", 1234, "Seed of the random choice.")
+    flags.DEFINE_integer(
+        "slices",
+        1,
+        "Cut heads and units alike in each of so many equal parts, as for tensor"
+        " parallelism of that many devices.",
+        lower_bound=1,
+    )
     flags.DEFINE_integer("vocabulary", None, "Pieces to keep by frequency.")
     flags.DEFINE_list("counts", [], "Files of token counts, lines `id count` or `piece id count`.")
     flags.DEFINE_enum(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from openba_jax.models.axes import (
     axis_of,
     join,
 )
-from openba_jax.pruning.scores import Scores
+from openba_jax.pruning.scores import RANDOM, Scores
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,29 +90,39 @@ def best(axes: AxisTable, scores: Scores, targets: Mapping[str, int], method: st
     return Selection(keep, _record(axes, method, targets, kept_share=shares))
 
 
-def drawn(axes: AxisTable, targets: Mapping[str, int], seed: int) -> Selection:
+def drawn(axes: AxisTable, targets: Mapping[str, int], seed: int, slices: int = 1) -> Selection:
     """Uniform subsets, drawn as the original draws them (docs/original.md, Pruning).
 
     Python's `random`: what lies outside of layers first, then for each layer, stack by stack, its
     axes in order. Sizes that stay as they are are drawn all the same; layers themselves are drawn
     last, where they have a target.
 
+    With several slices, axes of layers are cut alike in each of so many equal parts, which tensor
+    parallelism lays on one device each (docs/original.md, LLaMA): the part is drawn once, as every
+    device draws for itself from the same seed.
+
+    Args:
+      axes: of the model.
+      targets: sizes to reach by key.
+      seed: of the generator.
+      slices: equal parts of axes of layers that keep the same places each.
+
     Raises:
-      UserError: members of groups cannot be divided evenly among those that are kept.
+      UserError: members of groups cannot be divided evenly among those that are kept, or slices
+        do not divide an axis of layers, before or after the cut.
     """
     generator = random.Random(seed)
+    after = {**axes.sizes, **_followers(axes, targets), **targets}
 
-    def draw(key: str, groups: Any = None) -> list[int]:
-        size, target = axes.sizes[key], targets.get(key, axes.sizes[key])
-        if groups is None:
-            return sorted(generator.sample(range(size), target))
-        kept, of = groups
-        _check_even(key, target, of, len(kept))
-        width = size // axes.sizes[of]
+    def draw(key: str, parts: int = 1) -> list[int]:
+        return sorted(generator.sample(range(axes.sizes[key] // parts), after[key] // parts))
+
+    def draw_members(key: str, outer: str, groups: Sequence[int]) -> list[int]:
+        width, count = axes.sizes[key] // axes.sizes[outer], after[key] // after[outer]
         return [
             group * width + member
-            for group in kept
-            for member in sorted(generator.sample(range(width), target // len(kept)))
+            for group in groups
+            for member in sorted(generator.sample(range(width), count))
         ]
 
     flat = [
@@ -121,13 +131,23 @@ def drawn(axes: AxisTable, targets: Mapping[str, int], seed: int) -> Selection:
     keep: dict[str, Any] = {key: draw(key) for key in flat}
     for stack in axes.stacks:
         keys = [key for key in axes.keys if axes.layers_key(key) == join(stack, LAYERS)]
-        for layer in range(axes.depth(stack)):
+        for key in keys:
+            if (outer := _outer(axes, key)) is not None:
+                _check_even(axes, key, after[key], outer, after[outer])
+            _check_slices(key, axes.sizes[key], after[key], slices)
+        for _ in range(axes.depth(stack)):
+            first: dict[str, list[int]] = {}
             for key in _groups_first(axes, keys):
                 outer = _outer(axes, key)
-                groups = None if outer is None else (keep[outer][layer], outer)
-                keep.setdefault(key, []).append(draw(key, groups))
+                first[key] = (
+                    draw(key, slices) if outer is None else draw_members(key, outer, first[outer])
+                )
+                size = axes.sizes[key] // slices
+                row = [part * size + index for part in range(slices) for index in first[key]]
+                keep.setdefault(key, []).append(row)
     keep |= {key: draw(key) for key in targets if axis_of(key) == LAYERS}
-    return Selection(keep, _record(axes, "random", targets, seed=seed))
+    sliced = {} if slices == 1 else {"slices": slices}
+    return Selection(keep, _record(axes, RANDOM, targets, seed=seed, **sliced))
 
 
 def spread_layers(depth: int, count: int) -> list[int]:
@@ -159,7 +179,7 @@ def _allowed(
     allowed = np.full_like(score, -np.inf)
     for layer, row in enumerate(score):
         groups = keep[outer][layer] if outer in keep else range(axes.sizes[outer])
-        _check_even(key, target, outer, len(groups))
+        _check_even(axes, key, target, outer, len(groups))
         for group in groups:
             part = slice(group * width, (group + 1) * width)
             members = group * width + _top(row[part], target // len(groups))
@@ -167,18 +187,43 @@ def _allowed(
     return allowed
 
 
-def _check_even(key: str, target: int, outer: str, groups: int) -> None:
+def _check_even(axes: AxisTable, key: str, target: int, outer: str, groups: int) -> None:
     if target % groups:
         raise UserError(
             f"{key} cannot be cut to {target}, which {groups} groups of {outer} do not divide; "
             f"choose a multiple of {groups}."
         )
+    if target > (most := axes.sizes[key] // axes.sizes[outer] * groups):
+        raise UserError(
+            f"{key} cannot stay at {target}: {groups} groups of {outer} have {most}; choose {most} "
+            "or less."
+        )
+
+
+def _check_slices(key: str, size: int, target: int, slices: int) -> None:
+    for number, when in ((size, "has"), (target, "is to keep")):
+        if number % slices:
+            raise UserError(
+                f"{key} {when} {number} indices, which {slices} slices do not divide; choose "
+                "another size, or fewer slices."
+            )
 
 
 def _outer(axes: AxisTable, key: str) -> str | None:
     """The key of the groups that a key's indices are members of."""
     grouped = [c for c in axes.couplings if isinstance(c, Grouped) and c.inner == key]
     return grouped[0].outer if grouped else None
+
+
+def _followers(axes: AxisTable, targets: Mapping[str, int]) -> dict[str, int]:
+    """Members that go with the groups that a target cuts."""
+    return {
+        coupling.inner: axes.sizes[coupling.inner]
+        // axes.sizes[coupling.outer]
+        * targets[coupling.outer]
+        for coupling in axes.couplings
+        if isinstance(coupling, Grouped) and coupling.outer in targets
+    }
 
 
 def _groups_first(axes: AxisTable, keys: Any) -> list[str]:

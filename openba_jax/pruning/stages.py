@@ -8,6 +8,7 @@ from typing import Any
 
 from openba_jax.errors import UserError
 from openba_jax.models.axes import LAYERS, axis_of, join
+from openba_jax.models.base import Model
 from openba_jax.pruning.plan import Plan, pruned_model
 from openba_jax.pruning.scores import CRITERIA, RANDOM, Scores
 from openba_jax.pruning.selection import best, drawn, targets_of
@@ -21,6 +22,7 @@ class Stage:
       name: of the stage, used for folders and records.
       drop_encoder: encoder layers to drop, in the ancestor's numbering, from 0.
       drop_decoder: the same for the decoder.
+      drop: the same for the stack that each key names, which serves stacks of any name.
       embed: channels to reach; None leaves them.
       heads: attention heads to reach; None leaves them.
       mlp: feed-forward units to reach; None leaves them.
@@ -29,6 +31,8 @@ class Stage:
       method: how all but named layers and the vocabulary are chosen: `random`, or a name of
         `scores.CRITERIA`.
       seed: for methods that draw.
+      slices: equal parts of heads and units, one for each device of tensor parallelism, that keep
+        the same places each; for methods that draw.
       recover_tokens: tokens of training after the cut.
       recover_objective: what it trains on: `ul2`, `d_ul2`, `o_ul2`; empty without recovery.
     """
@@ -36,6 +40,7 @@ class Stage:
     name: str
     drop_encoder: Sequence[int] = ()
     drop_decoder: Sequence[int] = ()
+    drop: Mapping[str, Sequence[int]] = dataclasses.field(default_factory=dict)
     embed: int | None = None
     heads: int | None = None
     mlp: int | None = None
@@ -43,21 +48,37 @@ class Stage:
     vocabulary: int | None = None
     method: str = RANDOM
     seed: int = 1234
+    slices: int = 1
     recover_tokens: int = 0
     recover_objective: str = ""
 
     def __post_init__(self) -> None:
-        """Checks that no size is given twice.
+        """Checks that nothing is given twice, and that slices have something to draw.
 
         Raises:
-          UserError: `sizes` names an axis that has a field of its own, and that field is set.
+          UserError: `sizes` names an axis, or `drop` a stack, that has a field of its own, and that
+            field is set; `slices` is below 1, or above 1 where nothing is drawn.
         """
+        for stack in self.drop:
+            if getattr(self, f"drop_{stack}", ()):
+                raise UserError(
+                    f"stage {self.name} gives {stack} layers to drop twice, in drop and in "
+                    f"drop_{stack}; give them once."
+                )
         for name in ("embed", "heads", "mlp"):
             if name in self.sizes and getattr(self, name) is not None:
                 raise UserError(
                     f"stage {self.name} gives {name} twice, {getattr(self, name)} and "
                     f"{self.sizes[name]}; give it once."
                 )
+
+        if self.slices < 1:
+            raise UserError(f"stage {self.name} has {self.slices} slices; it must be 1 or more.")
+        if self.slices > 1 and not (self.all_sizes and self.method == RANDOM):
+            raise UserError(
+                f"stage {self.name} has {self.slices} slices, but draws no sizes at {RANDOM}; give "
+                "slices to a stage that does, or none."
+            )
 
     @property
     def all_sizes(self) -> dict[str, int]:
@@ -68,7 +89,7 @@ class Stage:
     @property
     def dropped(self) -> dict[str, Sequence[int]]:
         """Layers to drop, by stack."""
-        named = {"encoder": self.drop_encoder, "decoder": self.drop_decoder}
+        named = {"encoder": self.drop_encoder, "decoder": self.drop_decoder, **self.drop}
         return {stack: numbers for stack, numbers in named.items() if numbers}
 
     @property
@@ -111,9 +132,39 @@ OPENBA_V2_STAGES = (
 )
 """The published schedule, from `openba_15b`: five cuts, and stage 5, which only trains."""
 
+LLAMA_STAGES = (
+    Stage(
+        "llama2_3_4b",
+        drop={"decoder": (7, 13, 18, 24)},
+        embed=3072,
+        heads=24,
+        mlp=8192,
+        slices=4,
+        recover_tokens=12_000_000_000,
+        recover_objective="causal_lm",
+    ),
+)
+"""The published cut of LLaMA-2, from `llama2_7b` (docs/original.md, LLaMA)."""
+
 
 Scorer = Callable[[Sequence[str]], Scores]
 """Scores the keys that are asked for."""
+
+
+def only_stack(model: Model) -> str:
+    """The stack of a model that has one.
+
+    Raises:
+      UserError: the model has several.
+    """
+    if len(model.stacks) > 1:
+        known = " and ".join(model.stacks)
+        flags = " or ".join(f"drop_{stack}_layers" for stack in model.stacks)
+        raise UserError(
+            f"drop_layers is for models with one stack of layers, and a model of the family "
+            f"{model.config.family} has {known}; name the stack with {flags}."
+        )
+    return model.stacks[0]
 
 
 def check_method(method: str) -> None:
@@ -162,7 +213,7 @@ def apply_stage(
         axes = pruned_model(loaded).axes
         targets = targets_of(axes, stage.all_sizes)
         if stage.method == RANDOM:
-            selection = drawn(axes, targets, stage.seed)
+            selection = drawn(axes, targets, stage.seed, stage.slices)
         elif scorer is None:
             raise UserError(f"pruning by {stage.method} needs the parameters of the model.")
         else:
@@ -186,8 +237,9 @@ def apply_stage(
 def merge_stages(stages: Sequence[Stage], name: str = "all_at_once") -> Stage:
     """One stage that cuts what several cut, and recovers with the sum of their tokens.
 
-    The control of the staged schedule. Sizes are those of the last stage that sets them; method and
-    seed those of the last stage that cuts width; the objective that of the last that recovers.
+    The control of the staged schedule. Sizes are those of the last stage that sets them; method,
+    seed and slices those of the last stage that cuts width; the objective that of the last that
+    recovers.
 
     Raises:
       UserError: there is nothing to merge.
@@ -202,13 +254,18 @@ def merge_stages(stages: Sequence[Stage], name: str = "all_at_once") -> Stage:
 
     cutting = [stage for stage in stages if stage.all_sizes]
     recovering = [stage for stage in stages if stage.recover_tokens]
+    dropped: dict[str, tuple[int, ...]] = {}
+    for stage in stages:
+        for stack, numbers in stage.dropped.items():
+            dropped[stack] = (*dropped.get(stack, ()), *numbers)
     return Stage(
         name,
-        drop_encoder=tuple(i for stage in stages for i in stage.drop_encoder),
-        drop_decoder=tuple(i for stage in stages for i in stage.drop_decoder),
+        drop_encoder=dropped.pop("encoder", ()),
+        drop_decoder=dropped.pop("decoder", ()),
+        drop=dropped,
         vocabulary=last("vocabulary", stages),
         sizes=_last_sizes(stages),
-        **{field: last(field, cutting) for field in ("method", "seed")},
+        **{field: last(field, cutting) for field in ("method", "seed", "slices")},
         recover_tokens=sum(stage.recover_tokens for stage in stages),
         recover_objective=last("recover_objective", recovering),
     )

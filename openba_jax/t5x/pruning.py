@@ -33,8 +33,8 @@ def pruned(source: str, output: str, stage: Stage) -> str:
     """
     if not stage.cuts:
         raise UserError(
-            "the stage cuts nothing; give --gin.Stage.drop_decoder, drop_encoder, embed, heads, "
-            "mlp or sizes."
+            "the stage cuts nothing; give --gin.Stage.drop_decoder, drop_encoder, drop, embed, "
+            "heads, mlp or sizes."
         )
     record = json.loads(json.dumps({"source": source, "stage": dataclasses.asdict(stage)}))
     file = Path(output) / "pruned_by.json"

@@ -9,7 +9,13 @@ from plan_strategies import MODEL
 from openba_jax.errors import UserError
 from openba_jax.models.registry import model_of, named_config
 from openba_jax.pruning.plan import Plan, pruned_model
-from openba_jax.pruning.stages import OPENBA_V2_STAGES, Stage, apply_stage, merge_stages
+from openba_jax.pruning.stages import (
+    LLAMA_STAGES,
+    OPENBA_V2_STAGES,
+    Stage,
+    apply_stage,
+    merge_stages,
+)
 
 DATA = Path(__file__).parent / "data"
 ROOT = Plan.identity(model_of(named_config("openba_15b")), "openba")
@@ -56,6 +62,14 @@ def test_the_published_schedule_keeps_the_published_layers() -> None:
     ]
 
 
+def test_the_published_cut_of_llama_gives_the_published_sizes() -> None:
+    plan = Plan.identity(model_of(named_config("llama2_7b")), "llama")
+    for stage in LLAMA_STAGES:
+        plan = apply_stage(stage, plan)
+    assert pruned_model(plan).config == named_config("llama2_3_4b")
+    assert set(range(32)) - set(plan.indices("decoder/layers")) == {7, 13, 18, 24}
+
+
 def test_all_at_once_reaches_the_same_shape() -> None:
     merged = merge_stages(OPENBA_V2_STAGES)
     assert merged.recover_tokens == 800_000_000_000
@@ -71,13 +85,15 @@ def test_merging_keeps_the_last_word() -> None:
         [
             Stage("a", drop_encoder=[1], embed=6, method="magnitude", seed=1, recover_tokens=5),
             Stage("b", drop_decoder=[2], mlp=4, embed=4, seed=2),
+            Stage("d", drop={"decoder": [0], "vision": [3]}),
             Stage("c", recover_tokens=7, recover_objective="ul2"),
         ]
     )
     assert merged == Stage(
         "all_at_once",
         drop_encoder=(1,),
-        drop_decoder=(2,),
+        drop_decoder=(2, 0),
+        drop={"vision": (3,)},
         sizes={"embed": 4, "mlp": 4},
         method="random",
         seed=2,
@@ -131,3 +147,13 @@ def test_a_size_given_twice_is_refused() -> None:
     both = Stage("s", drop_decoder=(1,), sizes={"decoder/layers": 2})
     with pytest.raises(UserError, match="names decoder layers to drop and a number"):
         apply_stage(both, ROOT)
+
+
+def test_stacks_are_dropped_from_by_name() -> None:
+    root = Plan.identity(MODEL, "root")
+    named = apply_stage(Stage("s", drop={"encoder": [0], "decoder": [1, 2]}), root)
+    assert named == apply_stage(Stage("s", drop_encoder=[0], drop_decoder=[1, 2]), root)
+    with pytest.raises(UserError, match=r"decoder layers to drop twice, in drop and in drop_dec"):
+        Stage("s", drop_decoder=[1], drop={"decoder": [1]})
+    with pytest.raises(UserError, match="no stack 'vision' of layers; it has encoder, decoder"):
+        apply_stage(Stage("s", drop={"vision": [1]}), root)

@@ -106,6 +106,73 @@ def test_members_are_drawn_within_the_drawn_groups() -> None:
         drawn(GROUPED, {"decoder/heads": 6}, 1)
 
 
+def test_members_go_with_their_groups() -> None:
+    keep = drawn(GROUPED, {"decoder/kv_heads": 2}, 1).keep
+    for groups, members in zip(keep["decoder/kv_heads"], keep["decoder/heads"], strict=True):
+        assert members == [2 * group + member for group in groups for member in (0, 1)]
+    many = {"decoder/heads": 6, "decoder/kv_heads": 2}
+    with pytest.raises(UserError, match=r"heads cannot stay at 6: 2 groups .* have 4"):
+        drawn(GROUPED, many, 1)
+    scores = {key: np.ones((2, GROUPED.sizes[key])) for key in many}
+    with pytest.raises(UserError, match=r"heads cannot stay at 6: 2 groups .* have 4"):
+        best(GROUPED, scores, many, "toy")
+
+
+def test_slices_are_drawn_once_and_cut_alike() -> None:
+    # What each rank of the original draws for its own part, all from one seed.
+    generator = random.Random(1234)
+    embed = sorted(generator.sample(range(4096), 3072))
+    parts = [
+        (sorted(generator.sample(range(8), 6)), sorted(generator.sample(range(2752), 2048)))
+        for _ in range(32)
+    ]
+    axes = model_of(named_config("llama2_7b")).axes
+    targets = targets_of(axes, {"embed": 3072, "heads": 24, "mlp": 8192})
+    chosen = drawn(axes, targets, 1234, slices=4)
+    assert chosen.keep["embed"] == embed
+    for layer, (heads, units) in enumerate(parts):
+        for key, width, part in (("heads", 8, heads), ("mlp", 2752, units)):
+            expected = [rank * width + index for rank in range(4) for index in part]
+            assert chosen.keep[f"decoder/{key}"][layer] == expected
+    assert chosen.record["slices"] == 4
+    assert "slices" not in drawn(axes, targets, 1234).record
+
+
+def test_slices_of_groups() -> None:
+    keep = drawn(GROUPED, {"decoder/heads": 2, "decoder/kv_heads": 2}, 1, slices=2).keep
+    for groups, members in zip(keep["decoder/kv_heads"], keep["decoder/heads"], strict=True):
+        assert groups[1] == groups[0] + 2
+        assert members[1] == members[0] + 4
+        assert [member // 2 for member in members] == groups
+
+
+@pytest.mark.parametrize(
+    ("sizes", "slices", "message"),
+    [
+        ({"heads": 2}, 4, "heads is to keep 2 indices, which 4 slices do not divide"),
+        ({"mlp": 3}, 3, "heads has 4 indices, which 3 slices do not divide"),
+    ],
+)
+def test_slices_that_do_not_divide_are_refused(
+    sizes: dict[str, int], slices: int, message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        apply_stage(Stage("s", sizes=sizes, slices=slices), ROOT)
+
+
+@pytest.mark.parametrize(
+    ("stage", "message"),
+    [
+        ({"mlp": 3, "slices": 0}, "has 0 slices"),
+        ({"mlp": 3, "slices": 2, "method": "magnitude"}, "2 slices, but draws no sizes"),
+        ({"drop_encoder": [1], "slices": 2}, "2 slices, but draws no sizes"),
+    ],
+)
+def test_slices_without_a_draw_are_refused(stage: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        Stage("s", **stage)
+
+
 @pytest.mark.parametrize(
     ("sizes", "message"),
     [

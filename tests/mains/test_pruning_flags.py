@@ -1,0 +1,66 @@
+"""`openba-prune` on models with one stack of layers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from absl import flags
+from absl.testing import flagsaver
+from memory_checkpoint import MemoryCheckpoint
+
+import openba_jax.prune
+from openba_jax.checkpoints.formats.native import Native
+from openba_jax.errors import UserError
+from openba_jax.models.registry import named_config
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> Path:
+    """A folder with a model of one stack, `llama`, and one of two, `openba`."""
+    for name, config in {"llama": "tiny_llama", "openba": "tiny"}.items():
+        (tmp_path / name).mkdir()
+        Native().write(MemoryCheckpoint(named_config(config)), tmp_path / name)
+    return tmp_path
+
+
+@pytest.fixture
+def prune() -> Iterator[Callable[..., None]]:
+    """Calls the main in this process; other mains have flags of the same names."""
+    before = set(flags.FLAGS)
+    openba_jax.prune.define_flags()
+
+    def run(*arguments: str) -> None:
+        with flagsaver.flagsaver():
+            openba_jax.prune.main(flags.FLAGS(["openba-prune", *arguments]))
+
+    yield run
+    for name in set(flags.FLAGS) - before:
+        delattr(flags.FLAGS, name)
+
+
+def test_layers_of_the_only_stack_need_no_name(models: Path, prune: Callable) -> None:
+    folders = f"--input={models}/llama", f"--output={models}/cut"
+    prune(*folders, "--drop_layers=2", "--one_based")
+    plan = json.loads((models / "cut/plan.json").read_text())
+    assert plan["keep"] == {"decoder/layers": [0, 2]}
+
+
+@pytest.mark.parametrize(
+    ("model", "flags", "message"),
+    [
+        ("openba", ["--drop_layers=1"], "drop_layers is .* family openba has encoder and decoder"),
+        ("llama", ["--drop_layers=1", "--drop_decoder_layers=1"], "drop and in drop_decoder"),
+        ("llama", ["--drop_layers=9"], "decoder layer 9 does not exist"),
+        ("llama", ["--drop_layers=x"], "layers to drop are whole numbers, not x"),
+        ("llama", ["--drop_encoder_layers=0"], "no stack 'encoder' of layers; it has decoder"),
+    ],
+)
+def test_layers_that_cannot_be_dropped(
+    models: Path, prune: Callable, model: str, flags: list[str], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        prune(f"--input={models}/{model}", f"--output={models}/cut", *flags)
+    assert not (models / "cut").exists()
