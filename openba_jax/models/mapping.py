@@ -77,8 +77,11 @@ class HuggingFace(Protocol):
           UserError: a field or a tensor is missing, or they contradict each other.
         """
 
-    def copies(self, config: ModelConfig) -> Mapping[str, str]:
-        """Tensors that may be there as copies of others: name -> name of the other."""
+    def copies(self, config: ModelConfig) -> Mapping[str, str | None]:
+        """Tensors that may be there as copies of others: name -> name of the other.
+
+        None stands for the other where a tensor is none, and the family's own code reads it not.
+        """
 
     def written_copies(self, config: ModelConfig) -> Mapping[str, str]:
         """Those of the copies that the family's own code needs."""

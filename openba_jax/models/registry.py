@@ -6,7 +6,7 @@ import dataclasses
 import difflib
 import importlib
 import json
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,7 +15,10 @@ from openba_jax.models.base import Model
 from openba_jax.models.config import ModelConfig
 from openba_jax.models.mapping import HuggingFace, Megatron
 
-FAMILIES = {"openba": "openba_jax.models.openba"}
+FAMILIES = {
+    "openba": "openba_jax.models.openba",
+    "t5": "openba_jax.models.t5",
+}
 """Name of a family -> the module that has its `FAMILY`."""
 
 OLDEST = "openba"
@@ -32,6 +35,7 @@ class Family:
       model: its class of models.
       named: its published sizes by name, and small ones for trying.
       largest: a configuration that has every parameter that the family can have.
+      alternatives: configurations with parameters that `largest` has others in place of.
       infer: the configuration that shapes imply: (sizes of axes by key, paths of parameters) ->
         fields of the configuration.
       labels: what the publication calls a size, where it gives a number.
@@ -45,6 +49,7 @@ class Family:
     named: Mapping[str, ModelConfig]
     largest: ModelConfig
     infer: Callable[[Mapping[str, int], Collection[str]], dict[str, Any]]
+    alternatives: Sequence[ModelConfig] = ()
     labels: Mapping[str, str] = dataclasses.field(default_factory=dict)
     huggingface: HuggingFace | None = None
     megatron: Megatron | None = None

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from absl import logging
+
 from openba_jax.checkpoints.checkpoint import Checkpoint, embedding_leaf
 from openba_jax.checkpoints.files.safetensors_file import read_safetensors, write_safetensors
 from openba_jax.checkpoints.files.tensors import FileTensor, Read
@@ -72,7 +74,15 @@ class HuggingFace:
         copies = family.copies(config)
         check_tensors(entries, model, tensors, copies, path)
         for name, original in copies.items():
-            if name in tensors and not description.equal(name, original):
+            if name not in tensors:
+                continue
+            if original is None:
+                logging.warning(
+                    "%s: tensor %s is left out; transformers does not read it either.",
+                    tensors[name].file,
+                    name,
+                )
+            elif not description.equal(name, original):
                 raise UserError(
                     f"{tensors[name].file}: tensor {name} should be a copy of {original} and is "
                     "not."
@@ -152,7 +162,7 @@ def _with_copies(entries: list[Entry], copies: Mapping[str, str]) -> list[Entry]
     """The entries, and behind the last matrix of the vocabulary those that copy others."""
     by_name = {entry.theirs: entry for entry in entries}
     made = [dataclasses.replace(by_name[of], theirs=name) for name, of in copies.items()]
-    head = [entry for entry in entries if entry.leaves[0].path.startswith("logits_dense/")]
+    head = [entry for entry in entries if "logits_dense/" in entry.leaves[0].path]
     return [*(entry for entry in entries if entry not in head), *made, *head]
 
 

@@ -227,7 +227,11 @@ def infer_config(target: Mapping[str, Any], where: Path) -> tuple[ModelConfig, d
     """
     paths = {split_layer(name)[0] for name in target}
     for family in registry.families():
-        names = flatten(family.model(family.largest).logical_axes())
+        names = {
+            path: axes
+            for config in (family.largest, *family.alternatives)
+            for path, axes in flatten(family.model(config).logical_axes()).items()
+        }
         if not paths <= names.keys():
             continue
         axes = {
