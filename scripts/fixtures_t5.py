@@ -53,7 +53,7 @@ def model_of(name, seed):
             else:
                 std = 1.0 if "shared" in path or "relative" in path else 0.3
                 parameter.copy_(std * torch.randn_like(parameter))
-        model.lm_head.weight[1] *= 1.5  # So that some answers end.
+        model.lm_head.weight[1] *= 4  # So that some answers end.
     return model
 
 
