@@ -38,7 +38,7 @@ _FLAGS: dict[str, tuple[str, ...]] = {
     "keep_optimizer": ("to_native", "to_t5x"),
     **dict.fromkeys(("weight_format", "max_shard_size"), ("to_huggingface",)),
     "tensor_parallel": ("to_megatron",),
-    "t5x_format": ("to_t5x",),
+    **dict.fromkeys(("t5x_format", "t5x_network"), ("to_t5x",)),
     **dict.fromkeys(("other", "prompt", "tolerance", "quiet"), ("verify",)),
 }
 """The commands that read a flag; all read the others."""
@@ -133,7 +133,7 @@ def _writer(command: str) -> Format:
         return HuggingFace(values.weight_format, _bytes(values.max_shard_size))
     if command == "to_megatron":
         return Megatron(values.tensor_parallel)
-    return T5X(values.t5x_format)
+    return T5X(values.t5x_format, network=values.t5x_network)
 
 
 def _verify(path: Path) -> None:
@@ -241,6 +241,12 @@ def define_flags() -> None:
     flags.DEFINE_integer("tensor_parallel", 1, "to_megatron: number of ranks.", lower_bound=1)
     flags.DEFINE_enum(
         "t5x_format", "orbax", ["orbax", "legacy"], "to_t5x: which of T5X's checkpointers reads it."
+    )
+    flags.DEFINE_string(
+        "t5x_network",
+        "",
+        "to_t5x: which of T5X's own networks reads it, for T5 t5 or scalable_t5; by default that "
+        "of the input, or the module of openba_jax.",
     )
     flags.DEFINE_bool(
         "keep_optimizer", False, "to_native, to_t5x: move optimizer state, too, to go on training."

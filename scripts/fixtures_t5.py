@@ -8,7 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import MT5Config, MT5ForConditionalGeneration, T5Config, T5ForConditionalGeneration
+from transformers import (
+    MT5Config,
+    MT5ForConditionalGeneration,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 
 SIZES = {
     "vocab_size": 96,

@@ -124,3 +124,36 @@ class Megatron(Protocol):
 
     def buffers(self, config: ModelConfig) -> Mapping[str, Any]:
         """Values (float32 arrays) to write beside the weights, by name."""
+
+
+@dataclasses.dataclass(frozen=True)
+class T5XNetwork:
+    """One of T5X's own networks, whose checkpoints a family reads and writes.
+
+    Attributes:
+      fields: of the configuration, as every model in it has them.
+      stacks: where the layers of a stack lie there -> where they lie here.
+      layers_axis: the axis of arrays there that counts layers.
+      split: axes that are joined here are two there.
+      spread: parameters that each layer has there -> the one that all share in other models.
+    """
+
+    fields: Mapping[str, Any]
+    stacks: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    layers_axis: int = 0
+    split: bool = False
+    spread: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    def here(self, path: str) -> str:
+        """Our path of a parameter there."""
+        for there, here in self.stacks.items():
+            if path.startswith(there):
+                return here + path.removeprefix(there)
+        return path
+
+    def there(self, path: str) -> str:
+        """The inverse of `here`."""
+        for there, here in self.stacks.items():
+            if path.startswith(here):
+                return there + path.removeprefix(here)
+        return path

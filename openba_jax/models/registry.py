@@ -13,7 +13,7 @@ from typing import Any, cast
 from openba_jax.errors import UserError
 from openba_jax.models.base import Model
 from openba_jax.models.config import ModelConfig
-from openba_jax.models.mapping import HuggingFace, Megatron
+from openba_jax.models.mapping import HuggingFace, Megatron, T5XNetwork
 
 FAMILIES = {
     "openba": "openba_jax.models.openba",
@@ -41,6 +41,7 @@ class Family:
       labels: what the publication calls a size, where it gives a number.
       huggingface: how it lies in Hugging Face's format, if it does.
       megatron: how it lies in Megatron's format, if it does.
+      t5x_networks: T5X's own networks of this family, by name.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Family:
     labels: Mapping[str, str] = dataclasses.field(default_factory=dict)
     huggingface: HuggingFace | None = None
     megatron: Megatron | None = None
+    t5x_networks: Mapping[str, T5XNetwork] = dataclasses.field(default_factory=dict)
 
 
 def family(name: str) -> Family:

@@ -43,6 +43,8 @@ class T5Config(EncoderDecoderConfig):
       tie_embeddings: the logits use the embedding matrix.
       scale_tied_logits: multiply the decoder output by `embed_dim ** -0.5` before tied logits.
       relpos_buckets: distances that have a bias of their own, in both directions together.
+      shared_relpos: all layers of a stack share these biases; in T5X's `scalable_t5` each layer has
+        its own.
       relpos_max_distance: tokens from which on all distances share a bias.
       layer_norm_epsilon: added to the mean of squares.
       initializer_factor: of the standard deviations of all initial parameters.
@@ -73,6 +75,7 @@ class T5Config(EncoderDecoderConfig):
     scale_tied_logits: bool = True
     relpos_buckets: int = 32
     relpos_max_distance: int = 128
+    shared_relpos: bool = True
     layer_norm_epsilon: float = 1e-6
     initializer_factor: float = 1.0
     max_encoder_length: int = 512
@@ -118,8 +121,8 @@ class T5Config(EncoderDecoderConfig):
 def couplings(config: T5Config) -> tuple[Coupling, ...]:
     """What holds between the axes of a T5.
 
-    One configuration speaks of both stacks. Heads are an axis of the position bias, which all
-    layers of a stack share, and part of `joined_kv` elsewhere.
+    One configuration speaks of both stacks. Heads are an axis of the position bias alone, and part
+    of `joined_kv` elsewhere. Where layers share the bias, they keep the same heads.
     """
     return (
         Equal(("encoder/heads", "decoder/heads")),
@@ -150,6 +153,7 @@ def inferred_fields(sizes: Mapping[str, int], paths: Collection[str]) -> dict[st
         **({} if gated else {"mlp_activation": "relu"}),
         "head_dim": sizes["encoder/joined_kv"] // sizes["encoder/heads"],
         "relpos_buckets": sizes["encoder/relpos_buckets"],
+        "shared_relpos": "encoder/relpos_bias/rel_embedding" in paths,
         "gated_mlp": gated,
         "tie_embeddings": "decoder/logits_dense/kernel" not in paths,
     }

@@ -176,6 +176,11 @@ class T5HuggingFace:
         """
         assert isinstance(config, T5Config)
         scaled = config.tie_embeddings and config.scale_tied_logits
+        if not config.shared_relpos:
+            raise UserError(
+                f"the layers have biases of positions of their own (shared_relpos), and Hugging "
+                f"Face's {config.model_type} shares one; write native or t5x."
+            )
         if scaled and config.model_type == "mt5":
             raise UserError("mt5 has no scaled logits; write the model as t5 (model_type).")
         if config.dropout_rate != config.attention_dropout_rate:

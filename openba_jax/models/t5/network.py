@@ -87,6 +87,26 @@ class Mlp(nn.Module):
         return project("wo", "mlp", "embed", config.embed_dim, hidden)
 
 
+def _relative_positions(config: T5Config, bidirectional: bool) -> DistanceBias:
+    """The bias of the module in whose compact method it is called."""
+    bias: DistanceBias = RelativePositions(
+        config.num_heads,
+        config.relpos_buckets,
+        config.relpos_max_distance,
+        bidirectional,
+        config.initializer_factor,
+        config.param_dtype,
+        name="relpos_bias",
+    )()
+    return bias
+
+
+def _decoder_bias(config: T5Config, length: int, decode: bool) -> Bias:
+    """As `_relative_positions`; while decoding only the index of the cache says where one is."""
+    bias = _relative_positions(config, False)
+    return bias if decode else bias.square(length)
+
+
 class EncoderLayer(nn.Module):
     """Pre-norm self-attention and feed-forward layer."""
 
@@ -97,12 +117,14 @@ class EncoderLayer(nn.Module):
         self,
         x: jax.Array,
         positions: jax.Array,
-        bias: Bias,
+        bias: Bias | None,
         mask: AttentionMask,
         deterministic: bool,
     ) -> tuple[jax.Array, None]:
         """Maps `[batch, length, embed]` to the same shape; the second result is for `nn.scan`."""
         config = self.config
+        if not config.shared_relpos:
+            bias = _relative_positions(config, True).square(x.shape[1])
         y = _norm(config, "pre_attention_layer_norm")(x)
         y = SelfAttention(_attention(config), name="attention")(
             y, positions, mask, deterministic=deterministic, bias=bias
@@ -124,7 +146,7 @@ class DecoderLayer(nn.Module):
         x: jax.Array,
         encoded: jax.Array,
         positions: jax.Array,
-        bias: Bias,
+        bias: Bias | None,
         self_mask: AttentionMask,
         memory_mask: AttentionMask,
         prefill_lengths: jax.Array | None,
@@ -134,6 +156,8 @@ class DecoderLayer(nn.Module):
     ) -> tuple[jax.Array, None]:
         """Maps `[batch, length, embed]` to the same shape; the second result is for `nn.scan`."""
         config = self.config
+        if not config.shared_relpos:
+            bias = _decoder_bias(config, x.shape[1], decode)
         y = _norm(config, "pre_self_attention_layer_norm")(x)
         y = SelfAttention(_attention(config), name="self_attention")(
             y,
@@ -156,19 +180,6 @@ class DecoderLayer(nn.Module):
         return nn.with_logical_constraint(x, _ACTIVATION), None
 
 
-def _relative_positions(config: T5Config, bidirectional: bool) -> DistanceBias:
-    bias: DistanceBias = RelativePositions(
-        config.num_heads,
-        config.relpos_buckets,
-        config.relpos_max_distance,
-        bidirectional,
-        config.initializer_factor,
-        config.param_dtype,
-        name="relpos_bias",
-    )()
-    return bias
-
-
 class Encoder(nn.Module):
     """All layers of the encoder, the bias that they share, and the final norm."""
 
@@ -180,7 +191,9 @@ class Encoder(nn.Module):
     ) -> jax.Array:
         """Maps `[batch, length, embed]` to the same shape."""
         config = self.config
-        bias = _relative_positions(config, True).square(x.shape[1])
+        bias = None
+        if config.shared_relpos:
+            bias = _relative_positions(config, True).square(x.shape[1])
         x = run_layers(
             EncoderLayer,
             config,
@@ -240,7 +253,7 @@ class Decoder(nn.Module):
     ) -> jax.Array:
         """Maps `[batch, length, embed]` to the same shape."""
         config = self.config
-        bias = _relative_positions(config, False)
+        bias = _decoder_bias(config, x.shape[1], decode) if config.shared_relpos else None
         x = run_layers(
             DecoderLayer,
             config,
@@ -248,8 +261,7 @@ class Decoder(nn.Module):
             x,
             encoded,
             positions,
-            # While decoding each layer knows where it is, by the index of its cache.
-            bias if decode else bias.square(x.shape[1]),
+            bias,
             self_mask,
             memory_mask,
             prefill_lengths,
