@@ -11,7 +11,7 @@ from openba_jax.parallel.sharding import jit_on_mesh, make_mesh, param_shardings
 
 def compare(name):
     model = model_of(named_config(name))
-    params = model.init(jax.random.key(0))
+    params = jax.jit(model.init)(jax.random.key(0))
     encoder, decoder = (
         jax.random.randint(jax.random.key(seed), shape, 3, 500)
         for seed, shape in ((1, (4, 8)), (2, (4, 6)))
