@@ -40,7 +40,7 @@ _FLAGS: dict[str, tuple[str, ...]] = {
     "keep_optimizer": ("to_native", "to_t5x"),
     **dict.fromkeys(("weight_format", "max_shard_size"), ("to_huggingface",)),
     "tensor_parallel": ("to_megatron",),
-    "t5x_format": ("to_t5x",),
+    **dict.fromkeys(("t5x_format", "t5x_network"), ("to_t5x",)),
     "quant_type": ("to_gguf",),
     **dict.fromkeys(("other", "prompt", "tolerance", "quiet"), ("verify",)),
 }
@@ -143,7 +143,7 @@ def _writer(command: str) -> Format:
         return Megatron(values.tensor_parallel)
     if command == "to_gguf":
         return Gguf(values.quant_type)
-    return T5X(values.t5x_format)
+    return T5X(values.t5x_format, network=values.t5x_network)
 
 
 def _verify(path: Path) -> None:
@@ -253,6 +253,12 @@ def define_flags() -> None:
         "t5x_format", "orbax", ["orbax", "legacy"], "to_t5x: which of T5X's checkpointers reads it."
     )
     flags.DEFINE_enum("quant_type", "F16", ["F32", "F16", "Q8_0"], "to_gguf: type of the matrices.")
+    flags.DEFINE_string(
+        "t5x_network",
+        "",
+        "to_t5x: which of T5X's own networks reads it, for T5 t5 or scalable_t5; by default that "
+        "of the input, or the module of openba_jax.",
+    )
     flags.DEFINE_bool(
         "keep_optimizer", False, "to_native, to_t5x: move optimizer state, too, to go on training."
     )

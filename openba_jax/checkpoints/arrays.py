@@ -40,6 +40,7 @@ class ArrayCheckpoint:
         step: int = 0,
         open_optimizer: OpenOptimizer | None = None,
         data: Mapping[str, Any] | None = None,
+        carried: Mapping[str, Any] | None = None,
     ) -> None:
         """Checks that the arrays are those of the model.
 
@@ -53,13 +54,14 @@ class ArrayCheckpoint:
           open_optimizer: called when the state of the optimizer is first asked for; None: there
             is none.
           data: what a run needs besides.
+          carried: what its format keeps besides.
 
         Raises:
           UserError: an array is missing, superfluous or of another shape.
         """
         self.model, self.tokenizer, self.plan, self.step = model, tokenizer, plan, step
         self.data: Mapping[str, Any] = data or {}
-        self.carried: Mapping[str, Any] = {}
+        self.carried: Mapping[str, Any] = carried or {}
         self._optimizer, self._open_optimizer = None, open_optimizer
         self._arrays, self._folder = {"": arrays}, folder
         self._lock = threading.Lock()

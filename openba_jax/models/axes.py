@@ -153,6 +153,18 @@ class AxisTable:
         inner = join(_home(path, self.stacks), axis)
         return inner if "/" not in axis and inner in self.sizes else axis
 
+    def cut_by(self, path: str, axis: str) -> tuple[str, int]:
+        """The key by which an axis of a parameter is cut, and how many indices go together.
+
+        It is the key of the axis, and 1, unless the axis joins two: then it is that of the slower
+        one, and the size of the faster one.
+        """
+        key = self.key(path, axis)
+        for coupling in self.couplings:
+            if isinstance(coupling, Joined) and coupling.axis == axis_of(key):
+                return _sibling(key, coupling.outer), coupling.inner
+        return key, 1
+
     def depth(self, stack: str) -> int:
         """Number of layers of a stack."""
         return self.sizes[join(stack, LAYERS)]

@@ -81,8 +81,11 @@ class HuggingFace(Protocol):
           UserError: a field or a tensor is missing, or they contradict each other.
         """
 
-    def copies(self, config: ModelConfig) -> Mapping[str, str]:
-        """Tensors that may be there as copies of others: name -> name of the other."""
+    def copies(self, config: ModelConfig) -> Mapping[str, str | None]:
+        """Tensors that may be there as copies of others: name -> name of the other.
+
+        None stands for the other where a tensor is none, and the family's own code reads it not.
+        """
 
     def written_copies(self, config: ModelConfig) -> Mapping[str, str]:
         """Those of the copies that the family's own code needs."""
@@ -164,3 +167,36 @@ class Gguf(Protocol):
 
     def interleaved_heads(self, theirs: str, config: ModelConfig) -> int:
         """How many heads of a tensor, by Hugging Face's name, have their channels interleaved."""
+
+
+@dataclasses.dataclass(frozen=True)
+class T5XNetwork:
+    """One of T5X's own networks, whose checkpoints a family reads and writes.
+
+    Attributes:
+      fields: of the configuration, as every model in it has them.
+      stacks: where the layers of a stack lie there -> where they lie here.
+      layers_axis: the axis of arrays there that counts layers.
+      split: axes that are joined here are two there.
+      spread: parameters that each layer has there -> the one that all share in other models.
+    """
+
+    fields: Mapping[str, Any]
+    stacks: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    layers_axis: int = 0
+    split: bool = False
+    spread: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    def here(self, path: str) -> str:
+        """Our path of a parameter there."""
+        for there, here in self.stacks.items():
+            if path.startswith(there):
+                return here + path.removeprefix(there)
+        return path
+
+    def there(self, path: str) -> str:
+        """The inverse of `here`."""
+        for there, here in self.stacks.items():
+            if path.startswith(here):
+                return there + path.removeprefix(here)
+        return path

@@ -6,17 +6,18 @@ import dataclasses
 import difflib
 import importlib
 import json
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 from openba_jax.errors import UserError
 from openba_jax.models.base import Model
 from openba_jax.models.config import ModelConfig
-from openba_jax.models.mapping import Gguf, HuggingFace, Megatron
+from openba_jax.models.mapping import Gguf, HuggingFace, Megatron, T5XNetwork
 
 FAMILIES = {
     "openba": "openba_jax.models.openba",
+    "t5": "openba_jax.models.t5",
     "llama": "openba_jax.models.llama",
 }
 """Name of a family -> the module that has its `FAMILY`."""
@@ -35,12 +36,14 @@ class Family:
       model: its class of models.
       named: its published sizes by name, and small ones for trying.
       largest: a configuration that has every parameter that the family can have.
+      alternatives: configurations with parameters that `largest` has others in place of.
       infer: the configuration that shapes imply: (sizes of axes by key, paths of parameters) ->
         fields of the configuration.
       labels: what the publication calls a size, where it gives a number.
       huggingface: how it lies in Hugging Face's format, if it does.
       megatron: how it lies in Megatron's format, if it does.
       gguf: how it lies in GGUF, if it does.
+      t5x_networks: T5X's own networks of this family, by name.
     """
 
     name: str
@@ -49,10 +52,12 @@ class Family:
     named: Mapping[str, ModelConfig]
     largest: ModelConfig
     infer: Callable[[Mapping[str, int], Collection[str]], dict[str, Any]]
+    alternatives: Sequence[ModelConfig] = ()
     labels: Mapping[str, str] = dataclasses.field(default_factory=dict)
     huggingface: HuggingFace | None = None
     megatron: Megatron | None = None
     gguf: Gguf | None = None
+    t5x_networks: Mapping[str, T5XNetwork] = dataclasses.field(default_factory=dict)
 
 
 def family(name: str) -> Family:

@@ -57,7 +57,9 @@ class AttentionSpec:
       memory_embed: logical name of the channels that cross-attention reads.
       std: standard deviation of the initial query, key and value kernels.
       out_std: that of the output kernel.
+      query_std: that of the query kernel where it is another one; None: `std`.
       dropout_rate: of the probabilities.
+      dropout_shared: all queries of a head lose the same keys, as in T5X's networks.
       kernel: a name of `nn.attention.KERNELS`.
       dtype: name of the compute type.
       param_dtype: name of the type of the parameters.
@@ -78,7 +80,9 @@ class AttentionSpec:
     memory_embed: str = "embed"
     std: float = 0.02
     out_std: float = 0.02
+    query_std: float | None = None
     dropout_rate: float = 0.0
+    dropout_shared: bool = False
     kernel: str = "xla"
     dtype: str = "float32"
     param_dtype: str = "float32"
@@ -100,12 +104,14 @@ class Attention(nn.Module):
         """Names the projections `query`, `key`, `value`, `out`, and norms if there are any."""
         spec = self.spec
         memory = spec.memory_embed if self.memory else "embed"
-        self.query = self._to_heads("heads", spec.num_heads, "embed")
+        query_std = spec.std if spec.query_std is None else spec.query_std
+        self.query = self._to_heads("heads", spec.num_heads, "embed", query_std)
         self.key, self.value = (
             self._to_heads(
                 "kv_heads" if spec.num_kv_heads else "heads",
                 spec.num_kv_heads or spec.num_heads,
                 memory,
+                spec.std,
             )
             for _ in range(2)
         )
@@ -120,16 +126,17 @@ class Attention(nn.Module):
         if spec.qk_norm and not self.memory:
             norm = functools.partial(RMSNorm, spec.qk_norm, spec.norm_offset, "kv", **spec.types)
             self.query_norm, self.key_norm = norm(), norm()
-        self.dropout = nn.Dropout(spec.dropout_rate)
+        shared = (-2,) if spec.dropout_shared else ()
+        self.dropout = nn.Dropout(spec.dropout_rate, broadcast_dims=shared)
 
-    def _to_heads(self, axis: str, heads: int, embed: str) -> Projection:
+    def _to_heads(self, axis: str, heads: int, embed: str, std: float) -> Projection:
         spec = self.spec
         return Projection(
             in_axes=(embed,),
             out_axes=("joined_kv",) if spec.joined else (axis, "kv"),
             out_shape=(heads * spec.head_dim,) if spec.joined else (heads, spec.head_dim),
             use_bias=spec.qkv_bias,
-            std=spec.std,
+            std=std,
             **spec.types,
         )
 

@@ -356,16 +356,20 @@ def _with_joined(axes: AxisTable, keep: dict[str, Any]) -> dict[str, Any]:
         if not isinstance(coupling, Joined):
             continue
         for key in [key for key in keep if axis_of(key) == coupling.outer]:
-            kept, size = keep[key], coupling.inner
             joined = join(key.rpartition("/")[0], coupling.axis)
-            if np.ndim(kept[0]) == 0:
-                keep[joined] = _spelt_out(kept, size)
-            else:
-                keep[joined] = tuple(_spelt_out(row, size) for row in kept)
+            keep[joined] = spelt_out(keep[key], coupling.inner)
     return keep
 
 
-def _spelt_out(kept: Sequence[int], size: int) -> Indices:
+def spelt_out(kept: Any, size: int) -> Any:
+    """What lists of the slower of two axes mean for the one that joins it with a faster one.
+
+    Args:
+      kept: indices, or a list of them for each layer.
+      size: of the faster axis.
+    """
+    if len(kept) and np.ndim(kept[0]):
+        return tuple(spelt_out(row, size) for row in kept)
     return tuple(index * size + i for index in kept for i in range(size))
 
 

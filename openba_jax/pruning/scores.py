@@ -102,15 +102,15 @@ def magnitude(
     scores = {key: np.zeros(score_shape(axes, key)) for key in keys}
     for leaf in axes.leaves():
         names = axes.paths[leaf.path]
-        wanted = {axis: axes.key(leaf.path, axis) for axis in names}
-        wanted = {axis: key for axis, key in wanted.items() if key in scores}
+        wanted = {axis: axes.cut_by(leaf.path, axis) for axis in names}
+        wanted = {axis: (key, width) for axis, (key, width) in wanted.items() if key in scores}
         of_layer = None if leaf.layer is None else axes.key(leaf.path, LAYERS)
         if not wanted and of_layer not in scores:
             continue
         sums = _squares(np.asarray(read(leaf)), leaf)
-        for axis, key in wanted.items():
+        for axis, (key, width) in wanted.items():
             place = scores[key] if axes.layers_key(key) is None else scores[key][leaf.layer]
-            place += sums[names.index(axis)]
+            place += sums[names.index(axis)].reshape(-1, width).sum(axis=1)
         if of_layer in scores:
             scores[of_layer][leaf.layer] += sums[0].sum()
     return scores

@@ -1,18 +1,24 @@
-"""A prune step before a T5X run."""
+"""A prune step before a T5X run, and the transform for any network that T5X trains."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
+from flax import core
 from jax.experimental import multihost_utils
 
 from openba_jax.errors import UserError
 from openba_jax.files import write_atomically
+from openba_jax.models.axes import axis_of, flatten, join, unflatten
 from openba_jax.pruning.apply import prune_checkpoint
+from openba_jax.pruning.plan import spelt_out
 from openba_jax.pruning.stages import Stage
+from openba_jax.pruning.transform import Keep, kept_path, take
 from openba_jax.t5x.checkpoints import newest_step
 
 
@@ -46,3 +52,50 @@ def pruned(source: str, output: str, stage: Stage) -> str:
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("openba_jax.t5x.pruned")
     return output
+
+
+def take_with_params_axes(
+    variables: Mapping[str, Any],
+    keep: Keep,
+    joined: Mapping[str, tuple[str, int]] | None = None,
+) -> dict[str, Any]:
+    """Cuts the parameters of any network whose axes have names in `params_axes`.
+
+    Flax's `param_with_axes` leaves these names beside the parameters, as T5X's own networks do.
+    Layers are found by the name of their axis, `layers`, or by paths such as
+    `encoder/layers_3/mlp/wi/kernel`.
+
+    Args:
+      variables: `params` and `params_axes`, as `module.init` returns them; more may be there, and
+        is left out: a cache or moments are of the old shapes.
+      keep: the indices to keep, by name of an axis (`embed`) or by key (`encoder/heads`,
+        `decoder/layers`); a list, or one for each layer.
+      joined: axes that join two, the name of the slower one and the size of the faster one:
+        `{"joined_kv": ("heads", 64)}`. What `keep` says of the slower one goes for them, too.
+
+    Returns:
+      `params` and `params_axes` of the smaller network.
+
+    Raises:
+      UserError: `params_axes` is missing or does not fit; a key of `keep` fits no parameter, or its
+        lists do not fit the arrays.
+    """
+    for name in ("params", "params_axes"):
+        if name not in variables:
+            raise UserError(f"the variables have no {name}; pass what module.init returned.")
+    params, boxed = core.unfreeze(variables["params"]), core.unfreeze(variables["params_axes"])
+    names = {
+        path.removesuffix("_axes"): tuple(metadata.names)
+        for path, metadata in flatten(boxed).items()
+    }
+    keep = dict(keep)
+    for axis, (outer, inner) in (joined or {}).items():
+        for key in [key for key in keep if axis_of(key) == outer]:
+            keep[join(key.rpartition("/")[0], axis)] = spelt_out(keep[key], inner)
+    axes = unflatten(names)
+    cut_boxed = {
+        f"{new}_axes": flatten(boxed)[f"{path}_axes"]
+        for path in names
+        if (new := kept_path(path, keep)) is not None
+    }
+    return {"params": take(params, axes, keep), "params_axes": unflatten(cut_boxed)}

@@ -40,6 +40,8 @@ class LazyParameter:
       slot: of the optimizer's state; empty for the parameter itself.
       layers: the numbers of its layers, stacked in the first axis; None where there is none.
       layer: the number of its layer in an unrolled tree.
+      layers_axis: the axis in which layers are stacked.
+      split: axes that are written as two, the second of this size, by name.
     """
 
     source: Checkpoint
@@ -47,12 +49,26 @@ class LazyParameter:
     slot: str = ""
     layers: tuple[int, ...] | None = None
     layer: int | None = None
+    layers_axis: int = 0
+    split: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Its shape."""
-        shape = self.source.model.axes.shape(self.path)
-        return shape if self.layers is None else (len(self.layers), *shape)
+        shape = list(self._layer_shape)
+        if self.layers is not None:
+            shape.insert(self.layers_axis, len(self.layers))
+        return tuple(shape)
+
+    @property
+    def _layer_shape(self) -> tuple[int, ...]:
+        """Its shape in one layer."""
+        axes = self.source.model.axes
+        shape: list[int] = []
+        for axis, size in zip(axes.paths[self.path], axes.shape(self.path), strict=True):
+            inner = self.split.get(axis)
+            shape += [size] if inner is None else [size // inner, inner]
+        return tuple(shape)
 
     @property
     def dtype(self) -> np.dtype:
@@ -80,7 +96,7 @@ class LazyParameter:
     def sliced_axis(self) -> int | None:
         """The axis along which it is read: layers, or the vocabulary."""
         if self.layers is not None:
-            return 0
+            return self.layers_axis
         axes = self.source.model.axes.paths[self.path]
         return axes.index(VOCAB) if VOCAB in axes else None
 
@@ -113,8 +129,13 @@ class LazyParameter:
         if self.layers is None:
             rows = None if self.sliced_axis is None else part
             return contiguous(self.source.read(Leaf(self.path, self.layer, self.slot), rows))
-        layers = [self.source.read(Leaf(self.path, n, self.slot)) for n in self.layers[part]]
-        return contiguous(layers[0])[None] if len(layers) == 1 else np.stack(layers)
+        layers = [
+            contiguous(self.source.read(Leaf(self.path, n, self.slot))).reshape(self._layer_shape)
+            for n in self.layers[part]
+        ]
+        if len(layers) == 1:
+            return np.expand_dims(layers[0], self.layers_axis)
+        return np.stack(layers, self.layers_axis)
 
 
 def lazy_tree(source: Checkpoint, slot: str = "") -> dict[str, Any]:
@@ -210,7 +231,7 @@ def save_arguments(tree: Any) -> ocp.args.PyTreeSave:
         if not isinstance(leaf, LazyParameter) or leaf.chunk_bytes is None:
             return ocp.SaveArgs()
         # Axes named here are cut down to 1; without a name the largest one is cut as needed.
-        cut = () if leaf.layers is None else (0,)
+        cut = () if leaf.layers is None else (leaf.layers_axis,)
         return ocp.SaveArgs(chunk_byte_size=leaf.chunk_bytes, shard_axes=cut)
 
     return ocp.args.PyTreeSave(tree, save_args=jax.tree.map(arguments, tree))

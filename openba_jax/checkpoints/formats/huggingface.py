@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from absl import logging
+
 from openba_jax.checkpoints.checkpoint import Checkpoint, embedding_leaf
 from openba_jax.checkpoints.files.safetensors_file import read_safetensors, write_safetensors
 from openba_jax.checkpoints.files.tensors import FileTensor, Read
@@ -76,7 +78,15 @@ class HuggingFace:
         constants = {name for name in tensors if re.fullmatch(family.buffers, name)}
         check_tensors(entries, model, tensors, constants | copies.keys(), path)
         for name, original in copies.items():
-            if name in tensors and not description.equal(name, original):
+            if name not in tensors:
+                continue
+            if original is None:
+                logging.warning(
+                    "%s: tensor %s is left out; transformers does not read it either.",
+                    tensors[name].file,
+                    name,
+                )
+            elif not description.equal(name, original):
                 raise UserError(
                     f"{tensors[name].file}: tensor {name} should be a copy of {original} and is "
                     "not."
@@ -163,7 +173,7 @@ def _with_copies(entries: list[Entry], copies: Mapping[str, str]) -> list[Entry]
     """The entries, and behind the last matrix of the vocabulary those that copy others."""
     by_name = {entry.theirs: entry for entry in entries}
     made = [dataclasses.replace(by_name[of], theirs=name) for name, of in copies.items()]
-    head = [entry for entry in entries if entry.leaves[0].path.startswith("logits_dense/")]
+    head = [entry for entry in entries if "logits_dense/" in entry.leaves[0].path]
     return [*(entry for entry in entries if entry not in head), *made, *head]
 
 

@@ -41,6 +41,14 @@ from openba_jax.checkpoints.files.tensorstore_arrays import (
     write_lazily,
 )
 from openba_jax.checkpoints.formats.native import split_state
+from openba_jax.checkpoints.formats.t5x_networks import (
+    CARRIED,
+    SpreadCheckpoint,
+    as_here,
+    lazy_network,
+    named_network,
+    network_of,
+)
 from openba_jax.errors import UserError
 from openba_jax.models import registry
 from openba_jax.models.axes import axis_table, flatten, split_layer, unflatten
@@ -70,10 +78,13 @@ class T5X:
       config: the configuration of what is read. By default that of a `config.json` beside the
         checkpoint. T5X writes none by itself; without it sizes are taken from the shapes, and what
         shapes do not say is at its default, with a warning.
+      network: which of T5X's own networks is written, by name; by default the one that was read,
+        or else this package's module.
     """
 
     layout: T5XLayout = "orbax"
     config: ModelConfig | None = None
+    network: str = ""
 
     name = "t5x"
     description = "T5X folder (checkpoint_<step>)"
@@ -92,6 +103,9 @@ class T5X:
         arrays = open_arrays(folder)
         target = _below(arrays, _TARGET)
         step = arrays.get(_STEP)
+        network = network_of(target)
+        if network is not None:
+            target = as_here(target, network, folder)
         scanned = any("/layers/" in name for name in target)
         model = registry.model_of(self._config(target, folder).replace(scan_layers=scanned))
         links = {
@@ -100,6 +114,10 @@ class T5X:
             if name.startswith(_OPTIMIZER)
         }
         has_optimizer = any(array is not None for array in links.values())
+        if any(not name[0].isdecimal() for name in links):
+            logging.warning(
+                "%s has the state of another optimizer than adamw; it cannot be moved.", folder
+            )
         return ArrayCheckpoint(
             model,
             target,
@@ -110,6 +128,7 @@ class T5X:
             open_optimizer=functools.partial(_open_optimizer, links, set(target), folder)
             if has_optimizer
             else None,
+            carried={CARRIED: network} if network else {},
         )
 
     def write(self, checkpoint: Checkpoint, folder: Path) -> None:
@@ -120,8 +139,15 @@ class T5X:
           folder: an empty folder, to become a T5X model folder.
 
         Raises:
-          UserError: the legacy format is asked for, and the checkpoint has optimizer state.
+          UserError: the checkpoint has optimizer state, and the legacy format is asked for or one
+            of T5X's own networks; or that network cannot have this model.
         """
+        network = None
+        if name := self.network or checkpoint.carried.get(CARRIED):
+            network = named_network(name, checkpoint.model.config.family)
+            if checkpoint.optimizer is not None:
+                raise UserError(f"T5X's {name} is written without optimizer state only.")
+            checkpoint = SpreadCheckpoint(checkpoint, network)
         state: dict[str, Any] = {"step": np.asarray(checkpoint.step, np.int32)}
         if checkpoint.optimizer is not None:
             if self.layout == "legacy":
@@ -129,7 +155,8 @@ class T5X:
             links = enumerate(lazy_optimizer(checkpoint))
             state["param_states"] = {str(n): link for n, link in links if _has_arrays(link)}
         model_folder.write_metadata_of(checkpoint, folder)
-        tree = {"target": lazy_tree(checkpoint), "state": state}
+        parameters = lazy_network(checkpoint, network) if network else lazy_tree(checkpoint)
+        tree = {"target": parameters, "state": state}
         if self.layout == "legacy":
             _write_legacy(tree, folder / f"{_PREFIX}{checkpoint.step}")
             return
@@ -227,7 +254,11 @@ def infer_config(target: Mapping[str, Any], where: Path) -> tuple[ModelConfig, d
     """
     paths = {split_layer(name)[0] for name in target}
     for family in registry.families():
-        names = flatten(family.model(family.largest).logical_axes())
+        names = {
+            path: axes
+            for config in (family.largest, *family.alternatives)
+            for path, axes in flatten(family.model(config).logical_axes()).items()
+        }
         if not paths <= names.keys():
             continue
         axes = {

@@ -8,6 +8,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from openba_jax.models.encoder_decoder_module import (
+    EncoderDecoderModule,
+    cross_mask,
+    decoder_mask,
+    encoder_mask,
+    token_positions,
+)
 from openba_jax.models.openba.config import OpenBAConfig
 from openba_jax.nn.attention import AttentionMask
 from openba_jax.nn.attention_layer import AttentionSpec, CrossAttention, SelfAttention
@@ -182,13 +189,8 @@ def output_head(config: OpenBAConfig, kernel: jax.Array, bias: jax.Array | None)
     return Head(kernel, bias, config.embed_dim**-0.5 if scaled else 1.0)
 
 
-class OpenBA(nn.Module):
-    """The whole network.
-
-    The methods have the names and arguments that T5X calls. Tokens are int32 (T5X initialises with
-    float32, hence the casts), id 0 is padding. Where segment ids are given, they alone say which
-    positions are real (id > 0) and which belong together.
-    """
+class OpenBA(EncoderDecoderModule):
+    """The whole network."""
 
     config: OpenBAConfig
 
@@ -226,8 +228,8 @@ class OpenBA(nn.Module):
         enable_dropout: bool = True,
     ) -> jax.Array:
         """Encodes int `[batch, length]` to `[batch, length, embed]`."""
-        positions = _positions(encoder_input_tokens, encoder_positions)
-        mask = _encoder_mask(encoder_input_tokens, encoder_segment_ids)
+        positions = token_positions(encoder_input_tokens, encoder_positions)
+        mask = encoder_mask(encoder_input_tokens, encoder_segment_ids)
         x = self._embed(encoder_input_tokens, not enable_dropout)
         return self.encoder(x, positions, mask, not enable_dropout)
 
@@ -246,18 +248,16 @@ class OpenBA(nn.Module):
         prefill_lengths: jax.Array | None = None,
     ) -> jax.Array:
         """The decoder output before the logits; arguments as `decode`."""
-        positions = _positions(decoder_input_tokens, decoder_positions)
-        self_mask = AttentionMask(
-            causal=True, query_segments=decoder_segment_ids, key_segments=decoder_segment_ids
-        )
-        cross_mask = _cross_mask(encoder_input_tokens, encoder_segment_ids, decoder_segment_ids)
+        positions = token_positions(decoder_input_tokens, decoder_positions)
+        self_mask = decoder_mask(decoder_segment_ids)
+        memory_mask = cross_mask(encoder_input_tokens, encoder_segment_ids, decoder_segment_ids)
         x = self._embed(decoder_input_tokens, not enable_dropout)
         return self.decoder(
             x,
             encoded,
             positions,
             self_mask,
-            cross_mask,
+            memory_mask,
             prefill_lengths,
             not enable_dropout,
             decode,
@@ -270,116 +270,3 @@ class OpenBA(nn.Module):
         if self.config.logits_bias or not self.config.tie_embeddings:
             return self.logits_dense(hidden, embedding)
         return output_head(self.config, embedding.T, None).logits(hidden)
-
-    def decode(
-        self,
-        encoded: jax.Array,
-        encoder_input_tokens: jax.Array,
-        decoder_input_tokens: jax.Array,
-        decoder_target_tokens: jax.Array | None = None,
-        encoder_segment_ids: jax.Array | None = None,
-        decoder_segment_ids: jax.Array | None = None,
-        decoder_positions: jax.Array | None = None,
-        *,
-        enable_dropout: bool = True,
-        decode: bool = False,
-        max_decode_length: int | None = None,
-        prefill: bool = False,
-        prefill_lengths: jax.Array | None = None,
-    ) -> jax.Array:
-        """Decodes, by teacher forcing or with the cache.
-
-        Args:
-          encoded: `[batch, encoder_length, embed]`.
-          encoder_input_tokens: int `[batch, encoder_length]`, for the mask.
-          decoder_input_tokens: int `[batch, length]`, start id 0 first.
-          decoder_target_tokens: not read; part of the T5X contract.
-          encoder_segment_ids: int `[batch, encoder_length]`, for packed batches.
-          decoder_segment_ids: int `[batch, length]`, for packed batches.
-          decoder_positions: int `[batch, length]`, for packed batches.
-          enable_dropout: apply dropout; needs a `dropout` rng.
-          decode: use the mutable collection `cache`. A call that finds none makes it, from
-            `encoded`, and takes no step.
-          max_decode_length: positions that a new cache holds.
-          prefill: the tokens are whole prompts, padded on the right.
-          prefill_lengths: int32 `[batch]`, lengths of those prompts.
-
-        Returns:
-          Float32 logits `[batch, length, vocab]`.
-        """
-        del decoder_target_tokens
-        hidden = self.decode_hidden(
-            encoded,
-            encoder_input_tokens,
-            decoder_input_tokens,
-            encoder_segment_ids,
-            decoder_segment_ids,
-            decoder_positions,
-            enable_dropout=enable_dropout,
-            decode=decode,
-            max_decode_length=max_decode_length,
-            prefill_lengths=prefill_lengths if prefill else None,
-        )
-        return self.logits(hidden)
-
-    def hidden_states(
-        self,
-        encoder_input_tokens: jax.Array,
-        decoder_input_tokens: jax.Array,
-        decoder_target_tokens: jax.Array | None = None,
-        encoder_segment_ids: jax.Array | None = None,
-        decoder_segment_ids: jax.Array | None = None,
-        encoder_positions: jax.Array | None = None,
-        decoder_positions: jax.Array | None = None,
-        *,
-        enable_dropout: bool = True,
-        decode: bool = False,
-    ) -> jax.Array:
-        """The decoder output `[batch, length, embed]`; arguments as `__call__`."""
-        del decoder_target_tokens
-        encoded = self.encode(
-            encoder_input_tokens,
-            encoder_segment_ids,
-            encoder_positions,
-            enable_dropout=enable_dropout,
-        )
-        return self.decode_hidden(
-            encoded,
-            encoder_input_tokens,
-            decoder_input_tokens,
-            encoder_segment_ids,
-            decoder_segment_ids,
-            decoder_positions,
-            enable_dropout=enable_dropout,
-            decode=decode,
-        )
-
-    def __call__(self, *tokens: Any, **arguments: Any) -> jax.Array:
-        """Float32 logits `[batch, length, vocab]`; the arguments are those of `hidden_states`."""
-        return self.logits(self.hidden_states(*tokens, **arguments))
-
-
-def _positions(tokens: jax.Array, positions: jax.Array | None) -> jax.Array:
-    """Given positions, or 0, 1, 2, ... whatever the padding."""
-    return jnp.arange(tokens.shape[1])[None] if positions is None else positions
-
-
-def _encoder_mask(tokens: jax.Array, segment_ids: jax.Array | None) -> AttentionMask:
-    """Keys that are real and, when packed, of the query's segment."""
-    real = tokens if segment_ids is None else segment_ids
-    return AttentionMask(keys=real > 0, query_segments=segment_ids, key_segments=segment_ids)
-
-
-def _cross_mask(
-    encoder_tokens: jax.Array,
-    encoder_segment_ids: jax.Array | None,
-    decoder_segment_ids: jax.Array | None,
-) -> AttentionMask:
-    """Encoder keys that are real and, when packed, of the query's segment."""
-    if encoder_segment_ids is None:
-        return AttentionMask(keys=encoder_tokens > 0)
-    return AttentionMask(
-        keys=encoder_segment_ids > 0,
-        query_segments=decoder_segment_ids,
-        key_segments=encoder_segment_ids,
-    )
