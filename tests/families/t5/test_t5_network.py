@@ -260,7 +260,7 @@ def test_flops_of_a_step_are_the_difference_of_two_lengths():
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        *(("mlp_activation", "tanh"), ("model_type", "umt5"), ("relpos_buckets", 5)),
+        *(("mlp_activation", "tanh"), ("huggingface_type", "umt5"), ("relpos_buckets", 5)),
         *(("relpos_max_distance", 16), ("layer_norm_epsilon", 0.0), ("num_heads", 0)),
     ],
 )
