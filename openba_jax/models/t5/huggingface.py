@@ -188,8 +188,8 @@ class T5HuggingFace:
         if config.dropout_rate != config.attention_dropout_rate:
             raise UserError(
                 f"dropout_rate is {config.dropout_rate} and attention_dropout_rate "
-                f"{config.attention_dropout_rate}, and Hugging Face's {config.huggingface_type} has "
-                "one rate; set both alike in the model's config.json."
+                f"{config.attention_dropout_rate}, and Hugging Face's T5 has one rate; set both "
+                "alike in the model's config.json."
             )
         forms = {form: name for name, form in _FEED_FORWARD.items()}
         return {
