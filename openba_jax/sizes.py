@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from absl import flags
 
 from openba_jax import cli
+
+if TYPE_CHECKING:
+    from openba_jax.models.axes import AxisTable
 
 
 def rows(models: Sequence[str], encoder_length: int, decoder_length: int) -> list[list[str]]:
@@ -34,7 +38,7 @@ def rows(models: Sequence[str], encoder_length: int, decoder_length: int) -> lis
                 model.config.family,
                 "+".join(str(model.axes.depth(stack)) for stack in model.stacks),
                 f"{sizes['embed']:,}",
-                f"{sizes[f'{first}/heads']}x{sizes[f'{first}/kv']}",
+                f"{sizes[f'{first}/heads']}x{_head_size(model.axes, first)}",
                 f"{sizes[f'{first}/mlp']:,}",
                 f"{sizes['vocab']:,}",
                 f"{parameter_count(model):,}",
@@ -45,6 +49,14 @@ def rows(models: Sequence[str], encoder_length: int, decoder_length: int) -> lis
             ]
         )
     return table
+
+
+def _head_size(axes: AxisTable, stack: str) -> int:
+    """Channels of a head, which may be joined with the heads in one axis."""
+    from openba_jax.models.axes import Joined
+
+    joined = [c.inner for c in axes.couplings if isinstance(c, Joined) and c.outer == "heads"]
+    return joined[0] if joined else axes.sizes[f"{stack}/kv"]
 
 
 HEADER = [

@@ -48,7 +48,8 @@ class T5Config(EncoderDecoderConfig):
       relpos_max_distance: tokens from which on all distances share a bias.
       layer_norm_epsilon: added to the mean of squares.
       initializer_factor: of the standard deviations of all initial parameters.
-      model_type: what Hugging Face's format calls the model. The network does not depend on it.
+      huggingface_type: what Hugging Face's format calls the model; the network does not depend on
+        it.
     """
 
     family: ClassVar[str] = "t5"
@@ -60,7 +61,7 @@ class T5Config(EncoderDecoderConfig):
     depths: ClassVar[tuple[str, ...]] = ("encoder_layers", "decoder_layers")
     changeable: ClassVar[tuple[str, ...]] = (
         *EncoderDecoderConfig.changeable,
-        *("initializer_factor", "model_type"),
+        *("initializer_factor", "huggingface_type"),
     )
 
     embed_dim: int
@@ -80,7 +81,7 @@ class T5Config(EncoderDecoderConfig):
     initializer_factor: float = 1.0
     max_encoder_length: int = 512
     max_decoder_length: int = 512
-    model_type: ModelType = "t5"
+    huggingface_type: ModelType = "t5"
 
     def __post_init__(self) -> None:
         """Checks what `EncoderDecoderConfig` checks, the choices, and the relative positions.
@@ -90,7 +91,7 @@ class T5Config(EncoderDecoderConfig):
         """
         super().__post_init__()
         self.check_choice("mlp_activation", get_args(Activation))
-        self.check_choice("model_type", get_args(ModelType))
+        self.check_choice("huggingface_type", get_args(ModelType))
         if self.relpos_buckets < 4 or self.relpos_buckets % 2:
             raise UserError(
                 f"relpos_buckets is {self.relpos_buckets}; it must be an even number from 4 on, "
@@ -201,7 +202,7 @@ NAMED: dict[str, T5Config] = {
     # Flan-T5 has these sizes, too.
     **{f"t5_1_1_{name}": config for name, config in _V1_1.items()},
     **{
-        f"mt5_{name}": config.replace(vocab_size=250_112, model_type="mt5")
+        f"mt5_{name}": config.replace(vocab_size=250_112, huggingface_type="mt5")
         for name, config in _V1_1.items()
     },
     "ul2_20b": _size(4096, 16, 16_384, 32, head_dim=256, mlp_activation="silu"),

@@ -155,7 +155,7 @@ class T5HuggingFace:
             max_decoder_length=fields["n_positions"],
             dtype=dtype,
             param_dtype=dtype,
-            model_type=model_type,
+            huggingface_type=model_type,
         )
 
     def copies(self, config: ModelConfig) -> dict[str, str | None]:
@@ -181,19 +181,21 @@ class T5HuggingFace:
         if not config.shared_relpos:
             raise UserError(
                 f"the layers have biases of positions of their own (shared_relpos), and Hugging "
-                f"Face's {config.model_type} shares one; write native or t5x."
+                f"Face's {config.huggingface_type} shares one; write native or t5x."
             )
-        if scaled and config.model_type == "mt5":
-            raise UserError("mt5 has no scaled logits; write the model as t5 (model_type).")
+        if scaled and config.huggingface_type == "mt5":
+            raise UserError(
+                "mt5 has no scaled logits; set huggingface_type to t5 in its config.json."
+            )
         if config.dropout_rate != config.attention_dropout_rate:
             raise UserError(
                 f"dropout_rate is {config.dropout_rate} and attention_dropout_rate "
-                f"{config.attention_dropout_rate}, and Hugging Face's {config.model_type} has one "
-                "rate; set both alike in the model's config.json."
+                f"{config.attention_dropout_rate}, and Hugging Face's T5 has one rate; set both "
+                "alike in the model's config.json."
             )
         forms = {form: name for name, form in _FEED_FORWARD.items()}
         return {
-            "architectures": [_CLASSES[config.model_type]],
+            "architectures": [_CLASSES[config.huggingface_type]],
             "d_ff": config.mlp_dim,
             "d_kv": config.head_dim,
             "d_model": config.embed_dim,
@@ -204,7 +206,7 @@ class T5HuggingFace:
             "initializer_factor": config.initializer_factor,
             "is_encoder_decoder": True,
             "layer_norm_epsilon": config.layer_norm_epsilon,
-            "model_type": config.model_type,
+            "model_type": config.huggingface_type,
             "n_positions": max(config.lengths),
             "num_decoder_layers": config.decoder_layers,
             "num_heads": config.num_heads,

@@ -13,6 +13,7 @@ from openba_jax.checkpoints.files.safetensors_file import read_safetensors, writ
 from openba_jax.checkpoints.formats.huggingface import HuggingFace
 from openba_jax.checkpoints.formats.native import Native
 from openba_jax.checkpoints.formats.t5x import T5X
+from openba_jax.checkpoints.registry import detect, open_checkpoint
 from openba_jax.errors import UserError
 from openba_jax.models.registry import named_config
 from openba_jax.pruning.apply import prune_checkpoint
@@ -23,7 +24,7 @@ OLD, NEW = named_config("tiny_t5"), named_config("tiny_t5_1_1", head_dim=6)
 CONFIGS = {
     "t5": OLD,
     "t5_1_1": NEW,
-    "mt5": NEW.replace(model_type="mt5"),
+    "mt5": NEW.replace(huggingface_type="mt5"),
     "ul2": NEW.replace(mlp_activation="silu", encoder_layers=3),
     "unscaled": OLD.replace(scale_tied_logits=False, mlp_activation="gelu"),
     "gated relu": NEW.replace(mlp_activation="relu", relpos_buckets=16, relpos_max_distance=64),
@@ -62,7 +63,8 @@ def test_round_trip(name, folder, weight_format):
 def test_other_formats(folder, writer, scan_layers):
     source = MemoryCheckpoint(NEW.replace(scan_layers=scan_layers))
     writer.write(source, folder)
-    opened = (T5X() if isinstance(writer, T5X) else Native()).open(folder)
+    assert detect(folder).name == writer.name
+    opened = open_checkpoint(folder)
     assert_same(source, opened)
     unrolled = isinstance(writer, T5X) and writer.network
     assert opened.model.config.scan_layers == (scan_layers and not unrolled)
@@ -181,7 +183,7 @@ def test_what_is_refused(copied, fields, message):
     [
         ({"shared_relpos": False}, "biases of positions of their own"),
         ({"dropout_rate": 0.1}, "attention_dropout_rate"),
-        ({"model_type": "mt5"}, "mt5 has no scaled logits"),
+        ({"huggingface_type": "mt5"}, "mt5 has no scaled logits"),
     ],
 )
 def test_what_cannot_be_written(folder, changes, message):

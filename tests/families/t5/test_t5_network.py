@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from openba_jax import sizes
 from openba_jax.errors import UserError
 from openba_jax.models.counting import parameter_count
 from openba_jax.models.registry import model_of, named_config
@@ -78,6 +79,11 @@ def batch_of(encoder, decoder):
 )
 def test_published_counts(name, count):
     assert parameter_count(model_of(named_config(name))) == count
+
+
+def test_the_table_of_sizes_knows_heads_that_are_joined():
+    (row,) = sizes.rows(["t5_3b"], 512, 128)
+    assert row[1:5] == ["t5", "24+24", "1,024", "32x128"]
 
 
 def test_scanned_and_unrolled_agree(config):
@@ -260,7 +266,7 @@ def test_flops_of_a_step_are_the_difference_of_two_lengths():
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        *(("mlp_activation", "tanh"), ("model_type", "umt5"), ("relpos_buckets", 5)),
+        *(("mlp_activation", "tanh"), ("huggingface_type", "umt5"), ("relpos_buckets", 5)),
         *(("relpos_max_distance", 16), ("layer_norm_epsilon", 0.0), ("num_heads", 0)),
     ],
 )

@@ -57,7 +57,7 @@ def test_configurations_are_read():
     assert {n: c.logits_scale == 1 for n, c in configs.items()} == {
         "t5": False, "t5_1_1": True, "mt5": True, "ul2": True, "tied_unscaled": True,
     }  # fmt: skip
-    assert configs["mt5"].model_type == "mt5"
+    assert configs["mt5"].huggingface_type == "mt5"
     assert (configs["ul2"].mlp_activation, configs["ul2"].gated_mlp) == ("silu", True)
     assert (configs["tied_unscaled"].mlp_activation, configs["t5"].gated_mlp) == ("gelu", False)
 
