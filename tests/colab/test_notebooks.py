@@ -9,7 +9,12 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from memory_checkpoint import MemoryCheckpoint
 from nbclient import NotebookClient
+
+from openba_jax.checkpoints.formats.gguf import Gguf
+from openba_jax.data.vocabulary_training import train_vocabulary
+from openba_jax.models.registry import named_config
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 NOTEBOOKS = REPOSITORY / "scripts" / "colab"
@@ -92,6 +97,24 @@ def test_prune(
     for name in ("layers", "width", "random_width"):
         assert f"{name:14} after the cut" in text
     assert f"{'uncut':14} " in text
+
+
+def test_llama(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The notebook's own model is a download of 93 MB; this one has the same format.
+    pytest.importorskip("gguf", reason="the extra gguf is not installed")
+    texts = [f"user assistant the colour number {n} is red and green" for n in range(300)]
+    vocabulary = train_vocabulary(texts, 290, tmp_path / "tokenizer.model")
+    checkpoint = MemoryCheckpoint(named_config("tiny_llama", vocab_size=vocabulary.size))
+    checkpoint.tokenizer = vocabulary.path
+    (tmp_path / "given").mkdir()
+    Gguf("Q8_0").write(checkpoint, tmp_path / "given")
+    monkeypatch.setenv("OPENBA_NOTEBOOK_MODEL", str(tmp_path / "given" / "model.gguf"))
+    monkeypatch.setenv("OPENBA_NOTEBOOK_OUTPUT", str(tmp_path / "output"))
+    monkeypatch.setenv("OPENBA_NOTEBOOK_STEPS", "2")
+    monkeypatch.setenv("OPENBA_NOTEBOOK_TEMPLATE", "user {} assistant")
+    text = printed("5_llama.ipynb")
+    assert text.count("What is the capital of France? ->") == 3
+    assert "model.gguf:" in text
 
 
 @pytest.mark.t5x
