@@ -7,7 +7,7 @@ python -m openba_jax.sizes --models=tiny,small --encoder_length=64 --decoder_len
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from absl import flags
 
@@ -34,7 +34,7 @@ def rows(models: Sequence[str], encoder_length: int, decoder_length: int) -> lis
                 model.config.family,
                 "+".join(str(model.axes.depth(stack)) for stack in model.stacks),
                 f"{sizes['embed']:,}",
-                f"{sizes[f'{first}/heads']}x{sizes[f'{first}/kv']}",
+                _heads(sizes, first),
                 f"{sizes[f'{first}/mlp']:,}",
                 f"{sizes['vocab']:,}",
                 f"{parameter_count(model):,}",
@@ -45,6 +45,12 @@ def rows(models: Sequence[str], encoder_length: int, decoder_length: int) -> lis
             ]
         )
     return table
+
+
+def _heads(sizes: Mapping[str, int], stack: str) -> str:
+    """`32x128`: heads and their size; `32/8x128` where 32 heads share 8 of keys and values."""
+    heads, shared = sizes[f"{stack}/heads"], sizes.get(f"{stack}/kv_heads")
+    return f"{heads if shared is None else f'{heads}/{shared}'}x{sizes[f'{stack}/kv']}"
 
 
 HEADER = [
@@ -76,8 +82,9 @@ def main(argv: Sequence[str]) -> None:
     for row in [HEADER, *body]:
         sys.stdout.write("  ".join(c.rjust(w) for c, w in zip(row, widths, strict=True)) + "\n")
     sys.stdout.write(
-        f"FLOPs at {values.encoder_length} encoder and {values.decoder_length} decoder tokens, "
-        "without rematerialisation.\n"
+        f"FLOPs at {values.encoder_length} encoder and {values.decoder_length} decoder tokens, or "
+        "one sequence of as many, without rematerialisation. Heads 32/8x128: 32 query heads of 128 "
+        "share 8 of keys and values.\n"
     )
 
 
