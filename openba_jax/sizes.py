@@ -38,7 +38,7 @@ def rows(models: Sequence[str], encoder_length: int, decoder_length: int) -> lis
                 model.config.family,
                 "+".join(str(model.axes.depth(stack)) for stack in model.stacks),
                 f"{sizes['embed']:,}",
-                f"{sizes[f'{first}/heads']}x{_head_size(model.axes, first)}",
+                _heads(model.axes, first),
                 f"{sizes[f'{first}/mlp']:,}",
                 f"{sizes['vocab']:,}",
                 f"{parameter_count(model):,}",
@@ -51,12 +51,14 @@ def rows(models: Sequence[str], encoder_length: int, decoder_length: int) -> lis
     return table
 
 
-def _head_size(axes: AxisTable, stack: str) -> int:
-    """Channels of a head, which may be joined with the heads in one axis."""
+def _heads(axes: AxisTable, stack: str) -> str:
+    """`32x128`: heads and their size; `32/8x128` where 32 heads share 8 of keys and values."""
     from openba_jax.models.axes import Joined
 
     joined = [c.inner for c in axes.couplings if isinstance(c, Joined) and c.outer == "heads"]
-    return joined[0] if joined else axes.sizes[f"{stack}/kv"]
+    size = joined[0] if joined else axes.sizes[f"{stack}/kv"]
+    heads, shared = axes.sizes[f"{stack}/heads"], axes.sizes.get(f"{stack}/kv_heads")
+    return f"{heads if shared is None else f'{heads}/{shared}'}x{size}"
 
 
 HEADER = [
@@ -88,8 +90,9 @@ def main(argv: Sequence[str]) -> None:
     for row in [HEADER, *body]:
         sys.stdout.write("  ".join(c.rjust(w) for c, w in zip(row, widths, strict=True)) + "\n")
     sys.stdout.write(
-        f"FLOPs at {values.encoder_length} encoder and {values.decoder_length} decoder tokens, "
-        "without rematerialisation.\n"
+        f"FLOPs at {values.encoder_length} encoder and {values.decoder_length} decoder tokens, or "
+        "one sequence of as many, without rematerialisation. Heads 32/8x128: 32 query heads of 128 "
+        "share 8 of keys and values.\n"
     )
 
 

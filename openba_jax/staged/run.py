@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from openba_jax.cli import gin_values
@@ -14,7 +14,7 @@ from openba_jax.evaluation.benchmarks import json_choice
 from openba_jax.files import write_atomically
 from openba_jax.models.config import ModelConfig
 from openba_jax.models.registry import model_of
-from openba_jax.objectives.mixture import get_mixture
+from openba_jax.objectives.mixture import get_mixture, mixture_names
 from openba_jax.paths import check_output_folder, local, reject_overlap
 from openba_jax.pruning.plan import Plan
 from openba_jax.pruning.stages import RANDOM, Stage, apply_stage, check_method, merge_stages
@@ -67,8 +67,8 @@ class Pipeline:
 
         Raises:
           UserError: `output_dir` cannot be written or overlaps with the data, there are no stages,
-            two stages share a name, a mixture is unknown, a phase has no tokens to train on, or a
-            stage or the data cannot be used.
+            two stages share a name, a mixture is unknown or for models of another kind, a phase has
+            no tokens to train on, or a stage or the data cannot be used.
         """
         object.__setattr__(self, "output_dir", str(local(self.output_dir)))
         check_output_folder(self.output_dir)
@@ -80,8 +80,7 @@ class Pipeline:
         names = [stage.name for stage in self.stages]
         if len(set(names)) < len(names):
             raise UserError(f"stages need names of their own; found {', '.join(names)}.")
-        for mixture in self._mixtures:
-            get_mixture(mixture)
+        _check_mixtures(self._mixtures, self.model)
         for name in ("pretrain", "tune"):
             if (tokens := getattr(self, name).tokens) < 1:
                 raise UserError(f"{name} trains on {tokens} tokens; give its Phase some.")
@@ -169,6 +168,22 @@ def _clocked() -> Callable[[str], None]:
         sys.stdout.flush()
 
     return say
+
+
+def _check_mixtures(mixtures: Collection[str], model: ModelConfig) -> None:
+    """Checks that a model reads what the mixtures make.
+
+    Raises:
+      UserError: a mixture is unknown, or for models of another kind.
+    """
+    wanted = model_of(model).layout
+    for name in sorted(mixtures):
+        if (layout := get_mixture(name).layout) != wanted:
+            known = [each for each in mixture_names() if get_mixture(each).layout == wanted]
+            raise UserError(
+                f"the mixture {name} is for models of the kind {layout!r}, and the family "
+                f"{model.family} is of the kind {wanted!r}, for which there are {', '.join(known)}."
+            )
 
 
 def _check_data(data: Data) -> None:

@@ -18,6 +18,7 @@ from t5x import metrics as t5x_metrics
 from t5x import models
 from t5x.optimizers import OptimizerDefType
 
+from openba_jax.errors import UserError
 from openba_jax.evaluation.scoring import token_losses
 from openba_jax.models.base import DecodingState
 from openba_jax.models.config import ModelConfig
@@ -61,9 +62,17 @@ class EncoderDecoderModel(models.EncoderDecoderModel):
           decode_fn: how answers are found; those of `t5x.decoding` fit, too.
           num_decodes: beams.
           return_all_decodes: give all of them, the best last, rather than the best.
+
+        Raises:
+          UserError: the network has no encoder.
         """
         self.config = config
         self.model = model_of(config)
+        if self.model.layout != "encoder_decoder":
+            raise UserError(
+                f"under T5X run models with an encoder, and a model of the family {config.family} "
+                "has none; train it with openba-train."
+            )
         self._projections: dict[str, Any] | None = None  # Of one prediction, while it is traced.
         super().__init__(
             module=self.model.module,

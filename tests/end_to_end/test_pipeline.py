@@ -10,12 +10,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
 from examples import facts
 from openba_jax.cli import check_scopes
 from openba_jax.errors import UserError
+from openba_jax.models.config import ModelConfig
 from openba_jax.models.registry import named_config
 from openba_jax.pruning.stages import Stage
 from openba_jax.staged.run import Pipeline, claim_folder
@@ -23,6 +25,27 @@ from openba_jax.staged.settings import Data, Phase
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TOKENS = 8 * (34 + 20)  # of one step
+
+
+class Road(NamedTuple):
+    """What a family goes the whole way with."""
+
+    model: ModelConfig
+    mixture: str
+    instructions: str
+    text: str
+
+
+ROADS = {
+    "openba": Road(named_config("tiny"), "ul2_flan", "flan", "ul2"),
+    "llama": Road(
+        named_config("tiny_llama"),
+        "causal_lm_completion",
+        "completion",
+        "causal_lm",
+    ),
+}
+"""By family."""
 
 
 @pytest.fixture(scope="module")
@@ -55,12 +78,13 @@ def _data(corpus: Path) -> Data:
     )
 
 
-def _pipeline(output: Path, corpus: Path, **changes) -> Pipeline:
-    phase = Phase("ul2_flan", peak=3e-3, minimum=3e-4, tokens=6 * TOKENS)
+def _pipeline(output: Path, corpus: Path, family: str = "openba", **changes) -> Pipeline:
+    road = ROADS[family]
+    phase = Phase(road.mixture, peak=3e-3, minimum=3e-4, tokens=6 * TOKENS)
     settings = {
         "output_dir": str(output),
         "data": _data(corpus),
-        "model": named_config("tiny"),
+        "model": road.model,
         "stages": [
             Stage("layers", drop_decoder=[1], recover_tokens=4 * TOKENS),
             Stage("width", embed=24, heads=3, mlp=48, recover_tokens=4 * TOKENS),
@@ -68,7 +92,7 @@ def _pipeline(output: Path, corpus: Path, **changes) -> Pipeline:
         ],
         "pretrain": phase,
         "recover": phase,
-        "tune": Phase("flan", peak=1e-3, minimum=1e-4, tokens=3 * TOKENS),
+        "tune": Phase(road.instructions, peak=1e-3, minimum=1e-4, tokens=3 * TOKENS),
         "prompts": ["What is the capital of Japan?"],
         "log_every": 2,
         "checkpoint_every": 2,
@@ -76,10 +100,15 @@ def _pipeline(output: Path, corpus: Path, **changes) -> Pipeline:
     return Pipeline(**{**settings, **changes})
 
 
+@pytest.fixture(scope="module", params=ROADS)
+def family(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> Path:
+def finished(tmp_path_factory: pytest.TempPathFactory, corpus: Path, family: str) -> Path:
     output = tmp_path_factory.mktemp("run") / "run"
-    _pipeline(output, corpus).run()
+    _pipeline(output, corpus, family).run()
     return output
 
 
@@ -111,7 +140,7 @@ def test_plans_lie_beside_models_and_add_up(finished: Path) -> None:
     assert plan["ancestor"]["decoder_layers"] == 3
 
 
-def test_the_model_can_be_used_by_the_mains(finished: Path, tmp_path: Path) -> None:
+def test_the_model_can_be_used_by_the_mains(finished: Path, family: str, tmp_path: Path) -> None:
     from openba_jax.eval import evaluate
     from openba_jax.infer import infer
 
@@ -127,7 +156,7 @@ def test_the_model_can_be_used_by_the_mains(finished: Path, tmp_path: Path) -> N
     store = next((finished / "data").glob("pruned_*/spans.bin")).with_suffix("")
     figures = evaluate(
         str(finished / "models/words.tuned"),
-        mixture="ul2",
+        mixture=ROADS[family].text,
         stores=[str(store)],
         batch_size=8,
         eval_batches=1,
@@ -150,10 +179,10 @@ def test_accuracies_are_those_of_openba_eval(finished: Path, corpus: Path) -> No
     assert row["accuracy_tuned"] == scores["total"]["right"] / scores["total"]["count"]
 
 
-def test_again_changes_nothing(finished: Path, corpus: Path) -> None:
+def test_again_changes_nothing(finished: Path, corpus: Path, family: str) -> None:
     before = (finished / "report.json").read_bytes()
     times = {p: p.stat().st_mtime_ns for p in (finished / "models").glob("*/checkpoints/*")}
-    _pipeline(finished, corpus).run()
+    _pipeline(finished, corpus, family).run()
     assert (finished / "report.json").read_bytes() == before
     assert {p: p.stat().st_mtime_ns for p in times} == times
 
@@ -163,17 +192,17 @@ import sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 from test_pipeline import _pipeline
-_pipeline(Path(sys.argv[1]), Path(sys.argv[2])).run()
+_pipeline(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]).run()
 """
 
 
 @pytest.mark.slow(reason="kills and restarts the whole pipeline several times")
 def test_killed_anywhere_the_numbers_are_the_same(
-    finished: Path, corpus: Path, tmp_path: Path
+    finished: Path, corpus: Path, family: str, tmp_path: Path
 ) -> None:
     output = tmp_path / "run"
     script = SCRIPT.format(tests=str(Path(__file__).parent))
-    command = [sys.executable, "-c", script, str(output), str(corpus)]
+    command = [sys.executable, "-c", script, str(output), str(corpus), family]
     wanted = ["pretrain", "layers.pruned", "layers", "words", "all_at_once"]
     for name in wanted:  # Once in each of these, as soon as its folder appears.
         process = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.DEVNULL)
@@ -228,6 +257,7 @@ def test_misspelt_scopes_are_named() -> None:
         ([Stage("a", mlp=4096)], "4096"),
         ([Stage("a", mlp=32, method="guess")], "guess"),
         ([Stage("a", recover_objective="ul3")], "ul3"),
+        ([Stage("a", recover_objective="causal_lm")], "causal_lm is for .* 'decoder_only'"),
         ([Stage("a", vocabulary=90)], "stage a .* 900 pieces to 90; choose 103 to 900"),
         ([Stage("a", vocabulary=950)], "to 950"),
         (

@@ -97,3 +97,10 @@ def test_table_names_where_the_paper_differs() -> None:
     assert table["stage3_10b"][7] == "10,053,726,720"
     assert table["stage3_10b"][-1].startswith("9.9B; ")
     assert table["openba_v2_3_4b_100k"][7] == "3,424,407,424"
+
+
+def test_table_shows_grouped_heads() -> None:
+    table = {row[0]: row for row in sizes.rows(["llama2_7b", "llama3_1_8b"], 570, 380)}
+    assert table["llama2_7b"][2:8] == ["32", "4,096", "32x128", "11,008", "32,000", "6,738,415,616"]
+    assert table["llama3_1_8b"][4] == "32/8x128"
+    assert table["llama3_1_8b"][7] == "8,030,261,248"

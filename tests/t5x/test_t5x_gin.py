@@ -25,13 +25,22 @@ from openba_jax import sizes
 from openba_jax.errors import UserError
 from openba_jax.models.counting import parameter_count
 from openba_jax.models.registry import model_of, named_config
+from openba_jax.objectives.mixture import get_mixture
 from openba_jax.t5x import decoding, mistakes
 from openba_jax.t5x.partitioner import Partitioner
 
 assert sizes
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
-MODELS = sorted(path.stem for path in (REPOSITORY / "gin/models").glob("*.gin"))
-OBJECTIVES = sorted(path.stem for path in (REPOSITORY / "gin/objectives").glob("*.gin"))
+MODELS = sorted(
+    path.stem
+    for path in (REPOSITORY / "gin/models").glob("*.gin")
+    if model_of(named_config(path.stem)).layout == "encoder_decoder"
+)
+OBJECTIVES = sorted(
+    path.stem
+    for path in (REPOSITORY / "gin/objectives").glob("*.gin")
+    if get_mixture(path.stem).layout == "encoder_decoder"
+)
 OPTIMIZERS = sorted(path.stem for path in (REPOSITORY / "gin/optim").glob("*.gin"))
 
 TRAIN_MACROS = {
@@ -114,6 +123,14 @@ def test_every_combination_loads(monkeypatch, tmp_path, run, model):
     specs = initializer.train_state_axes
     assert specs.params["decoder"]["layers"]["mlp"]["wo"]["kernel"] == P(None, "model", None)
     assert specs.param_states[1].mu["token_embedder"]["embedding"] == P("model", None)
+
+
+def test_models_without_an_encoder_are_refused(monkeypatch):
+    files = ["models/tiny_llama", "runs/t5x/pretrain", "runs/t5x/native_batches"]
+    needed = {"MODEL_DIR": "'x'", "TOKEN_STORES": "[]", "VOCABULARY": "'x'"}
+    parse(monkeypatch, t5x.train, files, needed)
+    with pytest.raises(UserError, match="family llama has none; train it with openba-train"):
+        macro("MODEL")
 
 
 def test_the_files_may_come_in_any_order(monkeypatch):

@@ -51,9 +51,12 @@ class HuggingFace:
     description = "Hugging Face folder (config.json with model_type)"
 
     def recognises(self, path: Path) -> bool:
-        """Whether `path` has a `config.json` with `model_type`."""
+        """Whether `path` has a `config.json` with `model_type`, and not one of this package."""
         config = path / "config.json"
-        return config.is_file() and "model_type" in read_json(config)
+        if not config.is_file():
+            return False
+        fields = read_json(config)
+        return "model_type" in fields and "family" not in fields
 
     def open(self, path: Path) -> MappedCheckpoint:
         """Opens a folder with `config.json` and weights, in one file or in shards.

@@ -267,6 +267,6 @@ LABELS = {
     "llama2_13b": "13B",
     "llama2_7b": "7B",
     "llama2_3_4b": "3.4B",
-    "llama2_2_7b": "2.7B",
+    "llama2_2_7b": "2.7B; the sizes given with it make 2.07B",
 }
-"""Labels of the original's tables."""
+"""Labels of the original's tables, and where they are not the rounded count."""
