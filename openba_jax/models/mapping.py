@@ -64,10 +64,12 @@ class HuggingFace(Protocol):
 
     Attributes:
       model_types: what `model_type` of `config.json` may be.
+      refused: relatives that it cannot read: `model_type` -> a sentence that says why.
       rows: its tensors.
     """
 
     model_types: Sequence[str]
+    refused: Mapping[str, str]
     rows: Sequence[Row]
 
     def read_config(self, fields: Mapping[str, Any], tensors: Tensors) -> ModelConfig:

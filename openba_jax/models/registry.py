@@ -15,7 +15,10 @@ from openba_jax.models.base import Model
 from openba_jax.models.config import ModelConfig
 from openba_jax.models.mapping import HuggingFace, Megatron
 
-FAMILIES = {"openba": "openba_jax.models.openba"}
+FAMILIES = {
+    "openba": "openba_jax.models.openba",
+    "t5gemma": "openba_jax.models.t5gemma",
+}
 """Name of a family -> the module that has its `FAMILY`."""
 
 OLDEST = "openba"

@@ -70,6 +70,7 @@ class OpenBAHuggingFace:
     """The `HuggingFace` mapping of OpenBA."""
 
     model_types: Sequence[str] = ("openba",)
+    refused: Mapping[str, str] = {}
     rows: Sequence[Row] = tuple(_rows())
 
     def read_config(self, fields: Mapping[str, Any], tensors: Tensors) -> OpenBAConfig:
