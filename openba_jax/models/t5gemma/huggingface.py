@@ -71,7 +71,11 @@ def _rows() -> list[Row]:
         outer, inner = f"model.{stack}", f"model.{stack}.layers.{{n}}"
         ours = f"{stack}/layers"
         rows.append(
-            Row(f"{outer}.embed_tokens.weight", (f"{stack}/token_embedder/embedding",), "vocab embed")
+            Row(
+                f"{outer}.embed_tokens.weight",
+                (f"{stack}/token_embedder/embedding",),
+                "vocab embed",
+            )
         )
         attentions = [("self_attn", "self_attention", "embed")]
         if stack == "decoder":
@@ -79,7 +83,9 @@ def _rows() -> list[Row]:
         for name, own, memory in attentions:
             rows += _attention(f"{inner}.{name}", f"{ours}/{own}", memory)
             for place in ("pre", "post"):
-                rows.append(_norm(f"{inner}.{place}_{name}_layernorm", f"{ours}/{place}_{own}_norm"))
+                rows.append(
+                    _norm(f"{inner}.{place}_{name}_layernorm", f"{ours}/{place}_{own}_norm")
+                )
         for name, own in (("gate", "wi_0"), ("up", "wi_1")):
             rows += linear(f"{inner}.mlp.{name}_proj", [f"{ours}/mlp/{own}"], "mlp", "embed")
         rows += linear(f"{inner}.mlp.down_proj", [f"{ours}/mlp/wo"], "embed", "mlp")
@@ -285,7 +291,9 @@ def _stack(fields: Mapping[str, Any], stack: str) -> dict[str, Any]:
     if types is None:
         types = alternating(found["num_hidden_layers"])
     elif not isinstance(types, list) or not types:
-        raise UserError(f"{stack}: layer_types is {types!r}; it should list the type of each layer.")
+        raise UserError(
+            f"{stack}: layer_types is {types!r}; it should list the type of each layer."
+        )
     return {**found, "layer_types": tuple(types)}
 
 

@@ -61,7 +61,7 @@ class T5GemmaModel(EncoderDecoder):
         config = self.config
         encoder, decoder = config.encoder, config.decoder
         projections, mlp = _projections(encoder), 3 * encoder.embed_dim * encoder.mlp_dim
-        flops = encoder.layers * 2 * te * (projections + mlp)
+        flops = float(encoder.layers * 2 * te * (projections + mlp))
         a = encoder.num_heads * encoder.head_dim
         for kind in encoder.layer_types:
             reach = encoder.sliding_window if kind == LOCAL else te
@@ -75,7 +75,7 @@ class T5GemmaModel(EncoderDecoder):
         for kind in decoder.layer_types:
             window = decoder.sliding_window if kind == LOCAL else td
             flops += 4 * a * _causal_pairs(td, window)
-        return float(flops + 2 * td * config.vocab_size * decoder.embed_dim)
+        return flops + 2 * td * config.vocab_size * decoder.embed_dim
 
     def decode_flops(self, encoder_length: int, position: int) -> float:
         """FLOPs of one cached step, cross-attention keys and values already projected."""

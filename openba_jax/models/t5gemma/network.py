@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -81,7 +82,7 @@ class EncoderLayer(nn.Module):
         dropout = nn.Dropout(config.dropout_rate, deterministic=deterministic)
         y = _norm(config, "pre_self_attention_norm")(x)
         y = SelfAttention(_attention(config, sizes), name="self_attention")(
-            y, positions, mask.replace(window=window), deterministic=deterministic
+            y, positions, dataclasses.replace(mask, window=window), deterministic=deterministic
         )
         x = x + dropout(_norm(config, "post_self_attention_norm")(y))
         y = _mlp(config, sizes)(_norm(config, "pre_mlp_norm")(x))
@@ -115,7 +116,7 @@ class DecoderLayer(nn.Module):
         y = SelfAttention(_attention(config, sizes), name="self_attention")(
             y,
             positions,
-            self_mask.replace(window=window),
+            dataclasses.replace(self_mask, window=window),
             deterministic=deterministic,
             decode=decode,
             cache_length=cache_length,
