@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from absl import flags
 
 from openba_jax import cli
+
+if TYPE_CHECKING:
+    from openba_jax.models.base import Model
 
 
 def rows(models: Sequence[str], encoder_length: int, decoder_length: int) -> list[list[str]]:
@@ -26,17 +30,15 @@ def rows(models: Sequence[str], encoder_length: int, decoder_length: int) -> lis
     table = []
     for name in models:
         model = model_of(named_config(name))
-        sizes = model.axes.sizes
-        first = model.stacks[0]
         table.append(
             [
                 name,
                 model.config.family,
                 "+".join(str(model.axes.depth(stack)) for stack in model.stacks),
-                f"{sizes['embed']:,}",
-                f"{sizes[f'{first}/heads']}x{sizes[f'{first}/kv']}",
-                f"{sizes[f'{first}/mlp']:,}",
-                f"{sizes['vocab']:,}",
+                _of_stacks(model, "embed"),
+                _of_stacks(model, "heads", "kv"),
+                _of_stacks(model, "mlp"),
+                f"{model.axes.sizes['vocab']:,}",
                 f"{parameter_count(model):,}",
                 f"{parameter_bytes(model, 'bfloat16') / 2**30:.4g}",
                 f"{model.decode_flops(encoder_length, decoder_length // 2) / 1e9:.4g}",
@@ -45,6 +47,16 @@ def rows(models: Sequence[str], encoder_length: int, decoder_length: int) -> lis
             ]
         )
     return table
+
+
+def _of_stacks(model: Model, *names: str) -> str:
+    """Sizes of axes, with an x between them; stack by stack where the stacks differ."""
+    sizes = model.axes.sizes
+    found = [
+        "x".join(f"{sizes.get(f'{stack}/{name}', sizes.get(name)):,}" for name in names)
+        for stack in model.stacks
+    ]
+    return "+".join(found if len(set(found)) > 1 else found[:1])
 
 
 HEADER = [

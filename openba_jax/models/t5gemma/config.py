@@ -291,13 +291,9 @@ LARGEST = NAMED["tiny_t5gemma_unbalanced"].replace(attention_bias=True, tie_embe
 """Has every parameter that a T5Gemma can have."""
 
 LABELS = {
-    "t5gemma_s": "0.3B",
-    "t5gemma_b": "0.6B",
-    "t5gemma_l": "1B",
     "t5gemma_ml": "2B",
-    "t5gemma_xl": "4B",
-    "t5gemma_2b_2b": "2B-2B; of a Gemma 2 without its embedding",
-    "t5gemma_9b_2b": "9B-2B; likewise",
-    "t5gemma_9b_9b": "9B-9B; likewise",
+    "t5gemma_2b_2b": "2B-2B",
+    "t5gemma_9b_2b": "9B-2B",
+    "t5gemma_9b_9b": "9B-9B",
 }
-"""What the publication calls the sizes."""
+"""Names with a number; those of the pairs are of the Gemma 2 that a stack was made of."""

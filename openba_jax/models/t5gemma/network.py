@@ -11,6 +11,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from openba_jax.models.encoder_decoder_module import (
+    EncoderDecoderModule,
+    cross_mask,
+    decoder_mask,
+    encoder_mask,
+    token_positions,
+)
 from openba_jax.models.t5gemma.config import LOCAL, StackSizes, T5GemmaConfig
 from openba_jax.nn.attention import AttentionMask
 from openba_jax.nn.attention_layer import AttentionSpec, CrossAttention, SelfAttention
@@ -238,14 +245,8 @@ def output_head(config: T5GemmaConfig, kernel: jax.Array) -> Head:
     return Head(kernel, None, softcap=config.final_softcap)
 
 
-class T5Gemma(nn.Module):
-    """The whole network.
-
-    The methods have the names and arguments that T5X calls. Tokens are int32 (T5X initialises with
-    float32, hence the casts), id 0 is padding in encoder inputs and the start of an answer in
-    decoder inputs. Where segment ids are given, they alone say which positions are real (id > 0)
-    and which belong together.
-    """
+class T5Gemma(EncoderDecoderModule):
+    """The whole network; in decoder inputs id 0 stands for the token that answers start with."""
 
     config: T5GemmaConfig
 
@@ -278,12 +279,9 @@ class T5Gemma(nn.Module):
         enable_dropout: bool = True,
     ) -> jax.Array:
         """Encodes int `[batch, length]` to `[batch, length, encoder embed]`."""
-        tokens = encoder_input_tokens.astype(jnp.int32)
-        real = tokens if encoder_segment_ids is None else encoder_segment_ids
-        mask = AttentionMask(
-            keys=real > 0, query_segments=encoder_segment_ids, key_segments=encoder_segment_ids
-        )
-        positions, deterministic = _positions(tokens, encoder_positions), not enable_dropout
+        tokens, deterministic = encoder_input_tokens.astype(jnp.int32), not enable_dropout
+        positions = token_positions(tokens, encoder_positions)
+        mask = encoder_mask(tokens, encoder_segment_ids)
         return self.encoder(tokens, deterministic, positions, mask, deterministic)
 
     def decode_hidden(
@@ -301,19 +299,14 @@ class T5Gemma(nn.Module):
         prefill_lengths: jax.Array | None = None,
     ) -> jax.Array:
         """The decoder output before the logits; arguments as `decode`."""
-        tokens = decoder_input_tokens.astype(jnp.int32)
-        self_mask = AttentionMask(
-            causal=True, query_segments=decoder_segment_ids, key_segments=decoder_segment_ids
-        )
-        cross_mask = _cross_mask(encoder_input_tokens, encoder_segment_ids, decoder_segment_ids)
-        deterministic = not enable_dropout
+        tokens, deterministic = decoder_input_tokens.astype(jnp.int32), not enable_dropout
         return self.decoder(
             jnp.where(tokens == 0, self.config.start_id, tokens),
             deterministic,
             encoded,
-            _positions(tokens, decoder_positions),
-            self_mask,
-            cross_mask,
+            token_positions(tokens, decoder_positions),
+            decoder_mask(decoder_segment_ids),
+            cross_mask(encoder_input_tokens, encoder_segment_ids, decoder_segment_ids),
             prefill_lengths,
             deterministic,
             decode,
@@ -323,110 +316,3 @@ class T5Gemma(nn.Module):
     def logits(self, hidden: jax.Array) -> jax.Array:
         """Float32 logits `[batch, length, vocab]` of decoder outputs `[batch, length, embed]`."""
         return self.decoder.head().logits(hidden)
-
-    def decode(
-        self,
-        encoded: jax.Array,
-        encoder_input_tokens: jax.Array,
-        decoder_input_tokens: jax.Array,
-        decoder_target_tokens: jax.Array | None = None,
-        encoder_segment_ids: jax.Array | None = None,
-        decoder_segment_ids: jax.Array | None = None,
-        decoder_positions: jax.Array | None = None,
-        *,
-        enable_dropout: bool = True,
-        decode: bool = False,
-        max_decode_length: int | None = None,
-        prefill: bool = False,
-        prefill_lengths: jax.Array | None = None,
-    ) -> jax.Array:
-        """Decodes, by teacher forcing or with the cache.
-
-        Args:
-          encoded: `[batch, encoder_length, encoder embed]`.
-          encoder_input_tokens: int `[batch, encoder_length]`, for the mask.
-          decoder_input_tokens: int `[batch, length]`, 0 or the start id first.
-          decoder_target_tokens: not read; part of the T5X contract.
-          encoder_segment_ids: int `[batch, encoder_length]`, for packed batches.
-          decoder_segment_ids: int `[batch, length]`, for packed batches.
-          decoder_positions: int `[batch, length]`, for packed batches.
-          enable_dropout: apply dropout; needs a `dropout` rng.
-          decode: use the mutable collection `cache`. A call that finds none makes it, from
-            `encoded`, and takes no step.
-          max_decode_length: positions that a new cache holds.
-          prefill: the tokens are whole prompts, padded on the right.
-          prefill_lengths: int32 `[batch]`, lengths of those prompts.
-
-        Returns:
-          Float32 logits `[batch, length, vocab]`.
-        """
-        del decoder_target_tokens
-        hidden = self.decode_hidden(
-            encoded,
-            encoder_input_tokens,
-            decoder_input_tokens,
-            encoder_segment_ids,
-            decoder_segment_ids,
-            decoder_positions,
-            enable_dropout=enable_dropout,
-            decode=decode,
-            max_decode_length=max_decode_length,
-            prefill_lengths=prefill_lengths if prefill else None,
-        )
-        return self.logits(hidden)
-
-    def hidden_states(
-        self,
-        encoder_input_tokens: jax.Array,
-        decoder_input_tokens: jax.Array,
-        decoder_target_tokens: jax.Array | None = None,
-        encoder_segment_ids: jax.Array | None = None,
-        decoder_segment_ids: jax.Array | None = None,
-        encoder_positions: jax.Array | None = None,
-        decoder_positions: jax.Array | None = None,
-        *,
-        enable_dropout: bool = True,
-        decode: bool = False,
-    ) -> jax.Array:
-        """The decoder output `[batch, length, embed]`; arguments as `__call__`."""
-        del decoder_target_tokens
-        encoded = self.encode(
-            encoder_input_tokens,
-            encoder_segment_ids,
-            encoder_positions,
-            enable_dropout=enable_dropout,
-        )
-        return self.decode_hidden(
-            encoded,
-            encoder_input_tokens,
-            decoder_input_tokens,
-            encoder_segment_ids,
-            decoder_segment_ids,
-            decoder_positions,
-            enable_dropout=enable_dropout,
-            decode=decode,
-        )
-
-    def __call__(self, *tokens: Any, **arguments: Any) -> jax.Array:
-        """Float32 logits `[batch, length, vocab]`; the arguments are those of `hidden_states`."""
-        return self.logits(self.hidden_states(*tokens, **arguments))
-
-
-def _positions(tokens: jax.Array, positions: jax.Array | None) -> jax.Array:
-    """Given positions, or 0, 1, 2, ... whatever the padding."""
-    return jnp.arange(tokens.shape[1])[None] if positions is None else positions
-
-
-def _cross_mask(
-    encoder_tokens: jax.Array,
-    encoder_segment_ids: jax.Array | None,
-    decoder_segment_ids: jax.Array | None,
-) -> AttentionMask:
-    """Encoder keys that are real and, when packed, of the query's segment."""
-    if encoder_segment_ids is None:
-        return AttentionMask(keys=encoder_tokens > 0)
-    return AttentionMask(
-        keys=encoder_segment_ids > 0,
-        query_segments=decoder_segment_ids,
-        key_segments=encoder_segment_ids,
-    )
