@@ -113,4 +113,4 @@ def _causal_pairs(length: int, window: int) -> float:
     The diagonal counts half, as in the square of the length over two that other families have.
     """
     window = min(window, length)
-    return length * window - window**2 / 2
+    return length * (window - 0.5) - window * (window - 1) / 2
