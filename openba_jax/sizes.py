@@ -6,8 +6,9 @@ python -m openba_jax.sizes --models=tiny,small --encoder_length=64 --decoder_len
 
 from __future__ import annotations
 
+import functools
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from absl import flags
@@ -16,6 +17,7 @@ from openba_jax import cli
 
 if TYPE_CHECKING:
     from openba_jax.models.axes import AxisTable
+    from openba_jax.models.base import Model
 
 
 def rows(models: Sequence[str], encoder_length: int, decoder_length: int) -> list[list[str]]:
@@ -30,17 +32,15 @@ def rows(models: Sequence[str], encoder_length: int, decoder_length: int) -> lis
     table = []
     for name in models:
         model = model_of(named_config(name))
-        sizes = model.axes.sizes
-        first = model.stacks[0]
         table.append(
             [
                 name,
                 model.config.family,
                 "+".join(str(model.axes.depth(stack)) for stack in model.stacks),
-                f"{sizes['embed']:,}",
-                _heads(model.axes, first),
-                f"{sizes[f'{first}/mlp']:,}",
-                f"{sizes['vocab']:,}",
+                _by_stack(model, functools.partial(_size, "embed")),
+                _by_stack(model, _heads),
+                _by_stack(model, functools.partial(_size, "mlp")),
+                f"{model.axes.sizes['vocab']:,}",
                 f"{parameter_count(model):,}",
                 f"{parameter_bytes(model, 'bfloat16') / 2**30:.4g}",
                 f"{model.decode_flops(encoder_length, decoder_length // 2) / 1e9:.4g}",
@@ -49,6 +49,16 @@ def rows(models: Sequence[str], encoder_length: int, decoder_length: int) -> lis
             ]
         )
     return table
+
+
+def _by_stack(model: Model, shown: Callable[[AxisTable, str], str]) -> str:
+    """What is shown of each stack; once where they are the same."""
+    found = dict.fromkeys(shown(model.axes, stack) for stack in model.stacks)
+    return "+".join(found)
+
+
+def _size(name: str, axes: AxisTable, stack: str) -> str:
+    return f"{axes.sizes.get(f'{stack}/{name}', axes.sizes.get(name)):,}"
 
 
 def _heads(axes: AxisTable, stack: str) -> str:

@@ -64,12 +64,14 @@ class HuggingFace(Protocol):
 
     Attributes:
       model_types: what `model_type` of `config.json` may be.
+      refused: relatives that it cannot read: `model_type` -> a sentence that says why.
       rows: its tensors.
       buffers: pattern of the names of constants that may be stored beside them; empty: none.
       tokenizer: the kind of its vocabularies, as `data.vocabularies.registry.KINDS` calls it.
     """
 
     model_types: Sequence[str]
+    refused: Mapping[str, str]
     rows: Sequence[Row]
     buffers: str
     tokenizer: str

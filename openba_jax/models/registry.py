@@ -18,6 +18,7 @@ from openba_jax.models.mapping import Gguf, HuggingFace, Megatron, T5XNetwork
 FAMILIES = {
     "openba": "openba_jax.models.openba",
     "t5": "openba_jax.models.t5",
+    "t5gemma": "openba_jax.models.t5gemma",
     "llama": "openba_jax.models.llama",
 }
 """Name of a family -> the module that has its `FAMILY`."""

@@ -25,11 +25,13 @@ class Head(NamedTuple):
       kernel: `[embed, vocab]`.
       bias: `[vocab]`, or None.
       scale: of the hidden states.
+      softcap: bounds logits to `softcap * tanh(logit / softcap)` (Gemma 2); 0: they are not bound.
     """
 
     kernel: jax.Array
     bias: jax.Array | None
     scale: float = 1.0
+    softcap: float = 0.0
 
     def logits(self, hidden: jax.Array) -> jax.Array:
         """Float32 logits `[..., vocab]` of `[..., embed]`."""
@@ -38,7 +40,9 @@ class Head(NamedTuple):
         logits = jnp.matmul(
             hidden, self.kernel.astype(hidden.dtype), preferred_element_type=jnp.float32
         )
-        return logits if self.bias is None else logits + self.bias.astype(jnp.float32)
+        if self.bias is not None:
+            logits = logits + self.bias.astype(jnp.float32)
+        return self.softcap * jnp.tanh(logits / self.softcap) if self.softcap else logits
 
 
 class Loss(Protocol):
@@ -141,7 +145,15 @@ def sum_over_chunks(
     if chunk >= hidden.shape[1]:
         return chunk_sums(head.logits(hidden), rows, constants)
     return _sums_of_chunks(
-        chunk_sums, chunk, head.scale, hidden, head.kernel, head.bias, rows, constants
+        chunk_sums,
+        chunk,
+        head.scale,
+        head.softcap,
+        hidden,
+        head.kernel,
+        head.bias,
+        rows,
+        constants,
     )
 
 
@@ -155,11 +167,12 @@ def _cross_entropy_sums(logits: jax.Array, rows: Any, constants: Any) -> jax.Arr
     )
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2, 3))
 def _sums_of_chunks(
     chunk_sums: ChunkSums,
     chunk: int,
     scale: float,
+    softcap: float,
     hidden: jax.Array,
     kernel: jax.Array,
     bias: jax.Array | None,
@@ -167,7 +180,7 @@ def _sums_of_chunks(
     constants: Any,
 ) -> jax.Array:
     """`chunk_sums`, chunk by chunk."""
-    head = Head(_shared(kernel, hidden.dtype), bias, scale)
+    head = Head(_shared(kernel, hidden.dtype), bias, scale, softcap)
 
     def of_part(part: tuple[jax.Array, Any]) -> jax.Array:
         return chunk_sums(head.logits(part[0]), part[1], constants)
@@ -180,6 +193,7 @@ def _sums_and_gradients(
     chunk_sums: ChunkSums,
     chunk: int,
     scale: float,
+    softcap: float,
     hidden: jax.Array,
     kernel: jax.Array,
     bias: jax.Array | None,
@@ -192,7 +206,7 @@ def _sums_and_gradients(
     def loss(
         hidden: jax.Array, kernel: jax.Array, bias: jax.Array | None, rows: Any
     ) -> tuple[jax.Array, jax.Array]:
-        sums = chunk_sums(Head(kernel, bias, scale).logits(hidden), rows, constants)
+        sums = chunk_sums(Head(kernel, bias, scale, softcap).logits(hidden), rows, constants)
         return sums[0], sums
 
     differentiated = jax.value_and_grad(loss, (0, 1, 2), has_aux=True)
@@ -215,10 +229,15 @@ def _sums_and_gradients(
 
 
 def _scaled_gradients(
-    chunk_sums: ChunkSums, chunk: int, scale: float, gradients: Any, cotangent: jax.Array
+    chunk_sums: ChunkSums,
+    chunk: int,
+    scale: float,
+    softcap: float,
+    gradients: Any,
+    cotangent: jax.Array,
 ) -> tuple[Any, ...]:
     """The gradients times what the loss is multiplied by afterwards; none for the others."""
-    del chunk_sums, chunk, scale
+    del chunk_sums, chunk, scale, softcap
     return *jax.tree.map(lambda g: g * cotangent[0].astype(g.dtype), gradients), None, None
 
 

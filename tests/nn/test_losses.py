@@ -113,6 +113,28 @@ def test_scaled_hidden_states_learn_in_chunks() -> None:
     np.testing.assert_allclose(jax.grad(total)(hidden, 2), jax.grad(total)(hidden, 6), atol=1e-5)
 
 
+def test_bounded_logits_learn_in_chunks() -> None:
+    keys = jax.random.split(jax.random.key(0), 3)
+    hidden, kernel = jax.random.normal(keys[0], (2, 6, 8)), jax.random.normal(keys[1], (8, 16))
+    targets = jax.random.randint(keys[2], (2, 6), 0, 16)
+    batch = {"decoder_target_tokens": targets, "decoder_loss_weights": jnp.ones((2, 6))}
+
+    def chunked(hidden: jax.Array, kernel: jax.Array, chunk: int) -> jax.Array:
+        head = Head(kernel, None, softcap=1.5)
+        return token_cross_entropy(hidden, head, batch, chunk * 2 * 16)[0]
+
+    def plain(hidden: jax.Array, kernel: jax.Array) -> jax.Array:
+        return jnp.sum(cross_entropy(1.5 * jnp.tanh(hidden @ kernel / 1.5), targets))
+
+    expected, expected_gradients = jax.value_and_grad(plain, (0, 1))(hidden, kernel)
+    for chunk in (2, 6):
+        value, gradients = jax.value_and_grad(chunked, (0, 1))(hidden, kernel, chunk)
+        np.testing.assert_allclose(value, expected, rtol=1e-6)
+        for ours, theirs in zip(gradients, expected_gradients, strict=True):
+            np.testing.assert_allclose(ours, theirs, atol=1e-5)
+    assert abs(expected - token_cross_entropy(hidden, Head(kernel, None), batch)[0]) > 1
+
+
 def test_gradients_need_no_logits_twice() -> None:
     def flops(chunk: int) -> float:
         def total(hidden: jax.Array, kernel: jax.Array) -> jax.Array:

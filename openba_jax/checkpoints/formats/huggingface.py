@@ -163,9 +163,13 @@ class HuggingFace:
 def _family(model_type: object, file: Path) -> mapping.HuggingFace:
     """The mapping of the family that has this `model_type`."""
     known: dict[str, mapping.HuggingFace] = {}
+    refused: dict[str, str] = {}
     for family in registry.families():
         if family.huggingface is not None:
             known |= dict.fromkeys(family.huggingface.model_types, family.huggingface)
+            refused |= family.huggingface.refused
+    if model_type in refused:
+        raise UserError(f"{file}: model_type is {model_type!r}. {refused[str(model_type)]}")
     if model_type not in known:
         names = ", ".join(map(repr, known))
         raise UserError(f"{file}: model_type is {model_type!r}; those that can be read: {names}.")

@@ -62,6 +62,16 @@ class LlamaHuggingFace:
     """The `HuggingFace` mapping of LLaMA and its relatives."""
 
     model_types: Sequence[str] = tuple(_DEFAULTS)
+    refused: Mapping[str, str] = {
+        **dict.fromkeys(
+            ("mixtral", "qwen2_moe", "qwen3_moe", "llama4", "olmoe"),
+            "It is a mixture of experts, and only dense models can be read.",
+        ),
+        **dict.fromkeys(
+            ("deepseek_v2", "deepseek_v3"),
+            "It has multi-latent attention, which the family llama has not.",
+        ),
+    }
     rows: Sequence[Row] = tuple(_rows())
     tokenizer = "sentencepiece"
     buffers = r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq"

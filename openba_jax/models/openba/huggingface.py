@@ -70,6 +70,7 @@ class OpenBAHuggingFace:
     """The `HuggingFace` mapping of OpenBA."""
 
     model_types: Sequence[str] = ("openba",)
+    refused: Mapping[str, str] = {}
     rows: Sequence[Row] = tuple(_rows())
     buffers = ""
     tokenizer = "openba"

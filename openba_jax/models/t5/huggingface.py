@@ -106,6 +106,7 @@ class T5HuggingFace:
     """The `HuggingFace` mapping of T5 and mT5."""
 
     model_types: Sequence[str] = ("t5", "mt5")
+    refused: Mapping[str, str] = {}
     rows: Sequence[Row] = tuple(_rows())
     tokenizer = "t5"
     buffers = ""

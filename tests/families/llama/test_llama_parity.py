@@ -127,8 +127,9 @@ def test_variants_that_the_network_lacks_are_named(tmp_path: Path) -> None:
 
     weights = (DATA / "llama2" / "model.safetensors").read_bytes()
     (tmp_path / "model.safetensors").write_bytes(weights)
-    refused("model_type is 'mixtral'; those that can be read", model_type="mixtral")
-    refused("model_type is 'deepseek_v3'", model_type="deepseek_v3")
+    refused(r"model_type is 'mixtral'\. It is a mixture of experts", model_type="mixtral")
+    refused("model_type is 'gpt2'; those that can be read", model_type="gpt2")
+    refused(r"model_type is 'deepseek_v3'\. It has multi-latent", model_type="deepseek_v3")
     refused("of the type 'yarn'", rope_parameters={"rope_type": "yarn", "factor": 4.0})
     refused("factor of rotary positions is None", rope_parameters={"rope_type": "linear"})
     refused("hidden_act is 'gelu'", hidden_act="gelu")
