@@ -36,8 +36,8 @@ def test_sizes_follow_from_the_shapes(
     (message,) = caplog.messages
     assert message == (
         f"{tmp_path} has no config.json: sizes are those of its tensors, and these are guessed: "
-        "dropout_rate=0.0, attention_dropout_rate=0.0, max_encoder_length=1024, "
-        "max_decoder_length=1024, dtype='float32', scale_tied_logits=False, "
+        "dropout_rate=0.0, attention_dropout_rate=0.0, dtype='float32', "
+        "max_encoder_length=1024, max_decoder_length=1024, scale_tied_logits=False, "
         "embedding_dropout=True, layer_norm_epsilon=1e-05, rope_theta=10000.0, "
         "initializer_std=0.02, ffn_rule='v1'; put a config.json there where they are wrong."
     )

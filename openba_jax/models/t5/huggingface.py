@@ -106,7 +106,10 @@ class T5HuggingFace:
     """The `HuggingFace` mapping of T5 and mT5."""
 
     model_types: Sequence[str] = ("t5", "mt5")
-    refused: Mapping[str, str] = {}
+    refused: Mapping[str, str] = {
+        "umt5": "Its layers have position biases of their own, which this format has no rows for.",
+        "longt5": "It attends to blocks and to summaries of them, which the family t5 does not.",
+    }
     rows: Sequence[Row] = tuple(_rows())
     tokenizer = "t5"
     buffers = ""
