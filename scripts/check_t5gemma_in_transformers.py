@@ -3,8 +3,9 @@
 python scripts/check_t5gemma_in_transformers.py write FOLDER   (with this package)
 python scripts/check_t5gemma_in_transformers.py check FOLDER   (with torch and transformers)
 
-The first makes a random model for every switch of the family, writes it in Hugging Face's format,
-with safetensors and `.bin` by turns, and puts inputs and logits beside it. The second loads each
+The first makes a random model for every switch of the family, and one that is cut along every axis,
+writes each in Hugging Face's format, with safetensors and `.bin` by turns, and puts inputs and
+logits beside it. The second loads each
 folder with stock transformers, and prints and bounds the largest difference of the logits.
 """
 
@@ -42,14 +43,24 @@ SWITCHES: dict[str, dict[str, object]] = {
 }
 
 
+CUT = {
+    **{"encoder/embed": 42, "decoder/embed": 28, "encoder/mlp": 60, "decoder/mlp": 50},
+    **{"encoder/kv_heads": 3, "encoder/heads": 3, "decoder/kv_heads": 1, "decoder/heads": 2},
+}
+
+
 def write(folder: Path) -> None:
     """Random models of `tiny_t5gemma_unbalanced` with each switch, and what they compute."""
     import jax
     import jax.numpy as jnp
 
+    from openba_jax.checkpoints.checkpoint import load_tree
     from openba_jax.checkpoints.formats.huggingface import HuggingFace
+    from openba_jax.checkpoints.registry import open_checkpoint
     from openba_jax.models.axes import flatten
     from openba_jax.models.registry import model_of, named_config
+    from openba_jax.pruning.apply import prune_checkpoint
+    from openba_jax.pruning.stages import Stage
 
     class Random:
         """A `Checkpoint` in memory."""
@@ -77,20 +88,34 @@ def write(folder: Path) -> None:
             lambda leaf: jnp.asarray(random.normal(size=leaf.shape, scale=0.25), leaf.dtype),
             model.abstract_params(),
         )
-        inputs = random.integers(3, 96, (3, 40)) * (np.arange(40) < [[40], [31], [9]])
-        targets = random.integers(3, 96, (3, 30))
-        targets[:, 0] = 2
-        apply = jax.jit(lambda p, *ids, m=model.module: m.apply({"params": p}, *ids, **_NO_DROPOUT))
-        weights = "torch" if number % 2 else "safetensors"
         place = folder / name
         place.mkdir(parents=True)
+        weights = "torch" if number % 2 else "safetensors"
         HuggingFace(weight_format=weights).write(Random(model, params), place)
-        logits = apply(params, inputs, targets)
-        np.savez(place / "io.npz", inputs=inputs, targets=targets, logits=logits)
+        _write_logits(place, model, params, random)
         print(f"{place}: written, {weights}")
+    stage = Stage("cut", drop_encoder=(1,), drop_decoder=(0,), sizes=CUT, method="magnitude")
+    prune_checkpoint(folder / "as_published", folder / "cut_native", stage)
+    cut, place = open_checkpoint(folder / "cut_native"), folder / "cut"
+    place.mkdir()
+    HuggingFace().write(cut, place)
+    _write_logits(place, cut.model, load_tree(cut), random)
+    print(f"{place}: written, {cut.model.axes.sizes}")
 
 
-_NO_DROPOUT = {"enable_dropout": False}
+def _write_logits(place, model, params, random):
+    """Inputs, one row padded, targets and logits."""
+    import jax
+
+    inputs = random.integers(3, 96, (3, 40)) * (np.arange(40) < [[40], [31], [9]])
+    targets = random.integers(3, 96, (3, 30))
+    targets[:, 0] = 2
+
+    @jax.jit
+    def apply(params):
+        return model.module.apply({"params": params}, inputs, targets, enable_dropout=False)
+
+    np.savez(place / "io.npz", inputs=inputs, targets=targets, logits=apply(params))
 
 
 def check(folder: Path) -> None:

@@ -15,6 +15,7 @@ from openba_jax.checkpoints.formats.t5x import T5X
 from openba_jax.checkpoints.mapping import expand
 from openba_jax.checkpoints.registry import open_checkpoint
 from openba_jax.errors import UserError
+from openba_jax.models.axes import Leaf
 from openba_jax.models.registry import model_of, named_config
 from openba_jax.models.t5gemma.config import GLOBAL, LOCAL
 from openba_jax.models.t5gemma.huggingface import T5GemmaHuggingFace
@@ -103,15 +104,20 @@ def test_round_trips_through_this_package_and_t5x(make_source, tmp_path):
     assert found.model.axes == source.model.axes
 
 
-def test_a_copy_of_the_embedding_may_be_the_head(make_source, tmp_path):
-    source = make_source(TINY)
-    HuggingFace().write(make_source(TINY.replace(tie_embeddings=False)), tmp_path)
-    assert open_checkpoint(tmp_path).model.config.tie_embeddings is False
+@pytest.mark.parametrize("copied", [True, False])
+def test_a_tied_head_may_be_there_as_a_copy(make_source, copied, tmp_path):
+    source = make_source(TINY.replace(tie_embeddings=False))
+    embedding = source.arrays[Leaf("decoder/token_embedder/embedding")]
+    if copied:
+        source.arrays[Leaf("decoder/logits_dense/kernel")] = embedding.T
+    HuggingFace().write(source, tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**config, "tie_word_embeddings": True}))
-    with pytest.raises(UserError, match=r"lm_head.out_proj.weight should be a copy"):
-        open_checkpoint(tmp_path)
-    assert source.model.config.tie_embeddings
+    if copied:
+        assert open_checkpoint(tmp_path).model.config == TINY
+    else:
+        with pytest.raises(UserError, match=r"lm_head.out_proj.weight should be a copy"):
+            open_checkpoint(tmp_path)
 
 
 def test_defaults_of_transformers_and_older_spellings(tmp_path):

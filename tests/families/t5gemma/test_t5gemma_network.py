@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from openba_jax import sizes
 from openba_jax.errors import UserError
 from openba_jax.models.counting import parameter_count
 from openba_jax.models.registry import model_of, named_config
@@ -79,6 +80,11 @@ def unrolled(params, config):
 )
 def test_published_counts(name, count):
     assert parameter_count(model_of(named_config(name))) == count
+
+
+def test_sizes_are_printed_stack_by_stack():
+    (row,) = sizes.rows(["t5gemma_9b_2b"], 570, 380)
+    assert row[2:7] == ["42+26", "3,584+2,304", "16x256+8x256", "14,336+9,216", "256,000"]
 
 
 def test_scanned_and_unrolled_agree(config):
@@ -208,9 +214,9 @@ def test_embeddings_are_scaled_by_a_rounded_root():
 def test_flops_agree_with_the_compiler(lengths):
     # Windows that nothing exceeds: the compiler counts what a mask hides.
     wide = {f"{stack}_sliding_window": 4096 for stack in ("encoder", "decoder")}
-    sizes = {"encoder_embed_dim": 192, "decoder_embed_dim": 128, "encoder_head_dim": 32}
-    sizes |= {"decoder_head_dim": 32, "encoder_mlp_dim": 384, "decoder_mlp_dim": 256}
-    model = model_of(CONFIG.replace(scan_layers=False, vocab_size=2048, **wide, **sizes))
+    widths = {"encoder_embed_dim": 192, "decoder_embed_dim": 128, "encoder_head_dim": 32}
+    widths |= {"decoder_head_dim": 32, "encoder_mlp_dim": 384, "decoder_mlp_dim": 256}
+    model = model_of(CONFIG.replace(scan_layers=False, vocab_size=2048, **wide, **widths))
     shapes = (jax.ShapeDtypeStruct((1, n), jnp.int32) for n in lengths)
     compiled = (
         jax.jit(lambda p, e, d: model.module.apply({"params": p}, e, d, enable_dropout=False))
