@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
@@ -41,8 +42,15 @@ def pruned(source: str, output: str, stage: Stage) -> str:
     if jax.process_index() == 0 and newest_step(output) is None:
         prune_checkpoint(source, output, stage, output_format="t5x")
         write_atomically(file, json.dumps(record, indent=2) + "\n")
-    elif file.is_file() and json.loads(file.read_text(encoding="utf-8")) != record:
+    elif file.is_file() and _recorded(file) != record:
         raise UserError(f"{output} was cut otherwise ({file}); name another PRUNED_PATH.")
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("openba_jax.t5x.pruned")
     return output
+
+
+def _recorded(file: Path) -> dict[str, Any]:
+    """What a folder was made of; fields that stages have got since were at their defaults."""
+    record = json.loads(file.read_text(encoding="utf-8"))
+    defaults = json.loads(json.dumps(dataclasses.asdict(Stage(""))))
+    return {**record, "stage": {**defaults, **record["stage"]}}

@@ -4,9 +4,9 @@
 
 Writes a folder of random bfloat16 weights in shards, prunes it by `LLAMA_STAGES`, converts what
 is left to Hugging Face's format and back to a model folder, and compares the two model folders bit
-for bit. Prints for each command seconds, those of the processors (which others do not lengthen), MB/s read
-and peak memory of its process, as a table.
-Needs 34 GB of disk, and gives them back unless told to keep them.
+for bit. Prints a table: for each command seconds, those of the processors (which other work does
+not lengthen), MB/s read and peak memory of its process. Needs 34 GB of disk, and gives them back
+unless told to keep them.
 """
 
 import argparse
