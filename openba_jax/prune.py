@@ -64,6 +64,7 @@ def main(argv: Sequence[str]) -> None:
         keep_optimizer=values.keep_optimizer,
         output_format=values.output_format,
         one_based=values.one_based,
+        tools=values["for"].value or (),
         progress=True,
     )
     before, after = parameter_count(plan.ancestor_model), parameter_count(pruned_model(plan))
@@ -123,6 +124,12 @@ def define_flags() -> None:
     flags.DEFINE_list("counts", [], "Files of token counts, lines `id count` or `piece id count`.")
     flags.DEFINE_enum(
         "output_format", None, ["native", "t5x"], "What to write; by default as --input, or native."
+    )
+    flags.DEFINE_list(
+        "for",
+        [],
+        "Tools that are to read the result: gguf, transformers, ctranslate2, vllm, tpu; warns of "
+        "sizes that they refuse or run badly.",
     )
     flags.DEFINE_bool("keep_optimizer", False, "Cut optimizer state along and keep the step.")
 

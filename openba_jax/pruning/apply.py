@@ -31,6 +31,7 @@ from openba_jax.pruning.plan import Plan, pruned_model, relative
 from openba_jax.pruning.saved_plan import plan_of
 from openba_jax.pruning.scores import score
 from openba_jax.pruning.stages import Stage, apply_stage
+from openba_jax.pruning.targets import check_tools, misfits
 from openba_jax.pruning.transform import take_leaf
 from openba_jax.pruning.vocabulary import pieces_of, prune_vocabulary, sum_counts
 
@@ -110,6 +111,7 @@ def prune_checkpoint(
     keep_optimizer: bool = False,
     output_format: str | None = None,
     one_based: bool = False,
+    tools: Sequence[str] = (),
     progress: bool = False,
 ) -> Plan:
     """Cuts a checkpoint as a stage says; the source is only read.
@@ -125,16 +127,19 @@ def prune_checkpoint(
       output_format: of the folder to write: `native` or `t5x`; by default that of `source`, or
         `native`.
       one_based: the layers that the stage drops are counted from 1.
+      tools: names of `targets.TOOLS`; what they refuse, or run badly, of the new sizes is logged as
+        warnings before anything is written.
       progress: show a bar on a terminal.
 
     Returns:
       The new plan, relative to the ancestor.
 
     Raises:
-      UserError: the stage asks for what the model cannot give, `source` is no checkpoint or lacks
-        what is to be kept, `output` holds something, cannot be written, overlaps with `source` or
-        `counts` or is being written, or the disk is full.
+      UserError: the stage asks for what the model cannot give, a tool is unknown, `source` is no
+        checkpoint or lacks what is to be kept, `output` holds something, cannot be written,
+        overlaps with `source` or `counts` or is being written, or the disk is full.
     """
+    check_tools(tools)
     source, output = local(source), local(output)
     counts = [local(file) for file in counts]
     found = detect(source)
@@ -150,6 +155,8 @@ def prune_checkpoint(
     with _vocabulary(stage, opened.tokenizer, counts, source) as (tokenizer, rows):
         child = apply_stage(stage, parent, scorer=scorer, vocabulary_rows=rows, one_based=one_based)
         cut = PrunedCheckpoint(opened, child, parent, tokenizer, keep_optimizer)
+        for sentence in misfits(cut.model, tools):
+            logging.warning("%s", sentence)
         shown = progress and sys.stderr.isatty()
         with (
             tqdm(

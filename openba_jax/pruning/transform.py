@@ -69,7 +69,8 @@ def take_leaf(path: str, leaf: Any, names: AxisNames, keep: Keep) -> Any:
 
     Args:
       path: its path in the tree, such as `encoder/layers/mlp/wo/kernel`.
-      leaf: a numpy or jax array with one axis per name; the result is of the same kind and dtype.
+      leaf: a numpy or jax array with one axis per name; the result is of the same kind and dtype,
+        in C order only if the array is.
       names: the names of its axes.
       keep: what to keep.
 
@@ -78,6 +79,13 @@ def take_leaf(path: str, leaf: Any, names: AxisNames, keep: Keep) -> Any:
     """
     if np.ndim(leaf) != len(names):
         raise UserError(f"{path} has shape {np.shape(leaf)}, but should have the axes {names}.")
+    if isinstance(leaf, np.ndarray) and not leaf.flags.c_contiguous:
+        # In the order in which a file holds it: so numpy copies what is kept, and not the whole.
+        order = sorted(range(leaf.ndim), key=lambda axis: -leaf.strides[axis])
+        stored = leaf.transpose(order)
+        if stored.flags.c_contiguous:
+            kept = take_leaf(path, stored, tuple(names[axis] for axis in order), keep)
+            return kept.transpose(np.argsort(order))
     layers = None
     if LAYERS in names and (key := _key(path, LAYERS, keep)):
         layers = np.asarray(keep[key])

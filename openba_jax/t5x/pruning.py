@@ -47,7 +47,7 @@ def pruned(source: str, output: str, stage: Stage) -> str:
     if jax.process_index() == 0 and newest_step(output) is None:
         prune_checkpoint(source, output, stage, output_format="t5x")
         write_atomically(file, json.dumps(record, indent=2) + "\n")
-    elif file.is_file() and json.loads(file.read_text(encoding="utf-8")) != record:
+    elif file.is_file() and _recorded(file) != record:
         raise UserError(f"{output} was cut otherwise ({file}); name another PRUNED_PATH.")
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("openba_jax.t5x.pruned")
@@ -99,3 +99,10 @@ def take_with_params_axes(
         if (new := kept_path(path, keep)) is not None
     }
     return {"params": take(params, axes, keep), "params_axes": unflatten(cut_boxed)}
+
+
+def _recorded(file: Path) -> dict[str, Any]:
+    """What a folder was made of; fields that stages have got since were at their defaults."""
+    record = json.loads(file.read_text(encoding="utf-8"))
+    defaults = json.loads(json.dumps(dataclasses.asdict(Stage(""))))
+    return {**record, "stage": {**defaults, **record["stage"]}}

@@ -33,3 +33,15 @@ class TestSlidingLlama(FamilyContract):
         model_type="qwen2",
         qkv_bias=True,
     )
+
+
+class TestT5(FamilyContract):
+    config = named_config("tiny_t5")
+
+
+class TestGatedT5(FamilyContract):
+    config = named_config("tiny_t5_1_1")
+
+
+class TestT5Gemma(FamilyContract):
+    config = named_config("tiny_t5gemma_unbalanced")

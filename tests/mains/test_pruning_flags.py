@@ -64,3 +64,17 @@ def test_layers_that_cannot_be_dropped(
     with pytest.raises(UserError, match=message):
         prune(f"--input={models}/{model}", f"--output={models}/cut", *flags)
     assert not (models / "cut").exists()
+
+
+def test_sizes_that_tools_refuse_are_named_before_anything_is_written(
+    models: Path, prune: Callable, caplog: pytest.LogCaptureFixture
+) -> None:
+    folders = f"--input={models}/llama", f"--output={models}/narrow"
+    with pytest.raises(UserError, match="no rules for 'gguff'; did you mean gguf"):
+        prune(*folders, "--mlp=33", "--for=gguff")
+    assert not (models / "narrow").exists()
+    prune(*folders, "--embed=30", "--heads=3", "--mlp=33", "--for=gguf,ctranslate2")
+    said = "\n".join(record.getMessage() for record in caplog.records)
+    assert "gguf: mlp is 33 and not a multiple of 32" in said
+    assert "ctranslate2: heads x kv is 24 and not as large as embed" in said
+    assert "vllm" not in said

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from plan_strategies import MODEL, chains, random_params
 
 from openba_jax.errors import UserError
 from openba_jax.pruning.plan import Plan, pruned_model, relative
-from openba_jax.pruning.transform import mask, take
+from openba_jax.pruning.transform import mask, take, take_leaf
 
 AXES = MODEL.logical_axes()
 PARAMS = random_params(MODEL)
@@ -89,6 +90,19 @@ def test_dtype_stays() -> None:
     assert {leaf.dtype for leaf in jax.tree.leaves(take(half, AXES, KEEP))} == {
         jnp.dtype("bfloat16")
     }
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
+def test_arrays_are_cut_alike_however_they_lie_in_memory(order: tuple[int, ...]) -> None:
+    names = ("layers", "embed", "mlp")
+    rows = np.arange(3 * 4 * 5, dtype=np.int16).reshape(3, 4, 5)
+    keep = {"x/layers": (0, 2), "embed": (1, 2), "x/mlp": ((0, 1), (2, 3), (2, 4))}
+    path = "x/layers/kernel"
+    stored = np.ascontiguousarray(rows.transpose(order)).transpose(np.argsort(order))
+    found = take_leaf(path, stored, names, keep)
+    expected = [[[row[i] for i in keep["x/mlp"][n]] for row in rows[n, 1:3]] for n in (0, 2)]
+    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(take_leaf(path, stored[:, :, ::-1], names, {}), rows[:, :, ::-1])
 
 
 def test_unrolled_layers_are_cut_like_scanned_ones() -> None:
