@@ -37,6 +37,7 @@ class TestSlidingLlama(FamilyContract):
 
 class TestT5(FamilyContract):
     config = named_config("tiny_t5")
+    tested_apart = ("embed",)  # Tied logits are scaled by the width.
 
 
 class TestGatedT5(FamilyContract):
@@ -45,3 +46,5 @@ class TestGatedT5(FamilyContract):
 
 class TestT5Gemma(FamilyContract):
     config = named_config("tiny_t5gemma_unbalanced")
+    tested_apart = ("encoder/embed", "decoder/embed")  # Embeddings are scaled by the width.
+    counts_pairs = True

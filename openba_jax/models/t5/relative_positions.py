@@ -132,4 +132,5 @@ class RelativePositions(nn.Module):
             (self.num_heads, self.buckets),
             ("heads", "relpos_buckets"),
         )
-        return DistanceBias(table.astype(jnp.float32), self.max_distance, self.bidirectional)
+        table = jnp.asarray(table, jnp.float32)
+        return DistanceBias(table, self.max_distance, self.bidirectional)
