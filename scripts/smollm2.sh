@@ -50,10 +50,10 @@ cut() { # FROM TO FLAGS...
 tokens "$(store_of full train)" "$WORK/full/tokenizer.json" "$TRAIN"
 tokens "$(store_of full test)" "$WORK/full/tokenizer.json" "$TEST"
 measure full
-cut full layers --drop_decoder_layers=11,14,17,20,23,26
+cut full layers --drop_layers=11,14,17,20,23,26
 for step in layers width vocabulary; do
   case "$step" in
-    width) cut layers_recovered width --method=magnitude --sizes=heads=6,mlp=1024 ;;
+    width) cut layers_recovered width --heads=6 --mlp=1152 ;;
     vocabulary)
       cut width_recovered vocabulary --vocabulary=16000 --counts="$(store_of full train).counts.txt"
       tokens "$(store_of vocabulary train)" "$WORK/vocabulary/tokenizer.json" "$TRAIN"
