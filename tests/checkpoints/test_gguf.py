@@ -115,9 +115,9 @@ def test_what_is_written_is_read_back(
 @pytest.mark.parametrize(
     ("name", "changes"),
     [
-        ("tiny_t5_1_1", {}),
+        ("tiny_t5_1_1", {"decoder_layers": 2}),
         ("tiny_t5_1_1", {"encoder_layers": 4, "decoder_layers": 1, "relpos_buckets": 16}),
-        ("tiny_t5", {"scale_tied_logits": False}),
+        ("tiny_t5", {"decoder_layers": 2, "scale_tied_logits": False}),
     ],
     ids=["a head of its own", "a deep encoder", "tied"],
 )
@@ -143,7 +143,7 @@ def test_t5_is_read_back(
 def test_the_scale_of_tied_logits_moves_into_the_last_norm(
     tmp_path: Path, t5_tokenizer: Path
 ) -> None:
-    source = checkpoint_of(t5_tokenizer, "tiny_t5")
+    source = checkpoint_of(t5_tokenizer, "tiny_t5", decoder_layers=2)
     Gguf("F32").write(source, tmp_path)
     again = open_checkpoint(tmp_path)
     assert again.model.config.conflicts(source.model.config).keys() == {"scale_tied_logits"}
@@ -161,7 +161,7 @@ def test_the_scale_of_tied_logits_moves_into_the_last_norm(
 def test_tied_logits_of_other_writers_are_scaled(
     tmp_path: Path, t5_tokenizer: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source = checkpoint_of(t5_tokenizer, "tiny_t5")
+    source = checkpoint_of(t5_tokenizer, "tiny_t5", decoder_layers=2)
     mapping = registry.family("t5").gguf
     assert mapping is not None
     # llama.cpp's converter writes the norm as it is, and no scale.
@@ -186,6 +186,7 @@ def test_tied_logits_of_other_writers_are_scaled(
     [
         ({"mlp_activation": "silu"}, "llama.cpp's T5 knows 'gelu' there"),
         ({"gated_mlp": False}, "llama.cpp's T5 knows 'relu' there"),
+        ({"decoder_layers": 5}, "the decoder has 5 layers and the encoder 2"),
         ({"relpos_max_distance": 64}, "relpos_max_distance is 64"),
         ({"shared_relpos": False}, "GGUF holds one for all"),
     ],

@@ -1,7 +1,8 @@
 """T5 and mT5 in GGUF, as llama.cpp reads them.
 
 Keys and network: `src/models/t5.cpp` of https://github.com/ggml-org/llama.cpp. It scales no logits,
-gates by GELU alone, and puts all distances from 128 tokens on into one bucket.
+gates by GELU alone, puts all distances from 128 tokens on into one bucket, and counts the layers of
+the encoder where it places those of the decoder.
 """
 
 from __future__ import annotations
@@ -99,6 +100,12 @@ class T5Gguf:
             raise UserError(
                 f"relpos_max_distance is {config.relpos_max_distance}, and llama.cpp's T5 has "
                 f"{_MAX_DISTANCE}; write another format."
+            )
+        if config.decoder_layers > config.encoder_layers:
+            raise UserError(
+                f"the decoder has {config.decoder_layers} layers and the encoder "
+                f"{config.encoder_layers}, and llama.cpp loads no decoder that is deeper than its "
+                "encoder; write another format."
             )
         keys: dict[str, Any] = {
             "context_length": max(config.lengths),
