@@ -151,8 +151,8 @@ def encode_prompt(prompt: str, checkpoint: Checkpoint) -> list[int]:
     """Ids of a prompt: text, or ids like `12,5,7`.
 
     Raises:
-      UserError: the prompt is text and the checkpoint has no tokenizer, it has no token, or an id is
-        out of range.
+      UserError: the prompt is text and the checkpoint has no tokenizer, it has no token, or an id
+        is out of range.
     """
     pieces = prompt.split(",")
     if all(piece.strip().isdecimal() for piece in pieces):
