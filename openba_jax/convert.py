@@ -164,6 +164,8 @@ def _verify(path: Path) -> None:
     ):
         raise UserError("--model_config is for T5X checkpoints; neither of the two is one.")
     source, other = opened
+    with_text = source if source.tokenizer is not None else other
+    prompts = [encode_prompt(prompt, with_text) for prompt in values.prompt]
     worst = 0.0
     for difference in compare(source, other):
         worst = max(worst, difference.largest)
@@ -174,9 +176,7 @@ def _verify(path: Path) -> None:
             f"{difference.largest:10.3g}  {difference.where}  {types}  {difference.note}\n"
         )
     sys.stdout.write(f"largest difference of a weight: {worst:.3g}\n")
-    if values.prompt:
-        with_text = source if source.tokenizer is not None else other
-        prompts = [encode_prompt(prompt, with_text) for prompt in values.prompt]
+    if prompts:
         for prompt, value in zip(
             values.prompt, compare_logits(source, other, prompts), strict=True
         ):

@@ -23,6 +23,7 @@ from openba_jax.paths import check_output_file, local, reject_overlap
 if TYPE_CHECKING:
     from openba_jax.evaluation.benchmarks.base import Benchmark, Subjects
     from openba_jax.inference.loading import PlacedModel
+    from openba_jax.objectives.mixture import Mixture
 
 
 def evaluate(
@@ -61,13 +62,14 @@ def evaluate(
 
     Raises:
       UserError: there is nothing to measure, a benchmark is unknown, model or files cannot be used,
-        a figure would not be finite, or memory is full.
+        the mixture is for another kind of models, a figure would not be finite, or memory is full.
     """
     import jax
 
     from openba_jax.checkpoints.model_folder import split_path
     from openba_jax.evaluation.benchmarks.registry import benchmark
     from openba_jax.inference.loading import load
+    from openba_jax.objectives.mixture import get_mixture
     from openba_jax.parallel import hardware
     from openba_jax.parallel.sharding import use_mesh
 
@@ -92,7 +94,10 @@ def evaluate(
     if questions and not asked:
         raise UserError("BENCHMARKS is empty, and QUESTIONS need one that reads and asks them.")
     loaded = [(each, each.load(local(questions))) for each in asked if questions]
+    measured = get_mixture(mixture) if mixture else None
     placed = load(folder, mesh_shape)
+    if measured is not None:  # A decoder would read targets alone, and call that a loss.
+        placed.model.check_layout(measured.layout)
     encoder_length, decoder_length = lengths or placed.model.config.lengths
     sizes: dict[str, Any] = {
         "encoder_length": encoder_length,
@@ -106,8 +111,8 @@ def evaluate(
                 each.name: _accuracy(placed, each, subjects, sizes, parse_special, template)
                 for each, subjects in loaded
             }
-        if mixture and stores:
-            figures["loss"] = _loss(placed, mixture, stores, eval_batches, sizes)
+        if measured is not None:
+            figures["loss"] = _loss(placed, measured, stores, eval_batches, sizes)
     if output_file and jax.process_index() == 0:
         write_json(check_output_file(output_file), figures)
     return figures
@@ -138,23 +143,20 @@ def _accuracy(
 
 def _loss(
     placed: PlacedModel,
-    mixture: str,
+    mixture: Mixture,
     stores: Sequence[str],
     eval_batches: int,
     sizes: Mapping[str, Any],
 ) -> dict[str, float]:
     from openba_jax.data.loader import BatchLoader
     from openba_jax.evaluation.loss import LossOnBatches, local_rows
-    from openba_jax.objectives.mixture import get_mixture
 
-    loader = BatchLoader(
-        get_mixture(mixture), stores, placed.vocabulary, evaluation_stores=stores, **sizes
-    )
+    loader = BatchLoader(mixture, stores, placed.vocabulary, evaluation_stores=stores, **sizes)
     rows = local_rows(placed.mesh, sizes["batch_size"])
     batches = loader.evaluation_batches(eval_batches, rows=rows)
     measure = LossOnBatches(placed.model, placed.mesh, batches, sizes["batch_size"])
     figures = measure(placed.params)
-    cli.say(f"{mixture}: {json_text(figures, mixture)}")
+    cli.say(f"{mixture.name}: {json_text(figures, mixture.name)}")
     return figures
 
 

@@ -56,8 +56,8 @@ def infer(
       mesh_shape: data, fsdp, model; the batch is rounded up to what data x fsdp divides.
 
     Raises:
-      UserError: there is no prompt, one is too long or no valid Unicode, model or files cannot be
-        used, logits are not finite, or memory is full.
+      UserError: there is no prompt, one is too long or no valid Unicode, answers leave no room for
+        prompts, model or files cannot be used, logits are not finite, or memory is full.
     """
     import jax
     from tqdm import tqdm
@@ -81,12 +81,19 @@ def infer(
             reject_overlap(address_or_local(input_file), output_file, "file of prompts")
     sampling = Sampling(temperature, top_k, top_p)
     placed = load(folder, mesh_shape)
-    longest = placed.model.config.longest_inputs(max_new_tokens)
+    if max_encoder_length is None:
+        max_encoder_length = placed.model.config.longest_inputs(max_new_tokens)
+        if max_encoder_length < 1:
+            longest = sum(placed.model.config.lengths)
+            raise UserError(
+                f"MAX_NEW_TOKENS is {max_new_tokens}, and the model has {longest} positions for a "
+                "prompt and its answer together; give less."
+            )
     generator = Generator(
         placed.model,
         placed.params,
         placed.vocabulary,
-        longest if max_encoder_length is None else max_encoder_length,
+        max_encoder_length,
         placed.rows(min(batch_size, len(texts))),
         parse_special,
         template,

@@ -27,7 +27,9 @@ import jax
 from openba_jax.checkpoints.checkpoint import Checkpoint
 from openba_jax.data.vocabularies.registry import (
     TOKENIZER_FILES,
+    follows_t5,
     is_tokenizer_json,
+    open_vocabulary,
     settings_of,
 )
 from openba_jax.data.vocabularies.settings import (
@@ -238,23 +240,36 @@ def check_tokenizer(folder: PathLike, tokenizer: PathLike) -> None:
 
 
 def check_tokenizer_kind(model: Model, tokenizer: PathLike) -> None:
-    """Checks that a sentencepiece model is read as the family of a model needs it.
+    """Checks that a model can use a tokenizer.
 
-    OpenBA's and T5's look the same, and have other ids behind their pieces.
+    A sentencepiece model must be read as the family of the model needs it: OpenBA's and T5's look
+    the same, and have other ids behind their pieces. An encoder-decoder takes 0 for padding
+    wherever it stands.
 
     Raises:
-      UserError: it would be read as the other kind, or its settings cannot be understood.
+      UserError: it would be read as another kind, its id 0 is what ends a text, or it cannot be
+        read.
     """
     path, mapping = Path(tokenizer), registry.family(model.config.family).huggingface
-    if mapping is None or mapping.tokenizer not in ("openba", "t5") or not path.is_file():
+    if not path.is_file():
         return
-    found = settings_of(path).kind or "openba"
-    if found != mapping.tokenizer and not is_tokenizer_json(path.read_bytes()):
+    vocabulary = open_vocabulary(path)
+    family, found = model.config.family, vocabulary.kind
+    if model.layout == "encoder_decoder" and vocabulary.eos_id == 0:
         raise UserError(
-            f"{path} is read as a tokenizer of the kind {found}, and models of the family "
-            f'{model.config.family} need {mapping.tokenizer}; write {{"kind": '
-            f'"{mapping.tokenizer}"}} to {settings_path(path)}.'
+            f"{path} ends texts with the id 0, which is padding in models of the family {family}; "
+            "give a tokenizer whose id 0 is no token of a text."
         )
+    wanted = None if mapping is None else mapping.tokenizer
+    if wanted not in ("openba", "t5") or found in (wanted, "json"):
+        return
+    remedy = f'write {{"kind": "{wanted}"}} to {settings_path(path)}'
+    if not follows_t5(path):
+        remedy = "give one whose padding, end and unknown have the ids 0, 1 and 2"
+    raise UserError(
+        f"{path} is read as a tokenizer of the kind {found}, and models of the family {family} "
+        f"need {wanted}; {remedy}."
+    )
 
 
 def _tokenizer_content(tokenizer: Path) -> tuple[bytes, TokenizerSettings]:

@@ -35,12 +35,9 @@ def describe_samples(
         step, row = divmod(number, loader.batch_size)
         batch = loader.batch(step, rows=slice(row, row + 1))
         task = loader.mixture.tasks[int(loader.schedule.tasks_at(np.array([number]))[0])]
-        inputs, targets = _sides({name: array[0] for name, array in batch.items()})
+        inputs, targets, lengths = _sides({name: array[0] for name, array in batch.items()})
         weights = batch["decoder_loss_weights"][0]
-        lengths = (
-            f"inputs {_length(inputs)} of {len(inputs)}, targets {_length(targets)} of "
-            f"{len(targets)}, {int((weights > 0).sum())} with loss"
-        )
+        lengths += f", {int((weights > 0).sum())} with loss"
         title = f"sample {number}: {task.name}; {lengths}"
         yield "\n".join(
             [
@@ -51,16 +48,24 @@ def describe_samples(
         )
 
 
-def _sides(row: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Inputs and targets of one row, int32 `[length]` each."""
+def _sides(row: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray, str]:
+    """Inputs and targets of one row, int32 `[length]` each, and their lengths in words."""
     if "encoder_input_tokens" in row:
-        return row["encoder_input_tokens"], row["decoder_target_tokens"]
+        inputs, targets = row["encoder_input_tokens"], row["decoder_target_tokens"]
+        lengths = (
+            f"inputs {_length(inputs)} of {len(inputs)}, "
+            f"targets {_length(targets)} of {len(targets)}"
+        )
+        return inputs[: _length(inputs)], targets[: _length(targets)], lengths
+    # Any id may be a token, 0 too: segments tell tokens from padding.
     tokens, is_input = row["decoder_input_tokens"], row["decoder_causal_attention"] > 0
-    return tokens[is_input], tokens[(row["decoder_segment_ids"] > 0) & ~is_input]
+    inputs, targets = tokens[is_input], tokens[(row["decoder_segment_ids"] > 0) & ~is_input]
+    lengths = f"inputs {len(inputs)} and targets {len(targets)} of {len(tokens)}"
+    return inputs, targets, lengths
 
 
 def show(ids: np.ndarray, vocabulary: Vocabulary, colour: bool, spans: bool = False) -> str:
-    """Ids as text, special tokens by name, without the padding behind.
+    """Ids as text, special tokens by name.
 
     Args:
       ids: integers `[length]`.
@@ -72,7 +77,7 @@ def show(ids: np.ndarray, vocabulary: Vocabulary, colour: bool, spans: bool = Fa
     order = _sentinel_order(vocabulary)
     parts: list[str] = []
     code = ""
-    runs = itertools.groupby(ids[: _length(ids)].tolist(), key=lambda i: i if i in names else None)
+    runs = itertools.groupby(ids.tolist(), key=lambda i: i if i in names else None)
     for special, run in runs:
         if special is None:
             text = _CONTROL.sub("\ufffd", vocabulary.decode(run))
@@ -95,5 +100,5 @@ def _sentinel_order(vocabulary: Vocabulary) -> dict[int, int]:
 
 
 def _length(ids: np.ndarray) -> int:
-    """The length without padding behind; padding inside counts."""
+    """The length without the 0s behind, which pad; those inside count."""
     return int(np.flatnonzero(ids).max(initial=-1)) + 1

@@ -151,7 +151,8 @@ def encode_prompt(prompt: str, checkpoint: Checkpoint) -> list[int]:
     """Ids of a prompt: text, or ids like `12,5,7`.
 
     Raises:
-      UserError: the prompt is text and the checkpoint has no tokenizer, or an id is out of range.
+      UserError: the prompt is text and the checkpoint has no tokenizer, it has no token, or an id
+        is out of range.
     """
     pieces = prompt.split(",")
     if all(piece.strip().isdecimal() for piece in pieces):
@@ -162,6 +163,8 @@ def encode_prompt(prompt: str, checkpoint: Checkpoint) -> list[int]:
         vocabulary = open_vocabulary(checkpoint.tokenizer)
         ids = vocabulary.encode(prompt, parse_special=True)
         ids += [vocabulary.eos_id] if checkpoint.model.layout == "encoder_decoder" else []
+    if not ids:
+        raise UserError(f"the prompt {prompt!r} has no token; give one that has.")
     rows = checkpoint.model.config.vocab_size
     if max(ids) >= rows:
         raise UserError(f"the prompt has id {max(ids)}, and the model has {rows} ids.")

@@ -96,9 +96,9 @@ class PromptFrame(abc.ABC):
         self.encoder_length = encoder_length
         self.decoder_length = decoder_length
         self.parse_special = parse_special
-        self._around = [vocabulary.encode(part, True) for part in template.split(PLACE)]
+        self._template = template
         self._reported: set[str] = set()
-        taken = self.tokens + sum(map(len, self._around))
+        taken = self.tokens + len(vocabulary.encode(template.replace(PLACE, ""), True))
         if encoder_length <= taken:
             raise UserError(
                 f"prompts have {encoder_length} tokens, of which the frame of a prompt takes "
@@ -129,15 +129,31 @@ class PromptFrame(abc.ABC):
           UnusablePromptError: the prompt is no valid Unicode, or longer than `encoder_length`
             allows.
         """
-        before, behind = self._around
-        body = self._encode(text, place)
-        most = self.encoder_length - self.tokens - len(before) - len(behind)
+        body = self._in_template(text, self._encode(text, place))
+        most = self.encoder_length - self.tokens
         if len(body) > most:
             raise UnusablePromptError(
                 f"{place}: a prompt of {len(body)} tokens exceeds the {most} that fit into the "
                 f"encoder length {self.encoder_length}: {text[:60]!r}."
             )
-        return self.framed_prompt([*before, *body, *behind])
+        return self.framed_prompt(body)
+
+    def _in_template(self, text: str, ids: list[int]) -> list[int]:
+        """The ids of a prompt, which are `ids` alone, and what stands around it.
+
+        They are encoded as one text: encoded apart, parts would begin with blanks, and blanks
+        between them be pieces of their own. Where a prompt spells special tokens that are to stay
+        text, this cannot be.
+        """
+        if self._template == PLACE:
+            return ids
+        vocabulary = self.vocabulary
+        before, behind = self._template.split(PLACE)
+        whole = before + text + behind
+        apart = [token for part in (before, text, behind) for token in vocabulary.special_in(part)]
+        if vocabulary.special_in(whole) == apart and vocabulary.encode(text, True) == ids:
+            return vocabulary.encode(whole, True)
+        return [*vocabulary.encode(before, True), *ids, *vocabulary.encode(behind, True)]
 
     def answer(self, text: str, place: str) -> list[int]:
         """The ids of an answer that is to be scored.
@@ -227,8 +243,8 @@ class BeginningFrame(PromptFrame):
         """Bos, unless a template has brought it, and the prompt; eos where there is nothing."""
         vocabulary = self.vocabulary
         begins = vocabulary.adds_bos and body[:1] != [vocabulary.bos_id]
-        ids = [*([vocabulary.bos_id] if begins else []), *body]
-        return [i for i in ids if i is not None] or [vocabulary.eos_id]
+        bos = [vocabulary.bos_id] if begins and vocabulary.bos_id is not None else []
+        return [*bos, *body] or [vocabulary.eos_id]
 
     def framed_answer(self, body: list[int]) -> list[int]:
         """The answer and eos."""

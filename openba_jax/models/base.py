@@ -16,6 +16,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from openba_jax.errors import UserError
 from openba_jax.models.axes import AxisTable, Coupling, axis_table
 from openba_jax.models.config import ModelConfig
 from openba_jax.nn.losses import Head
@@ -195,6 +196,19 @@ class Model(abc.ABC):
           UserError: a field is unknown, or has a value that no network can have.
         """
         return type(self)(self.config.replace(**changes))
+
+    def check_layout(self, layout: str) -> None:
+        """Checks that it reads batches of a layout, a name of `data.layouts.LAYOUTS`.
+
+        Raises:
+          UserError: it reads those of another one.
+        """
+        if layout != self.layout:
+            raise UserError(
+                f"the mixture makes batches for models of the kind {layout!r}, and the family "
+                f"{self.config.family} is of the kind {self.layout!r}; choose another mixture "
+                "(docs/objectives.md)."
+            )
 
     def init(self, rng: jax.Array) -> dict[str, Any]:
         """Fresh parameters in `config.param_dtype`; to be called under `jit`."""

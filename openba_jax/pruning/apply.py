@@ -167,7 +167,9 @@ def prune_checkpoint(
             inspected = InspectedCheckpoint(cut, advance=bar.update)
             writer.write(inspected, folder)
             if found_values := inspected.warnings():
-                raise UserError(f"{found_values[0]}; nothing is written. Prune a sound checkpoint.")
+                raise UserError(
+                    f"{found_values[0].rstrip('.')}; nothing is written. Prune a sound checkpoint."
+                )
     return child
 
 

@@ -197,9 +197,10 @@ def measured_losses(
       count: batches per denoiser.
 
     Raises:
-      UserError: there is no such model, or nothing to evaluate on.
+      UserError: there is no such model, it reads other batches, or there is nothing to evaluate on.
     """
     model = model_folder.load_model(model_folder.split_path(model_dir)[0])
+    model.check_layout(mixture.layout)
     shardings = sharding.param_shardings(model.logical_axes(), model.abstract_params(), mesh)
     params = training_state.restore_params(model_dir, model, shardings)
     evaluations = _evaluations(batches, model, mesh, mixture, count)

@@ -80,13 +80,7 @@ def check_ids(batch: HostBatch, step: int, model: Model) -> None:
       UserError: one has none, or the batch is for another kind of models.
     """
     rows = model.config.vocab_size
-    layout = "encoder_decoder" if "encoder_input_tokens" in batch else "decoder_only"
-    if layout != model.layout:
-        raise UserError(
-            f"the mixture makes batches for models of the kind {layout!r}, and the family "
-            f"{model.config.family} is of the kind {model.layout!r}; choose another mixture "
-            "(docs/objectives.md)."
-        )
+    model.check_layout("encoder_decoder" if "encoder_input_tokens" in batch else "decoder_only")
     for name in (name for name in batch if name.endswith("_tokens")):
         largest = int(batch[name].max(initial=0))
         if largest >= rows:

@@ -17,6 +17,7 @@ from openba_jax.checkpoints.files.gguf_file import (
     interleaved,
     read_gguf,
     stored_type,
+    write_gguf,
 )
 from openba_jax.checkpoints.formats.gguf import FILE, Gguf
 from openba_jax.checkpoints.registry import detect, open_checkpoint
@@ -252,6 +253,54 @@ def test_damage_is_named(tmp_path: Path, tokenizer: Path) -> None:
     shutil.copy(tmp_path / FILE, tmp_path / "other.gguf")
     with pytest.raises(UserError, match="holds 2 GGUF files"):
         open_checkpoint(tmp_path)
+
+
+def edited(folder: Path, **changes: Any) -> Path:
+    """The file of a folder with other metadata, `__` for a dot; None takes a key out."""
+    metadata, tensors = read_gguf(folder / FILE)
+    kept = {key: value for key, value in metadata.items() if not key.startswith("GGUF.")}
+    for end, value in changes.items():
+        key = end.replace("__", ".")
+        kept[key if key.startswith("tokenizer.") else f"llama.{key}"] = value
+    kept = {key: value for key, value in kept.items() if value is not None}
+    plan = {name: (tensor.shape, "F32") for name, tensor in tensors.items()}
+    write_gguf(folder / "edited.gguf", kept, plan, lambda name: tensors[name].read())
+    return folder / "edited.gguf"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"block_count": "three"}, "metadata of a wrong type or value: invalid literal"),
+        ({"block_count": None}, "lacks llama.block_count"),
+        ({"attention__head_count": 0}, "metadata of a wrong type or value"),
+        ({"attention__head_count": [4, 4, 4]}, "metadata of a wrong type or value"),
+        ({"rope__dimension_count": 4}, "rope.dimension_count is 4 of 8; only whole heads"),
+        ({"rope__scaling__type": "yarn"}, "type is 'yarn'; 'linear' can be read"),
+        ({"tokenizer__ggml__model": "bert"}, "edited.gguf, tokenizer: .* model 'bert'"),
+        ({"tokenizer__ggml__eos_token_id": 9999}, "edited.gguf, tokenizer: .* has eos 9999"),
+    ],
+)
+def test_metadata_that_cannot_be_read(
+    tmp_path: Path, tokenizer: Path, changes: dict[str, Any], message: str
+) -> None:
+    Gguf("F32").write(checkpoint_of(tokenizer), tmp_path)
+    with pytest.raises(UserError, match=message):
+        open_checkpoint(edited(tmp_path, **changes))
+
+
+def test_a_factor_without_a_type_is_linear(tmp_path: Path, tokenizer: Path) -> None:
+    Gguf("F32").write(checkpoint_of(tokenizer), tmp_path)
+    for key in ("rope__scaling__factor", "rope__scale_linear"):
+        config = open_checkpoint(edited(tmp_path, **{key: 4.0})).model.config
+        assert (config.rope_scaling, config.rope_factor) == ("linear", 4.0)
+
+
+def test_a_file_without_tokenizer(tmp_path: Path, tokenizer: Path, caplog) -> None:
+    Gguf("F32").write(checkpoint_of(tokenizer), tmp_path)
+    path = edited(tmp_path, tokenizer__ggml__model=None)
+    assert open_checkpoint(path).tokenizer is None
+    assert "has no tokenizer, so the model is read without one" in caplog.text
 
 
 def test_save_tokenizer_keeps_what_gguf_said(tmp_path: Path, tokenizer: Path) -> None:

@@ -143,6 +143,27 @@ def test_the_family_says_the_kind(t5):
     model_folder.check_tokenizer_kind(MODEL, t5)
 
 
+def test_a_tokenizer_that_no_settings_make_fit(golden_dir):
+    plain = golden_dir("tokenizers", "llama3") / "gemma" / "tokenizer.model"
+    with pytest.raises(UserError, match=r"kind sentencepiece, .* need openba; give one whose padd"):
+        model_folder.check_tokenizer_kind(MODEL, plain)
+    for name in ("tiny_llama", "tiny_t5gemma"):
+        model_folder.check_tokenizer_kind(model_of(named_config(name)), plain)
+
+
+def test_an_encoder_decoder_pads_with_0(tmp_path):
+    vocab = {"<end>": 0, "a": 1, "b": 2}
+    model = {"type": "BPE", "vocab": vocab, "merges": []}
+    token = {"id": 0, "content": "<end>", "special": True, "single_word": False}
+    token |= {"lstrip": False, "rstrip": False, "normalized": False}
+    file = tmp_path / "tokenizer.json"
+    file.write_text(json.dumps({"version": "1.0", "added_tokens": [token], "model": model}))
+    write_settings(file, TokenizerSettings(eos="<end>"))
+    with pytest.raises(UserError, match="ends texts with the id 0, which is padding in models of"):
+        model_folder.check_tokenizer_kind(MODEL, file)
+    model_folder.check_tokenizer_kind(model_of(named_config("tiny_llama")), file)
+
+
 def test_the_vocabulary_is_small_enough(path, tmp_path):
     with pytest.raises(UserError, match="embedding has 100 rows"):
         write_tokenizer(path, tmp_path, 100, 512)

@@ -4,6 +4,7 @@ import pytest
 from openba_jax.errors import UserError
 from openba_jax.evaluation.verify import compare, compare_logits, encode_prompt
 from openba_jax.models.axes import Leaf
+from openba_jax.models.registry import named_config
 
 WO = Leaf("decoder/layers/mlp/wo/kernel", 1)
 
@@ -94,3 +95,7 @@ def test_prompts(make_checkpoint, tiny, golden_dir):
         encode_prompt("896", source)
     source.tokenizer = golden_dir("vocab") / "old.model"
     assert encode_prompt("<S>a</s>", source)[0] == 861
+    decoder = make_checkpoint(named_config("tiny_llama", vocab_size=896))
+    decoder.tokenizer = source.tokenizer
+    with pytest.raises(UserError, match="the prompt '' has no token"):
+        encode_prompt("", decoder)

@@ -45,8 +45,19 @@ def test_samples_are_those_of_training(vocabulary, store):
             assert shown.split() == vocabulary.decode(ids[ids > 0]).split()
 
 
+def test_the_id_0_of_a_decoder_is_a_token(vocabulary, store, monkeypatch):
+    loader = BatchLoader(get_mixture("causal_lm"), [store], vocabulary, 1, 20, 20)
+    batch = loader.batch(0)
+    assert "inputs 0 and targets 40 of 40, " in next(describe_samples(loader, vocabulary, 1, False))
+    batch["decoder_input_tokens"][:, -2:] = 0
+    monkeypatch.setattr(loader, "batch", lambda step, rows: batch)
+    shown = next(describe_samples(loader, vocabulary, 1, colour=False))
+    assert "targets 40 of 40" in shown
+    assert shown.endswith("<pad> <pad>")
+
+
 def test_a_span_has_the_colour_of_its_sentinel(vocabulary):
-    ids = np.array([vocabulary.sentinel(1), *vocabulary.encode("ba"), 1, 0, 0])
+    ids = np.array([vocabulary.sentinel(1), *vocabulary.encode("ba"), 1])
     assert show(ids, vocabulary, colour=True, spans=True) == (
         "\x1b[33m<extra_id_1>\x1b[0m \x1b[33mba\x1b[0m \x1b[2m</s>\x1b[0m"
     )

@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 from openba_jax.data.vocabularies.base import Vocabulary
+from openba_jax.data.vocabularies.registry import open_vocabulary
 from openba_jax.errors import UserError
 from openba_jax.inference.prompts import (
+    BeginningFrame,
     SentinelFrame,
     UnusablePromptError,
     read_prompts,
@@ -70,6 +72,33 @@ def test_answers_that_are_refused(
     frame = SentinelFrame(vocabulary, 64, 8, parse_special)
     with pytest.raises(UnusablePromptError, match=message):
         frame.answer(text, "line 3")
+
+
+@pytest.mark.parametrize("name", ["llama/tokenizer.model", "smollm/tokenizer.json"])
+def test_a_prompt_and_its_template_are_one_text(golden_dir, name: str) -> None:
+    vocabulary = open_vocabulary(golden_dir("tokenizers") / name)
+    token = vocabulary.pieces([vocabulary.eos_id])[0]
+    frame = BeginningFrame(vocabulary, 64, template=f"{token}[INST] {{}} [/INST]")
+    begin = [vocabulary.bos_id] if vocabulary.adds_bos else []
+    for text in ("What {} is it?", "日本", " a", ""):
+        whole = vocabulary.encode(f"{token}[INST] {text} [/INST]", True)
+        assert frame.prompt(text, "here") == [*begin, *whole]
+    apart = frame.prompt(f"a{token}b", "here")
+    assert apart.count(vocabulary.eos_id) == 1  # The template's own.
+    assert vocabulary.decode(apart, skip_special_tokens=True).count(token) == 1
+    with pytest.raises(UnusablePromptError, match="that fit into the encoder length 64"):
+        frame.prompt("a b " * 64, "here")
+
+
+@pytest.mark.parametrize("template", ["", "no place", "{} {}"])
+def test_a_template_has_one_place(vocabulary: Vocabulary, template: str) -> None:
+    with pytest.raises(UserError, match=r"it has one \{\}, where the prompt goes"):
+        SentinelFrame(vocabulary, 64, template=template)
+
+
+def test_a_template_leaves_room(vocabulary: Vocabulary) -> None:
+    with pytest.raises(UserError, match="prompts have 8 tokens, of which the frame"):
+        SentinelFrame(vocabulary, 8, template="water water water water {}")
 
 
 def test_prompts_have_places(tmp_path: Path) -> None:

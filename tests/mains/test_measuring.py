@@ -79,6 +79,12 @@ def _run(main: str, folder: Path, model: str, *arguments: str) -> subprocess.Com
             ["QUESTIONS='long'", "TASK_FEATURE_LENGTHS={'inputs': 4, 'targets': 32}"],
             "none of the 3 questions of json_choice can be asked",
         ),
+        (
+            "eval",
+            "model",
+            ["MIXTURE_OR_TASK_NAME='causal_lm'", "TOKEN_STORES=['none']"],
+            "the family openba is of the kind 'encoder_decoder'; choose another mixture",
+        ),
         ("infer", "model", ["PROMPTS=['2?', '\\ud800']"], "half of a pair"),
         ("infer", "huggingface", ["PROMPTS='2?'"], "openba-convert to_native --input=huggingface"),
         ("eval", "huggingface", ["QUESTIONS='good'"], "openba-convert to_native --input="),

@@ -15,6 +15,7 @@ from toy_run import ToyBatches, saved_state, toy_config, toy_model, toy_train
 from openba_jax import files
 from openba_jax.checkpoints import model_folder, training_state
 from openba_jax.errors import UserError
+from openba_jax.pruning.plan import Plan
 from openba_jax.training import metrics, train_step
 
 
@@ -104,9 +105,9 @@ def test_goes_on_for_more_steps_and_stands_still_when_done(tmp_path: Path) -> No
 
 def test_starts_from_a_model_with_its_plan_and_tokenizer(tmp_path: Path, finished_run: Any) -> None:
     initial = tmp_path / "initial"
-    plan = {"keep": {"decoder/layers": [0, 2]}}
     (tmp_path / "any.model").write_bytes(b"pieces")
     model, params, _, _ = training_state.load_model(finished_run.model_dir)
+    plan = Plan.identity(model, "ancestor").to_dict()
     training_state.create(initial, model, params, plan=plan, tokenizer=tmp_path / "any.model")
     result = toy_train(tmp_path / "run", initial_model=str(initial), train_steps=4)
     first = metrics.read(result.history)[0]

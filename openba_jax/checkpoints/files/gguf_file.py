@@ -88,7 +88,8 @@ def read_gguf(file: Path) -> tuple[dict[str, Any], dict[str, GgufTensor]]:
         metadata = {name: _plain(field.contents()) for name, field in reader.fields.items()}
         found = list(reader.tensors)
     except Exception as error:  # A damaged file can fail in any way.
-        raise UserError(f"{file} is no GGUF file, or is damaged: {error}.") from error
+        reason = str(error).rstrip(".")
+        raise UserError(f"{file} is no GGUF file, or is damaged: {reason}.") from error
     size = file.stat().st_size
     tensors = {}
     for tensor in found:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from absl import logging
 
 from openba_jax.checkpoints.checkpoint import Checkpoint
 from openba_jax.checkpoints.files.gguf_file import (
@@ -104,6 +105,8 @@ class Gguf:
             raise UserError(f"{file} lacks {error.args[0]}.") from error
         except UserError as error:
             raise UserError(f"{file}: {error}") from error
+        except (ArithmeticError, TypeError, ValueError) as error:
+            raise UserError(f"{file} has metadata of a wrong type or value: {error}.") from error
         model = registry.model_of(config)
         entries = expand(family.huggingface.rows, model.axes)
         copies = family.huggingface.copies(config)
@@ -117,9 +120,17 @@ class Gguf:
             if name in used
         }
         check_tensors(entries, model, {**tensors, **others}, copies, file)
-        work = tempfile.TemporaryDirectory(prefix="openba_gguf_")
-        tokenizer = tokenizer_of_gguf(metadata, Path(work.name))
-        return GgufCheckpoint(model, entries, tensors, tokenizer, work=work)
+        checkpoint = GgufCheckpoint(model, entries, tensors, None)
+        if metadata.get("tokenizer.ggml.model", "none") == "none":
+            logging.warning("%s has no tokenizer, so the model is read without one.", file)
+            return checkpoint
+        checkpoint.work = tempfile.TemporaryDirectory(prefix="openba_gguf_")
+        try:
+            checkpoint.tokenizer = tokenizer_of_gguf(metadata, Path(checkpoint.work.name))
+            open_vocabulary(checkpoint.tokenizer)  # Lists may be whole, and make no tokenizer.
+        except UserError as error:
+            raise UserError(f"{file}, tokenizer: {error}") from error
+        return checkpoint
 
     def write(self, checkpoint: Checkpoint, folder: Path) -> None:
         """Writes `model.gguf`.

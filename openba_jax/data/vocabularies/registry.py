@@ -94,9 +94,17 @@ def _kind(path: Path, settings: TokenizerSettings) -> str:
         return "json"
     if kind is not None:
         return kind
-    pieces = load_pieces(content, path)
-    ids = (pieces.pad_id(), pieces.eos_id(), pieces.unk_id())
-    return "openba" if ids == (0, 1, 2) else "sentencepiece"
+    return "openba" if follows_t5(path) else "sentencepiece"
+
+
+def follows_t5(path: Path) -> bool:
+    """Whether padding, end and unknown of a sentencepiece model have T5's ids, 0, 1 and 2.
+
+    Raises:
+      UserError: The file cannot be read, or is no such model.
+    """
+    pieces = load_pieces(read_tokenizer(path), path)
+    return (pieces.pad_id(), pieces.eos_id(), pieces.unk_id()) == (0, 1, 2)
 
 
 def tokenizer_file(vocabulary: Vocabulary) -> str:

@@ -56,10 +56,17 @@ class LlamaGguf:
             )
         heads = value("attention.head_count")
         head_dim = value("attention.key_length", value("embedding_length") // heads)
+        if (rotated := value("rope.dimension_count", head_dim)) != head_dim:
+            raise UserError(
+                f"{name}.rope.dimension_count is {rotated} of {head_dim}; only whole heads can be "
+                "rotated."
+            )
         rope: dict[str, Any] = {"rope_theta": float(value("rope.freq_base", 10000.0))}
-        kind = value("rope.scaling.type", "none")
+        # As llama.cpp: a factor without a type is linear, and had another name in old files.
+        factor = value("rope.scaling.factor", value("rope.scale_linear", 1.0))
+        kind = value("rope.scaling.type", "none" if factor in (0, 1) else "linear")
         if kind == "linear":
-            rope |= {"rope_type": "linear", "factor": float(value("rope.scaling.factor"))}
+            rope |= {"rope_type": "linear", "factor": float(factor)}
         elif kind != "none":
             raise UserError(f"{name}.rope.scaling.type is {kind!r}; 'linear' can be read.")
         if _FACTORS in constants:

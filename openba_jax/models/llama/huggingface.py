@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from absl import logging
+
 from openba_jax.errors import UserError
 from openba_jax.models.config import ModelConfig
 from openba_jax.models.llama.config import LlamaConfig
@@ -94,6 +96,8 @@ class LlamaHuggingFace:
             raise UserError(f"tensor {_EMBEDDING} is missing.")
         heads = fields["num_attention_heads"]
         keys = _or(fields.get("num_key_value_heads"), heads)
+        if heads < 1:
+            raise UserError(f"num_attention_heads is {heads}; it must be at least 1.")
         head_dim = _or(fields.get("head_dim"), fields["hidden_size"] // heads)
         bias = {"qwen2": True, "mistral": False}.get(kind, bool(fields.get("attention_bias")))
         dtype = tensors.dtypes[_EMBEDDING]
@@ -111,10 +115,10 @@ class LlamaHuggingFace:
             mlp_bias=kind == "llama" and bool(fields.get("mlp_bias")),
             qk_norm=kind == "qwen3",
             tie_embeddings=bool(fields.get("tie_word_embeddings", False)),
-            norm_epsilon=float(fields["rms_norm_eps"]),
+            norm_epsilon=_number(fields, "rms_norm_eps", 1e-6),
             max_length=fields["max_position_embeddings"],
-            attention_dropout_rate=float(fields.get("attention_dropout") or 0.0),
-            initializer_std=float(fields.get("initializer_range") or 0.02),
+            attention_dropout_rate=_number(fields, "attention_dropout", 0.0),
+            initializer_std=_number(fields, "initializer_range", 0.02),
             dtype=dtype,
             param_dtype=dtype,
             **_rope(fields),
@@ -140,6 +144,12 @@ class LlamaHuggingFace:
         assert isinstance(config, LlamaConfig)
         kind = config.model_type
         _check_expressible(config)
+        if config.dropout_rate:
+            logging.warning(
+                "dropout_rate %g is left out: transformers trains a %s without it.",
+                config.dropout_rate,
+                kind,
+            )
         rope: dict[str, Any] = {"rope_type": "default"}
         if config.rope_scaling != "none":
             rope = {"rope_type": config.rope_scaling, "factor": config.rope_factor}
@@ -208,6 +218,20 @@ def _or(value: Any, default: int) -> int:
     return default if value is None else value
 
 
+def _number(fields: Mapping[str, Any], name: str, default: float) -> float:
+    """A field that may be missing or null.
+
+    Raises:
+      UserError: it is no finite number.
+    """
+    found = fields.get(name)
+    if found is None:
+        return default
+    if type(found) not in (int, float) or not math.isfinite(found):
+        raise UserError(f"{name} is {found!r}, which is no number.")
+    return float(found)
+
+
 def _rope(fields: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of rotary positions, as transformers 5 or 4 writes them.
 
@@ -215,19 +239,21 @@ def _rope(fields: Mapping[str, Any]) -> dict[str, Any]:
       UserError: they are stretched in a way that the network does not have.
     """
     scaling = fields.get("rope_parameters") or fields.get("rope_scaling") or {}
-    theta = scaling.get("rope_theta", fields.get("rope_theta", 10000.0))
+    if not isinstance(scaling, Mapping):
+        raise UserError(f"rope_parameters or rope_scaling is {scaling!r}, which is no object.")
+    theta = _number(scaling, "rope_theta", _number(fields, "rope_theta", 10000.0))
     kind = scaling.get("rope_type", scaling.get("type", "default"))
     share = scaling.get("partial_rotary_factor", fields.get("partial_rotary_factor", 1.0))
     if share != 1.0:
         raise UserError(f"partial_rotary_factor is {share}; only whole heads can be rotated.")
     if kind == "default":
-        return {"rope_theta": float(theta)}
+        return {"rope_theta": theta}
     if kind not in ("linear", "llama3"):
         raise UserError(
             f"rotary positions are of the type {kind!r}; those that can be read: 'default', "
             "'linear', 'llama3'."
         )
-    read = {"rope_theta": float(theta), "rope_scaling": kind}
+    read: dict[str, Any] = {"rope_theta": theta, "rope_scaling": kind}
     names = {"rope_factor": "factor"}
     if kind == "llama3":
         names |= {
@@ -236,10 +262,10 @@ def _rope(fields: Mapping[str, Any]) -> dict[str, Any]:
             "rope_original_length": "original_max_position_embeddings",
         }
     for ours, theirs in names.items():
-        if type(scaling.get(theirs)) not in (int, float) or not math.isfinite(scaling[theirs]):
-            raise UserError(f"{theirs} of rotary positions is {scaling.get(theirs)!r}.")
-        whole = ours == "rope_original_length"
-        read[ours] = int(scaling[theirs]) if whole else float(scaling[theirs])
+        if scaling.get(theirs) is None:
+            raise UserError(f"{theirs} of rotary positions is missing.")
+        number = _number(scaling, theirs, 0.0)
+        read[ours] = int(number) if ours == "rope_original_length" else number
     return read
 
 
@@ -267,7 +293,7 @@ def _check_expressible(config: LlamaConfig) -> None:
       UserError: it has none; the message names the field.
     """
     kind = config.model_type
-    wanted: dict[str, Any] = {"bidirectional_inputs": False, "dropout_rate": 0.0}
+    wanted: dict[str, Any] = {"bidirectional_inputs": False}
     if kind != "qwen3":
         wanted["qk_norm"] = False
     if kind != "llama":

@@ -131,11 +131,24 @@ def test_variants_that_the_network_lacks_are_named(tmp_path: Path) -> None:
     refused("model_type is 'gpt2'; those that can be read", model_type="gpt2")
     refused(r"model_type is 'deepseek_v3'\. It has multi-latent", model_type="deepseek_v3")
     refused("of the type 'yarn'", rope_parameters={"rope_type": "yarn", "factor": 4.0})
-    refused("factor of rotary positions is None", rope_parameters={"rope_type": "linear"})
+    refused("factor of rotary positions is missing", rope_parameters={"rope_type": "linear"})
+    refused(
+        "factor is '4', which is no number", rope_parameters={"rope_type": "linear", "factor": "4"}
+    )
+    refused(r"is \[1\], which is no object", rope_parameters=[1])
+    refused("rms_norm_eps is 'x', which is no number", rms_norm_eps="x")
+    refused("num_attention_heads is 0; it must be at least 1", num_attention_heads=0)
     refused("hidden_act is 'gelu'", hidden_act="gelu")
     refused("num_kv_heads is 3, which does not divide", num_key_value_heads=3)
     refused("no whole number", hidden_size="wide")
     refused("has shape .* asks for", intermediate_size=49)
+
+
+def test_dropout_of_a_training_is_left_out_with_a_word(tmp_path: Path, caplog) -> None:
+    config = open_checkpoint(DATA / "llama2").model.config.replace(dropout_rate=0.1)
+    HuggingFace().write(MemoryCheckpoint(config), tmp_path)
+    assert "dropout_rate 0.1 is left out" in caplog.text
+    assert open_checkpoint(tmp_path).model.config.dropout_rate == 0
 
 
 @pytest.mark.parametrize(
