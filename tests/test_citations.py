@@ -6,7 +6,7 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parents[1]
 FOLDERS = ("openba_jax", "tasks", "gin", "scripts", "tests", "examples")
 SUFFIXES = (".py", ".gin", ".sh")
-CITATION = re.compile(r"docs/(\w+)\.md((?:#[\w-]+)?(?:,\s(?:#\s)?#[\w-]+)*)")
+CITATION = re.compile(r"(?<!master/)docs/(\w+)\.md((?:#[\w-]+)?(?:,\s(?:#\s)?#[\w-]+)*)")
 
 
 def anchors(page: Path) -> set[str]:

@@ -20,7 +20,7 @@ from openba_jax.checkpoints.formats.t5x import check_fits, find_checkpoint
 from openba_jax.errors import UserError
 from openba_jax.models.config import ModelConfig
 from openba_jax.models.registry import model_of
-from openba_jax.t5x.model import EncoderDecoderModel
+from openba_jax.t5x.model import NetworkModel
 
 _FINISHED = "checkpoint_*[0-9]"
 """T5X gives a checkpoint its plain number only when it is complete."""
@@ -135,10 +135,10 @@ def write_summary(
     summary_writer: metric_writers.MetricWriter | None,
     step: int,
     *,
-    model: EncoderDecoderModel,
+    model: NetworkModel,
     initial: str | None = None,
 ) -> None:
-    """A `summarize_config_fn`: writes `config.gin` as T5X's, `config.json` and `tokenizer.model`.
+    """A `summarize_config_fn`: writes `config.gin` as T5X's, `config.json` and the tokenizer.
 
     With them `openba-convert`, `openba-prune` and `config_of` know what the checkpoints hold.
 

@@ -19,6 +19,7 @@ INSTEAD = {
     "OUTPUT_FILE": "T5X writes several files, give OUTPUT_DIR",
     "QUESTIONS": "question files are openba-eval's",
     "BENCHMARKS": "benchmarks are openba-eval's",
+    "TEMPLATE": "T5X asks prompts as they are, write the template into them",
     "PARSE_SPECIAL": "it is about prompts and question files, give it to infer or openba-eval",
     "EVAL_STORES": "give gin/runs/t5x/native_batches.gin, too",
     "TARGET_LOSSES": "give gin/runs/t5x/native_batches.gin, too",

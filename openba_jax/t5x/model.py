@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import flax
 import jax
@@ -20,7 +20,7 @@ from t5x.optimizers import OptimizerDefType
 
 from openba_jax.errors import UserError
 from openba_jax.evaluation.scoring import token_losses
-from openba_jax.models.base import DecodingState
+from openba_jax.models.base import DecodingState, Model
 from openba_jax.models.config import ModelConfig
 from openba_jax.models.encoder_decoder import PACKING
 from openba_jax.models.registry import model_of
@@ -31,57 +31,21 @@ Batch = Mapping[str, jax.Array]
 Metrics = dict[str, clu_metrics.Metric]
 
 
-class EncoderDecoderModel(models.EncoderDecoderModel):
-    """An encoder-decoder of this package under T5X's `BaseModel`.
+class NetworkModel(models.BaseTransformerModel):
+    """What T5X asks of a network of this package, with an encoder or without one.
 
-    It differs from T5X's own class in four points: losses are computed in chunks, never from the
-    one-hot vectors of the whole vocabulary; parameters come with the axes that the network
-    declares; the cache starts from the real encoder output, whose projections are made once; and
-    decoding is by default that of the native runner.
+    Losses are computed in chunks, never from the one-hot vectors of the whole vocabulary, and
+    parameters come with the axes that the network declares.
 
     Attributes:
       config: the network's configuration.
       model: the network.
     """
 
-    def __init__(
-        self,
-        config: ModelConfig,
-        vocabulary: seqio.Vocabulary,
-        optimizer_def: OptimizerDefType,
-        decode_fn: models.DecodeFnCallable = decoding.sample,
-        num_decodes: int = 1,
-        return_all_decodes: bool = False,
-    ) -> None:
-        """Puts the parts together; nothing is allocated and no file is read.
-
-        Args:
-          config: the network's configuration.
-          vocabulary: of inputs and targets.
-          optimizer_def: see `openba_jax.t5x.optimizer`.
-          decode_fn: how answers are found; those of `t5x.decoding` fit, too.
-          num_decodes: beams.
-          return_all_decodes: give all of them, the best last, rather than the best.
-
-        Raises:
-          UserError: the network has no encoder.
-        """
-        self.config = config
-        self.model = model_of(config)
-        if self.model.layout != "encoder_decoder":
-            raise UserError(
-                f"under T5X run models with an encoder, and a model of the family {config.family} "
-                "has none; train it with openba-train."
-            )
-        self._projections: dict[str, Any] | None = None  # Of one prediction, while it is traced.
-        super().__init__(
-            module=self.model.module,
-            input_vocabulary=vocabulary,
-            output_vocabulary=vocabulary,
-            optimizer_def=optimizer_def,
-            decode_fn=decode_fn,
-            default_decoder_params=models.DecoderParams(return_all_decodes, num_decodes),
-        )
+    config: ModelConfig
+    model: Model
+    read: ClassVar[tuple[str, ...]]
+    """What the network reads of a batch."""
 
     def get_initial_variables(
         self,
@@ -112,6 +76,88 @@ class EncoderDecoderModel(models.EncoderDecoderModel):
         loss_sum, counts = token_cross_entropy(hidden, self.model.head(params), batch)
         loss = loss_sum / jnp.maximum(counts["weight_sum"], 1.0)
         return loss, batch_metrics(loss_sum, counts, batch)
+
+    def score_batch(self, params: Any, batch: Batch, return_intermediates: bool = False) -> Any:
+        """Summed log p of the targets, float32 `[batch]`.
+
+        Args:
+          params: the parameters.
+          batch: as for `loss_fn`.
+          return_intermediates: give also what the network sowed, with `decoder/target_tokens`,
+            `decoder/loss_weights` and `decoder/token_scores` `[batch, length]` added, as T5X does.
+        """
+        batch = with_float_weights(batch)
+        hidden, sown = self.module.apply(
+            {"params": params},
+            **{name: batch[name] for name in self.read if name in batch},
+            enable_dropout=False,
+            mutable=["intermediates"] if return_intermediates else [],
+            method=self.module.hidden_states,
+        )
+        targets, weights = batch["decoder_target_tokens"], batch["decoder_loss_weights"]
+        token_scores = -token_losses(self.model.head(params), hidden, targets) * weights
+        scores = jnp.sum(token_scores, axis=-1)
+        if not return_intermediates:
+            return scores
+        intermediates = flax.core.unfreeze(sown.get("intermediates", {}))
+        intermediates.setdefault("decoder", {}).update(
+            target_tokens=(targets,), loss_weights=(weights,), token_scores=(token_scores,)
+        )
+        return scores, intermediates
+
+
+class EncoderDecoderModel(NetworkModel, models.EncoderDecoderModel):
+    """An encoder-decoder of this package under T5X's `BaseModel`.
+
+    It differs from T5X's own class in what `NetworkModel` says and in two points more: the cache
+    starts from the real encoder output, whose projections are made once; and decoding is by default
+    that of the native runner.
+
+    Attributes:
+      config: the network's configuration.
+      model: the network.
+    """
+
+    read = ("encoder_input_tokens", "decoder_input_tokens", *PACKING)
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        vocabulary: seqio.Vocabulary,
+        optimizer_def: OptimizerDefType,
+        decode_fn: models.DecodeFnCallable = decoding.sample,
+        num_decodes: int = 1,
+        return_all_decodes: bool = False,
+    ) -> None:
+        """Puts the parts together; nothing is allocated and no file is read.
+
+        Args:
+          config: the network's configuration.
+          vocabulary: of inputs and targets.
+          optimizer_def: see `openba_jax.t5x.optimizer`.
+          decode_fn: how answers are found; those of `t5x.decoding` fit, too.
+          num_decodes: beams.
+          return_all_decodes: give all of them, the best last, rather than the best.
+
+        Raises:
+          UserError: the network has no encoder.
+        """
+        self.config = config
+        self.model = model_of(config)
+        if self.model.layout != "encoder_decoder":
+            raise UserError(
+                f"a model of the family {config.family} has no encoder; train it with "
+                "gin/runs/t5x/decoder.gin after the run's gin file, and ask it with openba-infer."
+            )
+        self._projections: dict[str, Any] | None = None  # Of one prediction, while it is traced.
+        super().__init__(
+            module=self.model.module,
+            input_vocabulary=vocabulary,
+            output_vocabulary=vocabulary,
+            optimizer_def=optimizer_def,
+            decode_fn=decode_fn,
+            default_decoder_params=models.DecoderParams(return_all_decodes, num_decodes),
+        )
 
     def _compute_kv_cache(
         self,
@@ -200,36 +246,6 @@ class EncoderDecoderModel(models.EncoderDecoderModel):
         shaped = {path: leaf.reshape(old[path].shape) for path, leaf in new.items()}
         return logits[:, 0], traverse_util.unflatten_dict(shaped)
 
-    def score_batch(self, params: Any, batch: Batch, return_intermediates: bool = False) -> Any:
-        """Summed log p of the targets, float32 `[batch]`.
-
-        Args:
-          params: the parameters.
-          batch: as for `loss_fn`.
-          return_intermediates: give also what the network sowed, with `decoder/target_tokens`,
-            `decoder/loss_weights` and `decoder/token_scores` `[batch, length]` added, as T5X does.
-        """
-        batch = with_float_weights(batch)
-        hidden, sown = self.module.apply(
-            {"params": params},
-            batch["encoder_input_tokens"],
-            batch["decoder_input_tokens"],
-            enable_dropout=False,
-            mutable=["intermediates"] if return_intermediates else [],
-            method=self.module.hidden_states,
-            **{name: batch[name] for name in PACKING if name in batch},
-        )
-        targets, weights = batch["decoder_target_tokens"], batch["decoder_loss_weights"]
-        token_scores = -token_losses(self.model.head(params), hidden, targets) * weights
-        scores = jnp.sum(token_scores, axis=-1)
-        if not return_intermediates:
-            return scores
-        intermediates = flax.core.unfreeze(sown.get("intermediates", {}))
-        intermediates.setdefault("decoder", {}).update(
-            target_tokens=(targets,), loss_weights=(weights,), token_scores=(token_scores,)
-        )
-        return scores, intermediates
-
 
 def with_float_weights(batch: Batch) -> dict[str, jax.Array]:
     """The batch with float32 loss weights, which seqio makes integers or leaves out."""
@@ -246,19 +262,31 @@ def batch_metrics(loss_sum: jax.Array, counts: Mapping[str, jax.Array], batch: B
       batch: the batch.
     """
     weight_sum = counts["weight_sum"]
-    inputs, targets = batch["encoder_input_tokens"], batch["decoder_target_tokens"]
-    tokens = jnp.sum(inputs > 0) + jnp.sum(targets > 0)
+    real = real_tokens(batch)
+    tokens = sum(jnp.sum(mask) for mask in real.values())
     return {
         "loss": clu_metrics.Average(total=loss_sum, count=weight_sum),
         "accuracy": clu_metrics.Average(total=counts["correct_sum"], count=weight_sum),
         "tokens": t5x_metrics.Sum(tokens),
-        "non_padding_fraction/encoder": _fraction(inputs),
-        "non_padding_fraction/decoder": _fraction(targets),
+        **{f"non_padding_fraction/{stack}": _fraction(mask) for stack, mask in real.items()},
         "timing/steps_per_second": t5x_metrics.StepsPerTime.from_model_output(),
         "timing/seconds": t5x_metrics.Time(),
         "timing/tokens_per_second": t5x_metrics.TimeRate.from_model_output(numerator=tokens),
     }
 
 
-def _fraction(tokens: jax.Array) -> clu_metrics.Average:
-    return clu_metrics.Average(total=jnp.sum(tokens > 0), count=jnp.array(tokens.size))
+def real_tokens(batch: Batch) -> dict[str, jax.Array]:
+    """What is no padding, by stack, bool `[batch, length]`.
+
+    A model without an encoder has tokens of every id, and segment ids say which ones are there.
+    """
+    if "encoder_input_tokens" not in batch:
+        return {"decoder": batch["decoder_segment_ids"] > 0}
+    return {
+        "encoder": batch["encoder_input_tokens"] > 0,
+        "decoder": batch["decoder_target_tokens"] > 0,
+    }
+
+
+def _fraction(mask: jax.Array) -> clu_metrics.Average:
+    return clu_metrics.Average(total=jnp.sum(mask), count=jnp.array(mask.size))

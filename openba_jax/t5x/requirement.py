@@ -20,6 +20,9 @@ _CONTRACT = {
         "encoded_inputs encoder_input_tokens decoder_input_tokens prefill_decoder_prompt"
     ),
     "models.EncoderDecoderModel.score_batch": "params batch return_intermediates",
+    "models.DecoderOnlyModel.predict_batch_with_aux": (
+        "params batch rng return_all_decodes num_decodes decoder_params"
+    ),
     "trainer.Trainer.__init__": "learning_rate_fn num_microbatches weight_metrics_computer",
     "optimizers.OptaxWrapper.derive_logical_axes": "optimizer param_logical_axes",
     "partitioning.PjitPartitioner.partition": "in_axis_resources out_axis_resources",

@@ -99,21 +99,27 @@ def read(folder: Path) -> dict[str, Any]:
     return load_state(open_checkpoint(folder))
 
 
-def first_models(folder: Path) -> tuple[Path, Path]:
+def first_models(folder: Path, network: Any = None) -> tuple[Path, Path]:
     """The same random model as a model folder and as a T5X folder."""
     ours, theirs = folder / "first", folder / "first_t5x"
-    network = model_of(config())
+    network = network or model_of(config())
     training_state.create(ours, network, network.init(jax.random.key(0)))
     move(ours, theirs, "t5x")
     return ours, theirs
 
 
-def train_natively(folder: Path, steps: int, initial: Path | None = None) -> list[float]:
+def train_natively(
+    folder: Path,
+    steps: int,
+    initial: Path | None = None,
+    network: Any = None,
+    batches: Any = None,
+) -> list[float]:
     """Losses of the steps that were taken."""
     trainer.train(
         model_dir=str(folder),
-        model=model_of(config()),
-        batches=Batches(),
+        model=network or model_of(config()),
+        batches=batches or Batches(),
         optimizer=adamw(),
         train_steps=steps,
         initial_model=None if initial is None else str(initial),
@@ -124,9 +130,9 @@ def train_natively(folder: Path, steps: int, initial: Path | None = None) -> lis
     return [record["loss"] for record in records if record["split"] == "train"]
 
 
-def write_config(folder: Path) -> None:
+def write_config(folder: Path, network: Any) -> None:
     if jax.process_index() == 0:
-        model_folder.write_metadata(folder, model_of(config()))
+        model_folder.write_metadata(folder, network)
 
 
 def train_in_t5x(
@@ -135,6 +141,8 @@ def train_in_t5x(
     initial: Path | None = None,
     num_partitions: int = 1,
     num_microbatches: int = 1,
+    trained: Any = None,
+    batches: Any = None,
 ) -> list[float]:
     """Losses of the steps that `t5x.train.train` took."""
     import t5x.train
@@ -152,17 +160,17 @@ def train_in_t5x(
             losses.append(float(metrics_by_task["train"]["loss"].value))
             return False
 
+    trained, batches = trained or model(), batches or Batches()
     restore = utils.RestoreCheckpointConfig(path=[])
     if initial is not None:
         restore = utils.RestoreCheckpointConfig(
-            path=checkpoints.checkpoint(str(initial), config()),
+            path=checkpoints.checkpoint(str(initial), trained.config),
             mode="specific",
             state_transformation_fns=[checkpoints.fresh_optimizer],
             fallback_to_scratch=True,
         )
-    batches = Batches()
     t5x.train.train(
-        model=model(),
+        model=trained,
         train_dataset_cfg=utils.DatasetConfig("toy", {}, "train", batches.batch_size, True, 0),
         train_eval_dataset_cfg=None,
         infer_eval_dataset_cfg=None,
@@ -177,7 +185,7 @@ def train_in_t5x(
         eval_period=0,
         stats_period=1,
         random_seed=0,
-        summarize_config_fn=lambda *_: write_config(folder),
+        summarize_config_fn=lambda *_: write_config(folder, trained.model),
         get_dataset_fn=functools.partial(
             data.native_batches, batches=batches, model_dir=str(folder)
         ),

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import jax
 import pytest
+from flax import core, traverse_util
 from jax.sharding import PartitionSpec as P
 
 pytest.importorskip("t5x.models", reason="T5X is not importable; see docs/t5x.md")
@@ -22,15 +23,18 @@ from t5x import utils
 
 import gin
 from openba_jax import sizes
+from openba_jax.data.vocabularies.registry import open_vocabulary
 from openba_jax.errors import UserError
 from openba_jax.models.counting import parameter_count
 from openba_jax.models.registry import model_of, named_config
 from openba_jax.objectives.mixture import get_mixture
 from openba_jax.t5x import decoding, mistakes
 from openba_jax.t5x.partitioner import Partitioner
+from openba_jax.t5x.vocabulary import verify_mixture
 
 assert sizes
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
+TOKENIZER = REPOSITORY / "tests/golden/tokenizers/llama3/tokenizer.json"
 MODELS = sorted(
     path.stem
     for path in (REPOSITORY / "gin/models").glob("*.gin")
@@ -122,18 +126,61 @@ def test_every_combination_loads(monkeypatch, tmp_path, run, model):
     assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == parameter_count(built.model)
     specs = initializer.train_state_axes
     assert specs.params["decoder"]["layers"]["mlp"]["wo"]["kernel"] == P(None, "model", None)
-    moments = jax.tree_util.tree_leaves_with_path(
-        specs.param_states[1].mu, is_leaf=lambda spec: isinstance(spec, P)
-    )
-    embeddings = [spec for path, spec in moments if path[-1].key == "embedding"]
+    moments = traverse_util.flatten_dict(core.unfreeze(specs.param_states[1].mu))
+    embeddings = [spec for path, spec in moments.items() if path[-1] == "embedding"]
+    assert embeddings
     assert set(embeddings) == {P("model", None)}
+
+
+@pytest.mark.parametrize("run", ["pretrain_decoder", "finetune_decoder"])
+def test_decoders_load(monkeypatch, tmp_path, run):
+    macros = {
+        "MODEL_DIR": f"'{tmp_path}'",
+        "TOKEN_STORES": "['store']",
+        "VOCABULARY": f"'{TOKENIZER}'",
+        **TRAIN_MACROS[run.removesuffix("_decoder")],
+    }
+    decoders = sorted(
+        path.stem
+        for path in (REPOSITORY / "gin/models").glob("*.gin")
+        if model_of(named_config(path.stem)).layout == "decoder_only"
+    )
+    assert len(decoders) > 2
+    for model in decoders:
+        parse(monkeypatch, t5x.train, [f"models/{model}", f"runs/t5x/{run}"], macros)
+        built = macro("MODEL")
+        assert built.config.replace(dropout_rate=0.0, attention_dropout_rate=0.0) == named_config(
+            model
+        )
+        assert get_mixture(macro("MIXTURE_OR_TASK_NAME")).layout == "decoder_only"
+        assert built.stop_ids == open_vocabulary(TOKENIZER).stop_ids
+    specs = abstract_state(built).train_state_axes
+    assert specs.params["decoder"]["layers"]["mlp"]["wo"]["kernel"] == P(None, "model", None)
+    assert specs.params["token_embedder"]["embedding"] == P("model", None)
+
+
+def test_a_mixture_for_other_models_is_refused(monkeypatch):
+    files = ["models/tiny_llama", "runs/t5x/pretrain_decoder", "objectives/ul2"]
+    needed = {"MODEL_DIR": "'x'", "TOKEN_STORES": "[]", "VOCABULARY": f"'{TOKENIZER}'"}
+    parse(monkeypatch, t5x.train, files, needed)
+    cfg = utils.DatasetConfig("ul2", {}, "train", 8, True, 0)
+    with pytest.raises(UserError, match="the mixture ul2 is for models of the kind"):
+        verify_mixture(cfg, macro("MODEL"))
+    cfg = utils.DatasetConfig("causal_lm", {}, "train", 8, True, 0)
+    verify_mixture(cfg, macro("MODEL"))
+    with gin.unlock_config():
+        gin.parse_config("named_config.vocab_size = 32")
+    with pytest.raises(UserError, match="the embedding has 32 rows"):
+        verify_mixture(cfg, macro("MODEL"))
 
 
 def test_models_without_an_encoder_are_refused(monkeypatch):
     files = ["models/tiny_llama", "runs/t5x/pretrain", "runs/t5x/native_batches"]
     needed = {"MODEL_DIR": "'x'", "TOKEN_STORES": "[]", "VOCABULARY": "'x'"}
     parse(monkeypatch, t5x.train, files, needed)
-    with pytest.raises(UserError, match="family llama has none; train it with openba-train"):
+    with pytest.raises(
+        UserError, match=r"family llama has no encoder; train it with gin/runs/t5x/decoder\.gin"
+    ):
         macro("MODEL")
 
 
@@ -157,7 +204,7 @@ DOCUMENTED = [REPOSITORY / "docs/t5x.md", *sorted((REPOSITORY / "gin/runs/t5x").
 def test_documented_commands(monkeypatch, file):
     text = re.sub(r"\\\n#? *", " ", file.read_text(encoding="utf-8"))
     commands = re.findall(r"^(?:# )?python -m t5x\.(\w+) (.*)$", text, re.MULTILINE)
-    assert commands or file.name in ("train.gin", "native_batches.gin")
+    assert commands or file.name in ("train.gin", "native_batches.gin", "decoder.gin")
     for binary, arguments in commands:
         flags = [argument.split("=", 1) for argument in shlex.split(arguments)]
         files = [value[4:-4] for flag, value in flags if flag == "--gin_file"]

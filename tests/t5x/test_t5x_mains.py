@@ -117,6 +117,60 @@ def test_prune_recover_infer(data, trained, tmp_path):
     assert [text.strip() for text in predictions] == native_answers
 
 
+def test_a_decoder_learns_what_it_learns_natively(tmp_path):
+    tokenizer = REPOSITORY / "tests/golden/tokenizers/llama3/tokenizer.json"
+    vocabulary = open_vocabulary(tokenizer)
+    rng = np.random.default_rng(0)
+    with TokenStoreWriter(tmp_path / "store", store_dtype(vocabulary.token_count)) as writer:
+        writer.add_groups(rng.integers(0, vocabulary.piece_count, (40, 24)))
+    macros = {
+        "TOKEN_STORES": [str(tmp_path / "store")],
+        "VOCABULARY": str(tokenizer),
+        "MIXTURE_OR_TASK_NAME": "causal_lm",
+        "TASK_FEATURE_LENGTHS": {"inputs": 12, "targets": 12},
+        "BATCH_SIZE": 8,
+        "DROPOUT_RATE": 0.0,
+        "TRAIN_STEPS": 2,
+    }
+    rows = -(-vocabulary.token_count // 32) * 32
+    first, tuned, native = tmp_path / "first", tmp_path / "tuned", tmp_path / "native"
+    run(
+        "train",
+        "models/tiny_llama",
+        "runs/t5x/pretrain_decoder",
+        MODEL_DIR=str(first),
+        **{**macros, "named_config.vocab_size": rows, "HELD_OUT": 8, "EVAL_STEPS": 1},
+    )
+    assert open_checkpoint(first).tokenizer.name == "tokenizer.json"
+    start = tmp_path / "start"
+    t5x_toy.move(first, start, "native")
+    macros |= {"warmup_constant.peak": 1e-2, "warmup_constant.warmup_steps": 1}
+    run(
+        "train",
+        "runs/t5x/finetune_decoder",
+        MODEL_DIR=str(tuned),
+        INITIAL_CHECKPOINT_PATH=str(first),
+        **macros,
+    )
+    macros |= {"MODEL_DIR": str(native), "INITIAL_CHECKPOINT_PATH": str(start)}
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "openba_jax.train", "--gin_file=gin/runs/native/finetune.gin"),
+            *(f"--gin.{name}={value!r}" for name, value in macros.items()),
+        ],
+        cwd=REPOSITORY,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    before, found, expected = (t5x_toy.read(folder)["params"] for folder in (first, tuned, native))
+    moved = jax.tree.map(lambda a, b: float(np.abs(a - b).max()), found, before)
+    assert min(jax.tree.leaves(moved)) > 1e-3
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), found, expected)
+
+
 def test_other_prompts_are_another_task(data):
     # T5X does not infer again what its folder has of a task.
     vocabulary = OpenBAVocabulary(data["VOCABULARY"])
