@@ -127,10 +127,10 @@ def _accuracy(
     template: str,
 ) -> dict[str, Any]:
     from openba_jax.evaluation.accuracy import measure_accuracy
-    from openba_jax.inference.prompts import FRAMES
+    from openba_jax.inference.prompts import frame_of
 
     lengths = sizes["encoder_length"], sizes["decoder_length"]
-    frame = FRAMES[placed.model.frame](
+    frame = frame_of(placed.model, placed.vocabulary)(
         placed.vocabulary, *lengths, parse_special=parse_special, template=template
     )
     scores = measure_accuracy(

@@ -80,6 +80,12 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "vocabulary", None, "tokens, show: a sentencepiece .model file, or a tokenizer.json."
     )
+    flags.DEFINE_enum(
+        "vocabulary_kind",
+        "openba",
+        ["openba", "t5"],
+        "vocabulary: the special tokens behind its pieces, OpenBA's or T5's.",
+    )
     flags.DEFINE_bool(
         "newline",
         None,
@@ -216,6 +222,7 @@ def _vocabulary(values: flags.FlagValues) -> None:
         character_coverage=values.character_coverage,
         normalization=values.normalization,
         newline=bool(values.newline),
+        kind=values.vocabulary_kind,
     )
     whole, count = round_trips(vocabulary, sample.texts), len(sample.texts)
     sys.stdout.write(

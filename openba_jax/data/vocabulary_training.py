@@ -11,7 +11,7 @@ import numpy as np
 import sentencepiece
 
 from openba_jax.data.vocabularies.base import Vocabulary
-from openba_jax.data.vocabularies.openba import OpenBAVocabulary
+from openba_jax.data.vocabularies.registry import open_vocabulary
 from openba_jax.data.vocabularies.settings import TokenizerSettings, write_settings
 from openba_jax.errors import UserError
 from openba_jax.files import write_atomically
@@ -44,7 +44,8 @@ def train_vocabulary(
     character_coverage: float = 0.9995,
     normalization: str = "identity",
     newline: bool = False,
-) -> OpenBAVocabulary:
+    kind: str = "openba",
+) -> Vocabulary:
     """Trains a unigram model with byte fallback and writes it; same texts, same file.
 
     Args:
@@ -54,12 +55,16 @@ def train_vocabulary(
       character_coverage: share of the characters that get a piece; the rest falls back to bytes.
       normalization: one of `NORMALIZATIONS`.
       newline: the newline becomes a token of its own, which the settings beside the model say.
+      kind: `openba`, or `t5`, whose special tokens are sentinels alone.
 
     Raises:
       UserError: The texts give fewer pieces than `size`.
       UserError: The size is too small for the characters of the texts.
+      UserError: The newline is to be a token of a kind that has none.
       UserError: Something else is at `output` already, or no file can be written there.
     """
+    if kind != "openba" and newline:
+        raise UserError(f"a vocabulary of the kind {kind} has no token for the newline.")
     output = check_output_file(output)
     model = io.BytesIO()
     failures: list[BaseException] = []  # The trainer is C++ and makes a RuntimeError of each.
@@ -101,9 +106,10 @@ def train_vocabulary(
         raise UserError(f"no vocabulary of {size} pieces: {_reason(error)}") from error
     if output.exists() and output.read_bytes() != model.getvalue():
         raise UserError(f"{output} is there already and differs; remove it or choose another.")
-    write_settings(output, TokenizerSettings(newline=newline))
+    named = None if kind == "openba" else kind
+    write_settings(output, TokenizerSettings(kind=named, newline=newline))
     write_atomically(output, model.getvalue())
-    return OpenBAVocabulary(output)
+    return open_vocabulary(output)
 
 
 class TextSample:

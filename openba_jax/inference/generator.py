@@ -10,7 +10,7 @@ from openba_jax.data.vocabularies.base import Vocabulary
 from openba_jax.errors import UserError
 from openba_jax.inference.decoding import GREEDY, NOT_FINITE, Sampling, generate
 from openba_jax.inference.padding import fitting_length, pad_rows
-from openba_jax.inference.prompts import FRAMES, PLACE
+from openba_jax.inference.prompts import PLACE, frame_of
 from openba_jax.models.base import Model, Params
 from openba_jax.parallel.sharding import to_host
 
@@ -45,7 +45,7 @@ class Generator:
         self._model = model
         self._params = params
         self._vocabulary = vocabulary
-        self._frame = FRAMES[model.frame](
+        self._frame = frame_of(model, vocabulary)(
             vocabulary, encoder_length, parse_special=parse_special, template=template
         )
         self._batch_size = batch_size

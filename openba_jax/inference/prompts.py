@@ -15,6 +15,7 @@ from absl import logging
 from openba_jax.data.text.documents import column, read_records
 from openba_jax.data.vocabularies.base import Vocabulary
 from openba_jax.errors import UserError
+from openba_jax.models.base import Model
 from openba_jax.paths import address_or_local
 
 PLACE = "{}"
@@ -266,3 +267,10 @@ FRAMES: dict[str, type[PromptFrame]] = {
     "beginning": BeginningFrame,
 }
 """By `Model.frame`."""
+
+
+def frame_of(model: Model, vocabulary: Vocabulary) -> type[PromptFrame]:
+    """The frame that a model reads: an encoder-decoder with OpenBA's vocabulary that of OpenBA."""
+    if model.layout == "encoder_decoder" and vocabulary.kind == "openba":
+        return SentinelFrame
+    return FRAMES[model.frame]

@@ -170,6 +170,13 @@ class Gguf(Protocol):
     def interleaved_heads(self, theirs: str, config: ModelConfig) -> int:
         """How many heads of a tensor, by Hugging Face's name, have their channels interleaved."""
 
+    def factor(self, theirs: str, config: ModelConfig) -> float:
+        """What a tensor, by Hugging Face's name, is multiplied by when it is written.
+
+        It stands for what llama.cpp's network does not do by itself. What is read back computes the
+        same without it.
+        """
+
 
 @dataclasses.dataclass(frozen=True)
 class T5XNetwork:

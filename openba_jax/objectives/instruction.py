@@ -1,4 +1,4 @@
-"""Instruction samples: `<S> source <extra_id_0> </s>` to `<extra_id_0> target`."""
+"""Instruction samples: `<S> source <extra_id_0> </s>` to `<extra_id_0> target`, or plain pairs."""
 
 from __future__ import annotations
 
@@ -100,3 +100,54 @@ class Instruction:
                 f"for an instruction; give more than {_FRAME} and 1."
             )
         return {"source": encoder_length - _FRAME, "target": decoder_length - 1}
+
+
+@dataclasses.dataclass(frozen=True)
+class Pairs:
+    """`source </s>` to `target`, as T5 is tuned; targets end with eos, as they are prepared."""
+
+    kind: ClassVar[Kind] = "instructions"
+    layout: ClassVar[str] = "encoder_decoder"
+
+    def samples(
+        self,
+        read: Mapping[Side, TokenRows],
+        keys: np.ndarray,
+        ids: SpecialIds,
+        encoder_length: int,
+        decoder_length: int,
+    ) -> dict[str, np.ndarray]:
+        """Samples of pairs, see `Objective.samples`; nothing is random."""
+        del keys
+        limits = self.limits(encoder_length, decoder_length)
+        sources, targets = (read[side].cut(limit) for side, limit in limits.items())
+        count = len(sources.ids)
+        inputs = np.zeros((count, encoder_length), np.int32)
+        outputs = np.zeros((count, decoder_length), np.int32)
+        inputs[:, : sources.ids.shape[1]] = sources.ids
+        inputs[np.arange(count), sources.lengths] = ids.eos_id
+        outputs[:, : targets.ids.shape[1]] = targets.ids
+        return {"inputs": inputs, "targets": outputs}
+
+    def sample_lengths(
+        self, sources: np.ndarray, targets: np.ndarray, encoder_length: int, decoder_length: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """How many tokens samples take, from the lengths of their pairs: int64 `[n]` each."""
+        limits = self.limits(encoder_length, decoder_length)
+        return (
+            np.minimum(sources, limits["source"]).astype(np.int64) + 1,
+            np.minimum(targets, limits["target"]).astype(np.int64),
+        )
+
+    def limits(self, encoder_length: int, decoder_length: int) -> dict[Side, int]:
+        """How many tokens of an example's source and target are used.
+
+        Raises:
+          UserError: The lengths have no room for a token.
+        """
+        if encoder_length <= 1 or decoder_length < 1:
+            raise UserError(
+                f"inputs of {encoder_length} and targets of {decoder_length} tokens have no room "
+                "for a pair; give more than 1 and 0."
+            )
+        return {"source": encoder_length - 1, "target": decoder_length}

@@ -15,7 +15,7 @@ from openba_jax.objectives import d_ul2, o_ul2, ul2
 from openba_jax.objectives.base import Objective
 from openba_jax.objectives.decoder_only import CausalLM, Completion, PrefixLM
 from openba_jax.objectives.denoising import Denoiser
-from openba_jax.objectives.instruction import Instruction
+from openba_jax.objectives.instruction import Instruction, Pairs
 from openba_jax.objectives.token_rows import Kind
 
 
@@ -220,6 +220,10 @@ FLAN = register(Mixture("flan", ((Task("flan", Instruction()), 1.0),)))
 
 CAUSAL_LM = register(Mixture("causal_lm", ((Task("causal_lm", CausalLM()), 1.0),)))
 PREFIX_LM = register(Mixture("prefix_lm", ((Task("prefix_lm", PrefixLM()), 1.0),)))
+PAIRS = register(Mixture("pairs", ((Task("pairs", Pairs()), 1.0),)))
+SPAN_CORRUPTION_PAIRS = register(
+    Mixture("span_corruption_pairs", (*SPAN_CORRUPTION.components, *PAIRS.components))
+)
 COMPLETION = register(Mixture("completion", ((Task("completion", Completion()), 1.0),)))
 
 TEXT_MIXTURES = (

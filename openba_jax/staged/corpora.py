@@ -27,9 +27,10 @@ TOKENIZER = "tokenizer.model"
 class Corpora:
     """A folder for each vocabulary: the tokenizer and, beside it, what was prepared with it."""
 
-    def __init__(self, folder: Path, data: Data, seed: int) -> None:
-        """Keeps the folder, the settings, and the seed of all batches."""
+    def __init__(self, folder: Path, data: Data, seed: int, kind: str = "openba") -> None:
+        """Keeps the folder, the settings, the seed of all batches, and the kind of tokenizer."""
         self.data = data
+        self._kind = kind
         self._folder = folder
         self._seed = seed
 
@@ -48,7 +49,11 @@ class Corpora:
             return open_vocabulary(self.tokenizer)
         self.tokenizer.parent.mkdir(parents=True, exist_ok=True)
         return train_vocabulary(
-            self._texts(), self.data.vocabulary_size, self.tokenizer, character_coverage=1.0
+            self._texts(),
+            self.data.vocabulary_size,
+            self.tokenizer,
+            character_coverage=1.0,
+            kind=self._kind,
         )
 
     def home(self, tokenizer: Path) -> Vocabulary:

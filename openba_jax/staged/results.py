@@ -16,7 +16,7 @@ from openba_jax.evaluation.benchmarks.base import TOTAL
 from openba_jax.files import write_atomically, write_json
 from openba_jax.inference import loading
 from openba_jax.inference.generator import Generator
-from openba_jax.inference.prompts import FRAMES
+from openba_jax.inference.prompts import frame_of
 from openba_jax.models.counting import parameter_count, train_flops_per_example
 from openba_jax.parallel.sharding import use_mesh
 from openba_jax.pruning.vocabulary import sum_counts
@@ -57,7 +57,7 @@ class Results:
                     json_choice.load(Path(data.questions)),
                     placed.model,
                     placed.params,
-                    FRAMES[placed.model.frame](placed.vocabulary, *lengths),
+                    frame_of(placed.model, placed.vocabulary)(placed.vocabulary, *lengths),
                     batch_size=placed.rows(SCORED_AT_ONCE),
                 )
             write_json(path, {key: dataclasses.asdict(score) for key, score in measured.items()})

@@ -13,7 +13,7 @@ from openba_jax.errors import UserError
 from openba_jax.evaluation.benchmarks import json_choice
 from openba_jax.files import write_atomically
 from openba_jax.models.config import ModelConfig
-from openba_jax.models.registry import model_of
+from openba_jax.models.registry import family, model_of
 from openba_jax.objectives.mixture import get_mixture, mixture_names
 from openba_jax.paths import check_output_folder, local, reject_overlap
 from openba_jax.pruning.plan import Plan
@@ -96,7 +96,9 @@ class Pipeline:
         data, root = self.data, Path(self.output_dir)
         say = _clocked()
         say(f"preparing {', '.join(map(str, data.corpus))}")
-        corpora = Corpora(root / "data", data, self.seed)
+        format_there = family(self.model.family).huggingface
+        kind = "t5" if format_there is not None and format_there.tokenizer == "t5" else "openba"
+        corpora = Corpora(root / "data", data, self.seed, kind)
         vocabulary = corpora.train_tokenizer()
         for mixture in self._mixtures:  # What the last training lacks is found before the first.
             corpora.batches(vocabulary, mixture).evaluation_batches(1)

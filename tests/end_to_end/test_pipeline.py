@@ -44,8 +44,13 @@ ROADS = {
         "completion",
         "causal_lm",
     ),
+    "t5": Road(named_config("tiny_t5_1_1"), "span_corruption_pairs", "pairs", "span_corruption"),
+    "t5gemma": Road(named_config("tiny_t5gemma"), "ul2_flan", "flan", "ul2"),
 }
 """By family."""
+
+WIDTH = Stage("width", embed=24, heads=3, mlp=48, recover_tokens=4 * TOKENS)
+WORDS = Stage("words", vocabulary=400, recover_tokens=4 * TOKENS)
 
 
 @pytest.fixture(scope="module")
@@ -87,8 +92,8 @@ def _pipeline(output: Path, corpus: Path, family: str = "openba", **changes) -> 
         "model": road.model,
         "stages": [
             Stage("layers", drop_decoder=[1], recover_tokens=4 * TOKENS),
-            Stage("width", embed=24, heads=3, mlp=48, recover_tokens=4 * TOKENS),
-            Stage("words", vocabulary=400, recover_tokens=4 * TOKENS),
+            WIDTH,
+            WORDS,
         ],
         "pretrain": phase,
         "recover": phase,
@@ -100,9 +105,22 @@ def _pipeline(output: Path, corpus: Path, family: str = "openba", **changes) -> 
     return Pipeline(**{**settings, **changes})
 
 
-@pytest.fixture(scope="module", params=ROADS)
+@pytest.fixture(scope="module", params=["openba", "llama"])
 def family(request: pytest.FixtureRequest) -> str:
     return request.param
+
+
+@pytest.mark.parametrize(
+    "other",
+    ["t5", pytest.param("t5gemma", marks=pytest.mark.slow(reason="a second encoder-decoder"))],
+)
+def test_other_families_go_the_whole_way(tmp_path: Path, corpus: Path, other: str) -> None:
+    width = dataclasses.replace(WIDTH, heads=2)  # Two groups divide them.
+    text = _pipeline(tmp_path / "run", corpus, other, stages=[width, WORDS]).run()
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    sizes = [row["parameters"] for row in report["rows"]]
+    assert sizes[0] > sizes[1] > sizes[2] == sizes[3] == sizes[4]
+    assert "What is the capital of Japan?" in text
 
 
 @pytest.fixture(scope="module")

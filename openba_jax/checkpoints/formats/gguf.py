@@ -96,7 +96,7 @@ class Gguf:
         constants = {name: found.pop(name).read() for name in there.constants if name in found}
         architecture = str(metadata["general.architecture"])
         try:
-            depth = int(metadata[f"{architecture}.block_count"])
+            depth = _depth(metadata, architecture)
             theirs = _by_their_names(found, family.huggingface, architecture, depth)
             fields = there.fields(metadata, constants, theirs.keys())
             fields["vocab_size"] = found[_EMBEDDING].shape[0]
@@ -109,13 +109,17 @@ class Gguf:
             raise UserError(f"{file} has metadata of a wrong type or value: {error}.") from error
         model = registry.model_of(config)
         entries = expand(family.huggingface.rows, model.axes)
-        known = {tensor.name for tensor in theirs.values()}
+        copies = family.huggingface.copies(config)
+        used = theirs.keys() & {*(entry.theirs for entry in entries), *copies}
+        # Two of their names may be one here: what the model uses under neither is superfluous.
+        known = {theirs[name].name for name in used}
         others = {name: tensor for name, tensor in found.items() if name not in known}
         tensors = {
             name: dataclasses.replace(tensor, heads=there.interleaved_heads(name, config))
             for name, tensor in theirs.items()
+            if name in used
         }
-        check_tensors(entries, model, {**tensors, **others}, (), file)
+        check_tensors(entries, model, {**tensors, **others}, copies, file)
         checkpoint = GgufCheckpoint(model, entries, tensors, None)
         if metadata.get("tokenizer.ggml.model", "none") == "none":
             logging.warning("%s has no tokenizer, so the model is read without one.", file)
@@ -154,7 +158,7 @@ class Gguf:
         metadata["general.file_type"] = _FILE_TYPES[self.quant_type]
         metadata["general.quantization_version"] = 2
         architecture = metadata["general.architecture"]
-        depth = metadata[f"{architecture}.block_count"]
+        depth = _depth(metadata, architecture)
         entries = {
             _name(entry.theirs, architecture, depth): entry
             for entry in expand(family.huggingface.rows, model.axes)
@@ -172,6 +176,7 @@ class Gguf:
             entry = entries[name]
             array = read_entry(checkpoint, entry).astype(np.float32)
             assert family.gguf is not None
+            array = array * np.float32(family.gguf.factor(entry.theirs, model.config))
             heads = family.gguf.interleaved_heads(entry.theirs, model.config)
             return interleaved(array, heads) if heads else array
 
@@ -200,6 +205,12 @@ def _family(architecture: object, file: Path) -> registry.Family:
             f"{', '.join(map(repr, known))}."
         )
     return known[str(architecture)]
+
+
+def _depth(metadata: Mapping[str, Any], architecture: str) -> int:
+    """Layers of the deepest stack: names are known up to there."""
+    layers = int(metadata[f"{architecture}.block_count"])
+    return max(layers, int(metadata.get(f"{architecture}.decoder_block_count", 0)))
 
 
 def _by_their_names(

@@ -143,6 +143,11 @@ class LlamaGguf:
             return config.num_heads
         return (config.num_kv_heads or config.num_heads) if ".k_proj." in theirs else 0
 
+    def factor(self, theirs: str, config: ModelConfig) -> float:
+        """1: llama.cpp's network is this one."""
+        del theirs, config
+        return 1.0
+
 
 def _divisors(scaling: Llama3Scaling, theta: float, head_dim: int) -> np.ndarray:
     half = head_dim // 2

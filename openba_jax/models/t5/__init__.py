@@ -2,6 +2,7 @@
 
 from openba_jax.models.registry import Family
 from openba_jax.models.t5.config import LABELS, NAMED, T5Config, inferred_fields
+from openba_jax.models.t5.gguf import T5Gguf
 from openba_jax.models.t5.huggingface import T5HuggingFace
 from openba_jax.models.t5.model import T5Model
 from openba_jax.models.t5.t5x import NETWORKS
@@ -16,5 +17,6 @@ FAMILY = Family(
     infer=inferred_fields,
     labels=LABELS,
     huggingface=T5HuggingFace(),
+    gguf=T5Gguf(),
     t5x_networks=NETWORKS,
 )
