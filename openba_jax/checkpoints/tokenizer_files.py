@@ -13,7 +13,7 @@ from typing import Any
 
 from absl import logging
 
-from openba_jax.checkpoints.files.tokenizer_writer import WRITERS
+from openba_jax.checkpoints.files.tokenizer_writer import SPIECE, WRITERS
 from openba_jax.data.vocabularies.base import Vocabulary
 from openba_jax.data.vocabularies.huggingface_settings import read_object
 from openba_jax.data.vocabularies.registry import open_vocabulary
@@ -23,7 +23,7 @@ from openba_jax.errors import UserError
 FILES: Mapping[str, tuple[str, ...]] = {
     "openba": ("spiece.model",),
     "t5": ("spiece.model", "tokenizer.json"),
-    "sentencepiece": ("tokenizer.model", "tokenizer.json"),
+    "sentencepiece": ("tokenizer.model", "tokenizer.json", SPIECE),
     "json": ("tokenizer.json",),
 }
 """Where tokenizers are looked for, in this order, by the kind that a family has."""
@@ -45,7 +45,9 @@ def find_tokenizer(folder: Path, kind: str) -> Path | None:
         if not file.is_file():
             continue
         vocabulary = open_vocabulary(file)
-        if vocabulary.kind not in (kind, "json"):
+        # Models of other families may have been trained with a tokenizer of OpenBA's or T5's kind.
+        foreign = name == SPIECE and kind == "sentencepiece"
+        if vocabulary.kind not in (("openba", "t5") if foreign else (kind, "json")):
             raise UserError(
                 f"{file} is read as a vocabulary of the kind {vocabulary.kind}, and the model "
                 f'needs {kind}; write {{"kind": "{kind}"}} to {settings_path(name)} beside it.'

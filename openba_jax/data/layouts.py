@@ -13,11 +13,9 @@ from typing import Protocol
 import numpy as np
 
 from openba_jax.data import packing
+from openba_jax.objectives.decoder_only import PADDING
 
 Batch = dict[str, np.ndarray]
-
-PADDING = -1
-"""What pads the samples of decoders: see `objectives.decoder_only`."""
 
 
 @dataclasses.dataclass(frozen=True)

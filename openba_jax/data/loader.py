@@ -131,6 +131,8 @@ class BatchLoader:
                     "without packing, or prepare them without weights."
                 )
             orders["instructions"] = Order("instructions", seed, (len(packed["instructions"]),))
+        elif pack:
+            logging.warning("Nothing is packed: %s takes no instructions.", mixture.name)
         self._pack = pack
         self._training = _Pool(joined, ranges, packed, orders, pack)
         counts = {kind: count for kind, (_, count) in ranges.items()}

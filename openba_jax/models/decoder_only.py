@@ -85,6 +85,7 @@ class DecoderOnly(Model):
 
     def encode(self, params: Params, inputs: jax.Array, room: int = 0) -> Cache:
         """The cache of all inputs but the last token of each row, with room for more."""
+        # The last token is read again, by the first step; the others have to have seen it, too.
         read = _lengths(inputs) - 1
         cache = self._empty_cache(params, inputs.shape[0], inputs.shape[1] + room)
         _, cache = self._apply_cached(
@@ -92,7 +93,7 @@ class DecoderOnly(Model):
             cache,
             jnp.maximum(inputs, 0),
             prefill_lengths=read,
-            prefix=jnp.arange(inputs.shape[1]) < read[:, None],
+            prefix=inputs >= 0,
         )
         return cache
 

@@ -110,7 +110,7 @@ def load_config(path: str | Path) -> ModelConfig:
     """
     try:
         fields = json.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise UserError(f"{path} does not exist; a model folder holds a config.json.") from error
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not JSON: {error}.") from error

@@ -10,7 +10,7 @@ import seqio
 import tensorflow as tf
 
 from openba_jax.cli.gin_values import several
-from openba_jax.inference.prompts import SentinelFrame, read_prompts
+from openba_jax.inference.prompts import FRAMES, read_prompts
 from openba_jax.seqio.vocabulary import OpenBAVocabulary
 
 
@@ -39,7 +39,9 @@ def prompts_task(
         read.
     """
     texts, places = read_prompts(several(prompts), input_file)
-    frame = SentinelFrame(vocabulary.vocabulary, max_encoder_length, parse_special=parse_special)
+    # A task knows no model. Those of the family t5 alone have vocabularies of this kind.
+    made = FRAMES["end" if vocabulary.vocabulary.kind == "t5" else "sentinel"]
+    frame = made(vocabulary.vocabulary, max_encoder_length, parse_special=parse_special)
     rows = [frame.prompt(text, place) for text, place in zip(texts, places, strict=True)]
 
     def dataset(split: str, shuffle_files: bool, seed: int | None = None) -> tf.data.Dataset:

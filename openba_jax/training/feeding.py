@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import jax
 import numpy as np
+from absl import logging
 from jax.sharding import Mesh
 
 from openba_jax.errors import UserError
@@ -71,6 +72,17 @@ def on_devices(
             yield step, sharding.global_batch(batch, batch_sharding, rows, batches.batch_size)
             if step + 1 in steps and waits:
                 upcoming = builder.submit(build, step + 1)
+
+
+def warn_of_lengths(batches: Batches, model: Model) -> None:
+    """Warns, once for a run, of rows that are longer than the model was made for."""
+    inputs, targets = batches.encoder_length, batches.decoder_length
+    if inputs > model.config.longest_inputs(targets):
+        logging.warning(
+            "Inputs of %d and targets of %d tokens are longer than the model was made for, whose "
+            "lengths are %d and %d.",
+            *(inputs, targets, *model.config.lengths),
+        )
 
 
 def check_ids(batch: HostBatch, step: int, model: Model) -> None:

@@ -155,6 +155,7 @@ def train(
     train_step.check_batch_size(batches.batch_size, accumulation, mesh)
     rows = local_rows(mesh, batches.batch_size)
     feeding.check_ids(batches.batch(0, rows), 0, model)
+    feeding.warn_of_lengths(batches, model)
     if adaptation is not None and adaptation.source_model:
         paths.reject_overlap(adaptation.source_model, folder, "model of TARGET_LOSSES")
     if adaptation is not None and tokenizer is not None and adaptation.source_model:

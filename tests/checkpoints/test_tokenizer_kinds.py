@@ -6,8 +6,11 @@ import json
 import shutil
 
 import pytest
+from memory_checkpoint import MemoryCheckpoint
 
 from openba_jax.checkpoints import model_folder
+from openba_jax.checkpoints.formats.huggingface import HuggingFace
+from openba_jax.checkpoints.registry import open_checkpoint
 from openba_jax.checkpoints.tokenizer_files import (
     check_tokenizer_files,
     find_tokenizer,
@@ -149,6 +152,22 @@ def test_a_tokenizer_that_no_settings_make_fit(golden_dir):
         model_folder.check_tokenizer_kind(MODEL, plain)
     for name in ("tiny_llama", "tiny_t5gemma"):
         model_folder.check_tokenizer_kind(model_of(named_config(name)), plain)
+
+
+def test_a_decoder_with_the_tokenizer_of_openba_comes_back(t5, tmp_path, caplog):
+    for settings in (TokenizerSettings(), TokenizerSettings(kind="t5")):
+        write_settings(t5, settings)
+        vocabulary = open_vocabulary(t5)
+        source = MemoryCheckpoint(named_config("tiny_llama", vocab_size=vocabulary.size))
+        source.tokenizer = t5
+        folder = tmp_path / vocabulary.kind
+        folder.mkdir()
+        HuggingFace().write(source, folder)
+        assert ("tokenization_openba.py in the folder" in caplog.text) == (settings.kind is None)
+        caplog.clear()
+        again = open_vocabulary(open_checkpoint(folder).tokenizer)
+        assert same(again, vocabulary)
+        assert again.special_tokens() == vocabulary.special_tokens()
 
 
 def test_an_encoder_decoder_pads_with_0(tmp_path):

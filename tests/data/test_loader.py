@@ -243,6 +243,14 @@ def test_user_mistakes(make, stores, vocabulary, tmp_path):
         foreign.batch(0)
 
 
+def test_nothing_to_pack_is_said(make, caplog):
+    make("ul2", pack=True)
+    assert "Nothing is packed: ul2 takes no instructions" in caplog.text
+    caplog.clear()
+    make("ul2_flan", pack=True)
+    assert "Nothing is packed" not in caplog.text
+
+
 def test_stores_of_another_vocabulary_are_refused(vocabulary, tmp_path):
     with TokenStoreWriter(tmp_path / "store", np.dtype("<u2")) as writer:
         writer.add_groups(np.full((3, 40), 5))

@@ -9,6 +9,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+import seqio
 
 pytest.importorskip("t5x.models", reason="T5X is not importable; see docs/t5x.md")
 
@@ -18,7 +19,8 @@ from openba_jax.checkpoints.checkpoint import load_state, load_tree
 from openba_jax.checkpoints.registry import open_checkpoint
 from openba_jax.data.store.token_store import store_dtype
 from openba_jax.data.store.writer import TokenStoreWriter
-from openba_jax.data.vocabularies.registry import open_vocabulary
+from openba_jax.data.vocabularies.registry import open_vocabulary, save_tokenizer
+from openba_jax.data.vocabularies.settings import TokenizerSettings, write_settings
 from openba_jax.data.vocabulary_training import train_vocabulary
 from openba_jax.inference.decoding import generate
 from openba_jax.inference.generator import Generator
@@ -176,6 +178,16 @@ def test_other_prompts_are_another_task(data):
     vocabulary = OpenBAVocabulary(data["VOCABULARY"])
     names = [prompts_task(vocabulary, prompts) for prompts in (PROMPTS, PROMPTS[:1], PROMPTS)]
     assert names[0] == names[2] != names[1]
+
+
+def test_prompts_of_t5_end_as_t5_reads_them(data, tmp_path):
+    path = save_tokenizer(tmp_path, data["VOCABULARY"], "spiece.model")
+    write_settings(path, TokenizerSettings(kind="t5"))
+    vocabulary = OpenBAVocabulary(str(path))
+    (row,) = seqio.get_mixture_or_task(prompts_task(vocabulary, ["who"])).get_dataset(
+        None, "test", shuffle=False
+    )
+    assert row["inputs"].numpy().tolist() == [*vocabulary.vocabulary.encode("who"), 1]
 
 
 def test_evaluate(data, trained, tmp_path):

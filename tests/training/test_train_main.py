@@ -112,6 +112,9 @@ def test_config_of_a_folder_of_another_format_names_the_command(tmp_path: Path) 
     (tmp_path / "model.safetensors").write_bytes(b"")
     with pytest.raises(UserError, match="openba-convert to_native"):
         gin_bindings.config_of(str(tmp_path))
+    (tmp_path / "model.gguf").write_bytes(b"GGUF")
+    with pytest.raises(UserError, match=r"model\.gguf is a GGUF file, .*openba-convert to_native"):
+        gin_bindings.config_of(str(tmp_path / "model.gguf"))
 
 
 def test_help_is_quick() -> None:

@@ -9,8 +9,9 @@ import pytest
 from toy_run import ToyBatches, toy_model
 
 from openba_jax.errors import UserError
+from openba_jax.models.registry import model_of, named_config
 from openba_jax.parallel import sharding
-from openba_jax.training import optimizer, train_step
+from openba_jax.training import feeding, optimizer, train_step
 
 MODEL = toy_model(dropout_rate=0.0)
 OPTIMIZER = optimizer.adamw(optimizer.warmup_constant(2e-2))
@@ -86,3 +87,12 @@ def test_state_keeps_its_types_in_low_precision(mesh: Any) -> None:
 def test_batches_that_do_not_divide_are_refused(mesh: Any, size: int, accumulation: int) -> None:
     with pytest.raises(UserError, match="is not a multiple of accumulation"):
         train_step.check_batch_size(size, accumulation, mesh)
+
+
+@pytest.mark.parametrize("name", ["tiny", "tiny_llama"])
+def test_rows_longer_than_the_model_was_made_for(name: str, caplog: Any) -> None:
+    model = model_of(named_config(name).with_lengths(8, 6))
+    feeding.warn_of_lengths(ToyBatches(encoder_length=8), model)
+    assert not caplog.text
+    feeding.warn_of_lengths(ToyBatches(encoder_length=9), model)
+    assert "Inputs of 9 and targets of 6 tokens are longer than the model was" in caplog.text

@@ -128,6 +128,12 @@ class HuggingFace:
             if len(vocabulary.stop_ids) > 1:
                 generation["eos_token_id"] = list(vocabulary.stop_ids)
             config = model.config
+            if vocabulary.kind == "openba" != family.tokenizer:
+                logging.warning(
+                    "transformers has no class for the tokenizer of this %s, which is OpenBA's: it "
+                    "needs OpenBA's tokenization_openba.py in the folder.",
+                    config.family,
+                )
             write_tokenizer(checkpoint.tokenizer, folder, config.vocab_size, config.lengths[0])
         write_json(folder / "config.json", fields)
         write_json(folder / "generation_config.json", generation)

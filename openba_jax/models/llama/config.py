@@ -117,6 +117,11 @@ class LlamaConfig(DecoderOnlyConfig):
             if layer_type not in get_args(LayerType):
                 known = ", ".join(map(repr, get_args(LayerType)))
                 raise UserError(f"layer_types has {layer_type!r}; known: {known}.")
+        if "sliding_attention" in self.layer_types and not self.sliding_window:
+            raise UserError(
+                "layer_types has 'sliding_attention', and sliding_window is 0; give a window, or "
+                "leave the types out."
+            )
 
     @property
     def rotary(self) -> Rotary:

@@ -19,6 +19,7 @@ from openba_jax.errors import UserError
 from openba_jax.inference.beam_search import generate_beams
 from openba_jax.inference.decoding import generate
 from openba_jax.models.base import Model
+from openba_jax.models.registry import named_config
 
 DATA = Path(__file__).parent / "data"
 VARIANTS = sorted(folder.name for folder in DATA.iterdir())
@@ -142,6 +143,11 @@ def test_variants_that_the_network_lacks_are_named(tmp_path: Path) -> None:
     refused("num_kv_heads is 3, which does not divide", num_key_value_heads=3)
     refused("no whole number", hidden_size="wide")
     refused("has shape .* asks for", intermediate_size=49)
+
+
+def test_layers_that_slide_have_a_window() -> None:
+    with pytest.raises(UserError, match="layer_types has 'sliding_attention', and sliding_window"):
+        named_config("tiny_llama", layer_types=("full_attention",) * 2 + ("sliding_attention",))
 
 
 def test_dropout_of_a_training_is_left_out_with_a_word(tmp_path: Path, caplog) -> None:
