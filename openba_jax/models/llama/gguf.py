@@ -127,12 +127,18 @@ class LlamaGguf:
         }
 
     def written_constants(self, config: ModelConfig) -> dict[str, np.ndarray]:
-        """What LLaMA 3 divides frequencies by, float32 `[kv / 2]`."""
+        """What LLaMA 3 divides frequencies by, float32 `[kv / 2]`.
+
+        Raises:
+          UserError: they are none that are known.
+        """
         assert isinstance(config, LlamaConfig)
         scaling = config.rotary.scaling
         if not isinstance(scaling, Llama3Scaling):
             return {}
-        return {_FACTORS: _divisors(scaling, config.rope_theta, config.head_dim)}
+        divisors = _divisors(scaling, config.rope_theta, config.head_dim)
+        _llama3(divisors, config.rope_theta)  # What could not be read back is not written.
+        return {_FACTORS: divisors}
 
     def interleaved_heads(self, theirs: str, config: ModelConfig) -> int:
         """How many heads of a tensor, by Hugging Face's name, have their channels interleaved."""
