@@ -26,19 +26,36 @@ def models(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.fixture
-def prune() -> Iterator[Callable[..., None]]:
-    """Calls the main in this process; other mains have flags of the same names."""
-    before = set(flags.FLAGS)
+@pytest.fixture(scope="module", autouse=True)
+def defined_flags() -> Iterator[None]:
+    """The flags of openba-prune; other mains that run in this process have some of the same."""
+    values = flags.FLAGS
+    others = {
+        name: values[name]
+        for name in values
+        if (values.find_module_defining_flag(name) or "").startswith("openba_jax")
+    }
+    for name in others:
+        delattr(values, name)
+    left = set(values)
     openba_jax.prune.define_flags()
+    yield
+    for name in set(values) - left:
+        delattr(values, name)
+    for name, flag in others.items():
+        values[name] = flag
+    values.mark_as_parsed()
+
+
+@pytest.fixture
+def prune() -> Callable[..., None]:
+    """Calls the main in this process."""
 
     def run(*arguments: str) -> None:
         with flagsaver.flagsaver():
             openba_jax.prune.main(flags.FLAGS(["openba-prune", *arguments]))
 
-    yield run
-    for name in set(flags.FLAGS) - before:
-        delattr(flags.FLAGS, name)
+    return run
 
 
 def test_layers_of_the_only_stack_need_no_name(models: Path, prune: Callable) -> None:

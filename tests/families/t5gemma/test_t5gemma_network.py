@@ -84,7 +84,7 @@ def test_published_counts(name, count):
 
 def test_sizes_are_printed_stack_by_stack():
     (row,) = sizes.rows(["t5gemma_9b_2b"], 570, 380)
-    assert row[2:7] == ["42+26", "3,584+2,304", "16x256+8x256", "14,336+9,216", "256,000"]
+    assert row[2:7] == ["42+26", "3,584+2,304", "16/8x256+8/4x256", "14,336+9,216", "256,000"]
 
 
 def test_scanned_and_unrolled_agree(config):
