@@ -18,8 +18,11 @@ NEEDED_MIB="${NEEDED_MIB:-6000}"
 
 find_python() {
   local candidate
-  for candidate in "${PYTHON:-}" python3.12 python3.13 python3.11 python3 python; do
-    [ -n "$candidate" ] && command -v "$candidate" >/dev/null 2>&1 || continue
+  # One that is named is taken, or none: another would make an environment that nobody asked for.
+  local candidates=(python3.12 python3.13 python3.11 python3 python)
+  [ -z "${PYTHON:-}" ] || candidates=("$PYTHON")
+  for candidate in "${candidates[@]}"; do
+    command -v "$candidate" >/dev/null 2>&1 || continue
     if "$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
       >/dev/null 2>&1; then
       printf '%s' "$candidate"
@@ -44,6 +47,9 @@ make_environment() {
     return
   fi
   python="$(find_python)"
+  if [ -z "$python" ] && [ -n "${PYTHON:-}" ]; then
+    die "PYTHON is $PYTHON, which is no Python 3.11, 3.12 or 3.13 that runs; name another, or none."
+  fi
   if [ -z "$python" ]; then
     die "no Python 3.11, 3.12 or 3.13 was found ($(python3 --version 2>&1 | head -n 1)); install" \
       "one, or name it with PYTHON=/path/to/python."
