@@ -101,4 +101,4 @@ def _sentinel_order(vocabulary: Vocabulary) -> dict[int, int]:
 
 def _length(ids: np.ndarray) -> int:
     """The length without the 0s behind, which pad; those inside count."""
-    return int(np.flatnonzero(ids).max(initial=-1)) + 1
+    return int(np.max(np.flatnonzero(ids), initial=-1)) + 1

@@ -288,7 +288,7 @@ def _splice(
     starts = replace.copy()
     starts[:, 1:] &= ~replace[:, :-1]
     span = np.cumsum(starts, axis=1, dtype=np.int32)
-    spans, sentinels = int(span.max(initial=0)), ids.sentinels
+    spans, sentinels = int(np.max(span, initial=0)), ids.sentinels
     if spans > len(sentinels):
         raise UserError(
             f"a sample has {spans} spans and there are {len(sentinels)} sentinels; use shorter "

@@ -35,7 +35,7 @@ class TokenRows(NamedTuple):
     def of(cls, sequences: Sequence[Sequence[int] | np.ndarray]) -> TokenRows:
         """Puts sequences side by side."""
         lengths = np.array([len(sequence) for sequence in sequences], np.int64)
-        ids = np.zeros((len(sequences), int(lengths.max(initial=0))), np.int32)
+        ids = np.zeros((len(sequences), max(map(len, sequences), default=0)), np.int32)
         for row, sequence in zip(ids, sequences, strict=True):
             row[: len(sequence)] = sequence
         return cls(ids, lengths)

@@ -86,7 +86,7 @@ def best(axes: AxisTable, scores: Scores, targets: Mapping[str, int], method: st
         chosen = _top(_allowed(axes, key, targets[key], score, keep), targets[key])
         kept = np.take_along_axis(score, chosen, axis=-1).sum()
         keep[key] = chosen.tolist()
-        shares[key] = float(kept / score.sum()) if score.any() else 1.0
+        shares[key] = float(kept) / float(score.sum()) if score.any() else 1.0
     return Selection(keep, _record(axes, method, targets, kept_share=shares))
 
 

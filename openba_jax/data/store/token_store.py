@@ -187,7 +187,8 @@ class TokenStore:
         for i in range(0, len(self._lengths), PAIRS_AT_ONCE):
             lengths = self._lengths[i : i + PAIRS_AT_ONCE].astype(np.int64) * self.dtype.itemsize
             ends = end + np.cumsum(lengths)
-            if lengths.min() < 0 or (self._offsets[i : i + PAIRS_AT_ONCE] != ends - lengths).any():
+            gaps = self._offsets[i : i + PAIRS_AT_ONCE] != ends - lengths
+            if (lengths < 0).any() or gaps.any():
                 raise UserError(f"{self.prefix}.idx is damaged: its sequences leave gaps.")
             end = int(ends[-1])
         seen = np.zeros(len(self._lengths) // 2, bool)
