@@ -1,0 +1,70 @@
+"""Model folders, made ready for slots."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from openba_jax.errors import UserError
+from openba_jax.inference.loading import PlacedModel, load
+from openba_jax.paths import local
+
+
+def load_for_slots(
+    model_dir: str | Path,
+    mesh_shape: Sequence[int],
+    max_encoder_length: int | None,
+    max_new_tokens: int,
+) -> tuple[PlacedModel, int]:
+    """Reads a model folder, and works out how long its prompts may be.
+
+    Args:
+      model_dir: a model folder, or `DIR/checkpoints/<step>`.
+      mesh_shape: data, fsdp, model.
+      max_encoder_length: longest prompt in tokens; None: the longest that the model was made for.
+      max_new_tokens: longest answer in tokens.
+
+    Returns:
+      The model, and the longest prompt.
+
+    Raises:
+      UserError: the folder cannot be used, the mesh divides rows, or there is no room for prompts
+        or answers.
+    """
+    import jax
+
+    if jax.process_count() > 1:
+        raise UserError("only one process can answer one after another; start one alone.")
+    if max_new_tokens < 1 or (max_encoder_length is not None and max_encoder_length < 1):
+        raise UserError("MAX_NEW_TOKENS and MAX_ENCODER_LENGTH must be at least 1.")
+    if any(size != 1 for size in tuple(mesh_shape)[:2]):
+        raise UserError(
+            f"MESH_SHAPE is {tuple(mesh_shape)}; a slot is one row, which nothing divides: give "
+            "(1, 1, -1), which lays the model over all devices."
+        )
+    placed = load(model_dir, mesh_shape)
+    if max_encoder_length is None:
+        max_encoder_length = placed.model.config.longest_inputs(max_new_tokens)
+        if max_encoder_length < 1:
+            longest = sum(placed.model.config.lengths)
+            raise UserError(
+                f"MAX_NEW_TOKENS is {max_new_tokens}, and the model has {longest} positions for a "
+                "prompt and its answer together; give less."
+            )
+    return placed, max_encoder_length
+
+
+def read_template(file: str) -> str | None:
+    """The text of a chat template; None where no file is named.
+
+    Raises:
+      UserError: the file cannot be read.
+    """
+    if not file:
+        return None
+    try:
+        return local(file).read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"CHAT_TEMPLATE {file} cannot be read: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"CHAT_TEMPLATE {file} is not UTF-8.") from error
