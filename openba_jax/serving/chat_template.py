@@ -100,7 +100,7 @@ def _special_strings(vocabulary: Vocabulary) -> dict[str, str]:
             token = getattr(vocabulary.settings, role)
         number = getattr(vocabulary, f"{role}_id")
         if token is None and number is not None:
-            token = vocabulary.decode([number])
+            token = vocabulary.decode([number]).strip()
         if token is not None:
             strings[f"{role}_token"] = token
     return strings
