@@ -5,9 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from openba_jax.checkpoints.model_folder import split_path
 from openba_jax.errors import UserError
 from openba_jax.inference.loading import PlacedModel, load
+from openba_jax.inference.prompts import frame_of
 from openba_jax.paths import local
+from openba_jax.serving.app import Served
+from openba_jax.serving.dialogue import DialogueReader
+from openba_jax.serving.engine import Engine
 
 
 def load_for_slots(
@@ -68,3 +73,60 @@ def read_template(file: str) -> str | None:
         raise UserError(f"CHAT_TEMPLATE {file} cannot be read: {error.strerror}.") from error
     except UnicodeDecodeError as error:
         raise UserError(f"CHAT_TEMPLATE {file} is not UTF-8.") from error
+
+
+def names_of(folders: Sequence[Path]) -> list[str]:
+    """The names that models are served by: those of their folders.
+
+    Raises:
+      UserError: there is no folder, or two have one name.
+    """
+    if not folders:
+        raise UserError("MODEL_DIRS is empty; name a model folder.")
+    names = []
+    for folder in folders:
+        above, step = split_path(folder)
+        name = above.resolve().name
+        names.append(name if step is None else f"{name}-{step}")
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(f"two of MODEL_DIRS are called {name}; rename a folder.")
+    return names
+
+
+def start_serving(
+    folder: Path,
+    mesh_shape: Sequence[int],
+    *,
+    slots: int,
+    queue_length: int,
+    max_encoder_length: int | None,
+    max_new_tokens: int,
+    dialogue: str,
+    template: str | None,
+    parse_special: bool,
+) -> Served:
+    """Reads a model folder and starts an engine for it.
+
+    Args:
+      folder: a model folder, or `DIR/checkpoints/<step>`.
+      mesh_shape: data, fsdp, model.
+      slots: see `Engine`.
+      queue_length: see `Engine`.
+      max_encoder_length: see `load_for_slots`.
+      max_new_tokens: longest answer.
+      dialogue: see `DialogueReader`.
+      template: see `DialogueReader`.
+      parse_special: see `PromptFrame`.
+
+    Raises:
+      UserError: as `load_for_slots`, `DialogueReader` and `Engine`.
+      RuntimeError: the model cannot be compiled.
+    """
+    placed, longest = load_for_slots(folder, mesh_shape, max_encoder_length, max_new_tokens)
+    model, vocabulary = placed.model, placed.vocabulary
+    frame = frame_of(model, vocabulary)(vocabulary, longest, parse_special=parse_special)
+    reader = DialogueReader(model, vocabulary, longest, dialogue, template)
+    engine = Engine(placed, slots, longest, max_new_tokens, queue_length)
+    engine.start()
+    return Served(engine, frame, reader)
