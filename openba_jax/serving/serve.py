@@ -140,6 +140,7 @@ def serve(
             backlog=_BACKLOG,
             timeout_graceful_shutdown=drain_seconds,
         )
+        sock.listen(_BACKLOG)  # Who reads the line below may connect at once.
         shown = f"[{host}]" if ":" in host else host
         cli.say(f"serving {', '.join(names)} at http://{shown}:{sock.getsockname()[1]}")
         sys.stdout.flush()
@@ -161,20 +162,22 @@ def _check_libraries() -> None:
 @contextmanager
 def _bound(host: str, port: int) -> Iterator[socket.socket]:
     """A socket, bound before models are read, which takes long."""
+    if not 0 <= port < 1 << 16:
+        raise UserError(f"PORT is {port}; it must be from 0, for any, to 65535.")
     try:
         family, kind, _, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
-    except (OSError, OverflowError) as error:
+    except (OSError, UnicodeError) as error:
         raise UserError(f"HOST {host!r} with PORT {port} is no address of this machine.") from error
     with socket.socket(family, kind) as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             sock.bind(address)
-        except (OSError, OverflowError) as error:
-            why = getattr(error, "strerror", None) or error
+        except OSError as error:
             raise UserError(
-                f"PORT {port} of {host} cannot be used: {why}; give another one, 0 for any."
+                f"PORT {port} of {host} cannot be used: {error.strerror}; give another one, 0 for "
+                "any."
             ) from error
         yield sock
 

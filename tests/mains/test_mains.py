@@ -12,7 +12,7 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parents[2]
 MAINS = [
     *("train", "eval", "infer", "prune", "convert", "prepare"),
-    *("pipeline", "sweep", "sizes", "facts", "serving.chat"),
+    *("pipeline", "sweep", "sizes", "facts", "serving.chat", "serving.serve"),
 ]
 
 
@@ -40,7 +40,15 @@ def test_help_says_it_all_and_imports_nothing_heavy(main: str) -> None:
     assert result.returncode == 0, result.stderr
     said, _, flags = result.stdout.partition("\nflags:\n")
     assert said.strip()
-    by_gin = main in ("train", "eval", "infer", "pipeline", "sweep", "serving.chat")
+    by_gin = main in (
+        "train",
+        "eval",
+        "infer",
+        "pipeline",
+        "sweep",
+        "serving.chat",
+        "serving.serve",
+    )
     assert ("--gin_file" if by_gin else "--") in flags.partition("Try --helpfull")[0]
 
 
