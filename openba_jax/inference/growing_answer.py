@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Literal
 
 from openba_jax.data.vocabularies.base import Vocabulary
@@ -79,8 +80,18 @@ class GrowingAnswer:
         self.text += new
         return new
 
+    def _with_special(self, ids: list[int]) -> str:
+        """Special tokens as their strings, without blanks around them."""
+        names = {number: name for name, number in self._vocabulary.special_tokens().items()}
+        runs = itertools.groupby(ids, names.get)
+        texts = (
+            self._vocabulary.decode(run) if name is None else name * len(list(run))
+            for name, run in runs
+        )
+        return "".join(texts)
+
     def _decoded(self) -> str:
         ids = self._ids[:-1] if self._ids[-1] in self._stop_ids else self._ids
         if self._keep_special:
-            return self._vocabulary.decode(ids[1:])
+            return self._with_special(ids[1:])
         return self._vocabulary.decode(ids, skip_special_tokens=True)

@@ -27,7 +27,8 @@ _PAGE_FILES = {"/": "page.html", "/page.js": "page.js", "/page.css": "page.css"}
 _PAGE_HEADERS = {
     # Everything of the page comes from here, and it asks nobody else.
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
-    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'",
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
     "cache-control": "no-cache",

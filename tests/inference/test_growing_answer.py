@@ -53,8 +53,7 @@ def test_special_tokens_are_kept_where_they_are_wanted(vocabulary: Vocabulary) -
     ids = [vocabulary.sentinel(0), *vocabulary.encode("gold"), vocabulary.sentinel(1)]
     answer = GrowingAnswer(vocabulary, 100, keep_special=True)
     _pieces(answer, [*ids, vocabulary.eos_id])
-    assert answer.text == vocabulary.decode(ids[1:])
-    assert "<extra_id_1>" in answer.text
+    assert answer.text == "gold<extra_id_1>"
 
 
 def test_logits_that_are_not_finite_are_no_answer(vocabulary: Vocabulary) -> None:

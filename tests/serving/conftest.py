@@ -57,5 +57,5 @@ def server(served: Served) -> Iterator[Server]:
     """The model behind HTTP, without a token."""
     pytest.importorskip("uvicorn", reason="uvicorn is not installed")
     pytest.importorskip("starlette", reason="starlette is not installed")
-    with running(served, page=True) as server:
+    with running({"model": served}, page=True) as server:
         yield server

@@ -8,7 +8,7 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from openba_jax.serving.app import Served, create_app
@@ -23,7 +23,7 @@ class Server(NamedTuple):
     """A running server."""
 
     port: int
-    served: Served
+    served: Mapping[str, Served]
 
     @property
     def url(self) -> str:
@@ -42,11 +42,11 @@ class Reply(NamedTuple):
 
 
 @contextlib.contextmanager
-def running(served: Served, **options: Any) -> Iterator[Server]:
-    """Serves within a thread; the engine is the caller's."""
+def running(served: Mapping[str, Served], **options: Any) -> Iterator[Server]:
+    """Serves within a thread; the engines are the caller's."""
     import uvicorn
 
-    app = create_app({"model": served}, DEFAULTS, longest_body=LONGEST_BODY, **options)
+    app = create_app(served, DEFAULTS, longest_body=LONGEST_BODY, **options)
     config = uvicorn.Config(
         app, http="h11", ws="none", lifespan="off", log_level="critical", backlog=2048
     )

@@ -238,7 +238,7 @@ def test_a_body_of_100_mb_is_refused_unread(server: Server) -> None:
 
 def test_the_token_opens_the_door(served: Served) -> None:
     pytest.importorskip("uvicorn")
-    with running(served, token=TOKEN) as server:
+    with running({"model": served}, token=TOKEN) as server:
 
         def status(header: dict[str, str]) -> int:
             reply = ask(server, b"", "/v1/models", "GET", header)
@@ -277,7 +277,7 @@ def test_pages_of_other_sites_cannot_ask(server: Server) -> None:
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_client_that_goes_away_frees_its_slots(server: Server, monkeypatch, stream) -> None:
     tickets: list[Any] = []
-    engine = server.served.engine
+    engine = server.served["model"].engine
     submit = engine.submit
 
     def spy(*arguments: Any) -> Any:
@@ -351,7 +351,7 @@ def test_a_model_that_fails_is_reported_and_serves_no_more(served: Served, monke
     monkeypatch.setattr(engine_module, "SlotDecoder", Failing)
     engine = Engine(served.engine.placed, 2, 96, ROOM, 4)
     engine.start()
-    with running(Served(engine, served.frame, served.reader)) as server:
+    with running({"model": Served(engine, served.frame, served.reader)}) as server:
         reply = ask(server, {"prompt": "2"})
         assert reply.status == 500
         assert "no memory is left" in reply.error["message"]
@@ -367,7 +367,7 @@ def test_logits_that_are_not_finite_are_an_error(served: Served, monkeypatch, st
     engine = Engine(served.engine.placed, 1, 96, ROOM, 4)
     engine.start()
     try:
-        with running(Served(engine, served.frame, served.reader)) as server:
+        with running({"model": Served(engine, served.frame, served.reader)}) as server:
             reply = ask(server, {"prompt": "2", "stream": stream})
             assert b"not finite" in reply.body
             assert b"[DONE]" not in reply.body
