@@ -261,10 +261,17 @@ class BeginningFrame(PromptFrame):
         return "" if self.vocabulary.pieces(self.vocabulary.encode("a"))[0].startswith("▁") else " "
 
 
+class PairFrame(BeginningFrame):
+    """`<s> prompt` and `answer </s>`, read by two stacks: an answer goes on from nothing."""
+
+    separator = ""
+
+
 FRAMES: dict[str, type[PromptFrame]] = {
     "sentinel": SentinelFrame,
     "end": EndFrame,
     "beginning": BeginningFrame,
+    "pair": PairFrame,
 }
 """By `Model.frame`."""
 
