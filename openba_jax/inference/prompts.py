@@ -264,7 +264,10 @@ class BeginningFrame(PromptFrame):
 class PairFrame(BeginningFrame):
     """`<s> prompt` and `answer </s>`, read by two stacks: an answer goes on from nothing."""
 
-    separator = ""
+    @functools.cached_property
+    def separator(self) -> str:
+        """Nothing."""
+        return ""
 
 
 FRAMES: dict[str, type[PromptFrame]] = {
