@@ -33,6 +33,9 @@ def infer(
     top_k: int = 0,
     top_p: float = 1.0,
     seed: int = 0,
+    beams: int = 1,
+    length_penalty: float = 1.0,
+    early_stopping: bool = False,
     parse_special: bool = False,
     template: str = "{}",
     mesh_shape: Sequence[int] = (-1, 1, 1),
@@ -51,19 +54,24 @@ def infer(
       top_k: sample from so many tokens; 0 for all.
       top_p: sample from tokens of this probability together.
       seed: for sampling.
+      beams: search with so many beams and take the best answer; 1 does not search.
+      length_penalty: of beams; larger favours longer answers.
+      early_stopping: of beams, stop as soon as so many answers are finished.
       parse_special: strings such as `</s>` in prompts become the special tokens that they name.
       template: what stands around prompts, `{}` being the prompt: the turns of a chat, say.
       mesh_shape: data, fsdp, model; the batch is rounded up to what data x fsdp divides.
 
     Raises:
-      UserError: there is no prompt, one is too long or no valid Unicode, answers leave no room for
-        prompts, model or files cannot be used, logits are not finite, or memory is full.
+      UserError: settings of sampling and beams are mixed, there is no prompt, one is too long or no
+        valid Unicode, answers leave no room for prompts, model or files cannot be used, logits are
+        not finite, or memory is full.
     """
     import jax
     from tqdm import tqdm
 
     from openba_jax.checkpoints.model_folder import split_path
     from openba_jax.files import write_atomically
+    from openba_jax.inference.beam_search import BeamSettings
     from openba_jax.inference.decoding import Sampling
     from openba_jax.inference.generator import Generator
     from openba_jax.inference.loading import load
@@ -80,6 +88,11 @@ def infer(
         if input_file:
             reject_overlap(address_or_local(input_file), output_file, "file of prompts")
     sampling = Sampling(temperature, top_k, top_p)
+    search = BeamSettings(beams, length_penalty, early_stopping)
+    if beams > 1 and sampling != Sampling():
+        raise UserError("BEAMS searches for the likeliest answer; leave out TEMPERATURE and TOP_*.")
+    if beams == 1 and search != BeamSettings(1):
+        raise UserError("LENGTH_PENALTY and EARLY_STOPPING are of beams; give BEAMS, too.")
     placed = load(folder, mesh_shape)
     if max_encoder_length is None:
         max_encoder_length = placed.model.config.longest_inputs(max_new_tokens)
@@ -112,6 +125,7 @@ def infer(
             sampling=sampling,
             seed=seed,
             places=places,
+            search=search if beams > 1 else None,
         ):
             answers += batch
             bar.update(len(batch))

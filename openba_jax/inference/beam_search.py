@@ -11,18 +11,48 @@ its own (`Model.beam_rules`).
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from openba_jax.errors import UserError
 from openba_jax.inference.decoding import EOS_ID, PAD_ID
 from openba_jax.models.base import BeamRules, DecodingState, Model, Params
 
 _NEVER = -1e9
 """Score of the beams that do not exist yet at the first step."""
+
+
+@dataclasses.dataclass(frozen=True)
+class BeamSettings:
+    """How beams are searched; see `beam_search`.
+
+    Attributes:
+      beams: number of beams.
+      length_penalty: exponent of the length by which scores are divided.
+      early_stopping: stop at the first `beams` finished answers.
+    """
+
+    beams: int
+    length_penalty: float = 1.0
+    early_stopping: bool = False
+
+    def __post_init__(self) -> None:
+        """Checks the ranges.
+
+        Raises:
+          UserError: a value is out of its range.
+        """
+        if self.beams < 1:
+            raise UserError(f"BEAMS is {self.beams}; it must be at least 1.")
+        if not math.isfinite(self.length_penalty):
+            raise UserError(f"LENGTH_PENALTY is {self.length_penalty}; it must be a finite number.")
+
 
 Step = Callable[[Any, jax.Array], tuple[jax.Array, Any]]
 Gather = Callable[[Any, jax.Array], Any]

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from openba_jax.data.vocabularies.base import Vocabulary
 from openba_jax.errors import UserError
+from openba_jax.inference.beam_search import Beams, BeamSettings, generate_beams
 from openba_jax.inference.decoding import GREEDY, NOT_FINITE, Sampling, generate
 from openba_jax.inference.padding import fitting_length, pad_rows
 from openba_jax.inference.prompts import PLACE, frame_of
@@ -70,6 +74,7 @@ class Generator:
         sampling: Sampling = GREEDY,
         seed: int = 0,
         places: Sequence[str] | None = None,
+        search: BeamSettings | None = None,
     ) -> Iterator[list[str]]:
         """Yields the answers batch by batch, special tokens left out.
 
@@ -79,6 +84,7 @@ class Generator:
           sampling: how tokens are chosen; greedy by default.
           seed: for sampling.
           places: where the prompts stand, for messages; by default they are counted from 1.
+          search: beams, of which the best is the answer; None: `sampling` chooses.
 
         Raises:
           UserError: the logits of an answer are not finite.
@@ -95,15 +101,18 @@ class Generator:
             chunk = framed[start : start + self._batch_size]
             # A row of padding fills the last batch up, so that one shape is compiled.
             rows = chunk + [[]] * (self._batch_size - len(chunk))
-            ids = generate(
-                self._model,
-                self._params,
-                pad_rows(rows, length, self._model.padding),
-                jax.random.fold_in(jax.random.key(seed), start),
-                max_new_tokens=max_new_tokens,
-                sampling=sampling,
-                stop_ids=self._vocabulary.stop_ids,
-            )
+            inputs = pad_rows(rows, length, self._model.padding)
+            options: Any = {
+                "max_new_tokens": max_new_tokens,
+                "stop_ids": self._vocabulary.stop_ids,
+            }
+            if search is None:
+                rng = jax.random.fold_in(jax.random.key(seed), start)
+                options["sampling"] = sampling
+                ids = generate(self._model, self._params, inputs, rng, **options)
+            else:
+                options.update(dataclasses.asdict(search))
+                ids = _best(generate_beams(self._model, self._params, inputs, **options))
             answers = to_host(ids)[: len(chunk)].tolist()
             for answer, place in zip(answers, places[start:], strict=False):
                 if NOT_FINITE in answer:
@@ -117,3 +126,9 @@ class Generator:
                 ).strip()
                 for answer in answers
             ]
+
+
+def _best(found: Beams) -> jax.Array:
+    """The best answer to each row, int32 `[batch, length]`, as `generate` gives answers."""
+    answers, scores = found.sequences[:, 0, 1:], found.scores[:, 0]
+    return jnp.where(jnp.isfinite(scores)[:, None], answers, NOT_FINITE)

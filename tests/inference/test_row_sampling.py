@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from openba_jax.inference import decoding
+from openba_jax.inference import decoding, row_sampling
 from openba_jax.inference.decoding import Sampling
 from openba_jax.inference.row_sampling import RowSampling, choose_tokens, row_settings
 
@@ -20,16 +20,28 @@ def _rows(sampling: Sampling, count: int) -> RowSampling:
     return rows._replace(step=jnp.arange(count))
 
 
-@pytest.mark.parametrize(
-    "sampling",
-    [
-        Sampling(1.0),
-        Sampling(2.0, top_k=2),
-        Sampling(1.0, top_p=0.5),
-        Sampling(1.5, top_k=4, top_p=0.7),
-        Sampling(1.0, top_k=100),
-    ],
-)
+SETTINGS = [
+    Sampling(1.0),
+    Sampling(2.0, top_k=2),
+    Sampling(1.0, top_p=0.5),
+    Sampling(1.5, top_k=4, top_p=0.7),
+    Sampling(1.0, top_k=100),
+]
+
+
+def test_rows_keep_the_tokens_that_one_setting_keeps() -> None:
+    logits = jax.random.normal(jax.random.key(1), (len(SETTINGS), 40)).round(1)  # With ties.
+    rows = [row_settings(sampling, 0) for sampling in SETTINGS]
+    stacked = jax.tree.map(lambda *x: jnp.stack(x), *rows)
+    found = row_sampling._limit(logits / stacked.temperature[:, None], stacked)
+    wanted = [
+        decoding.warp_logits(row[None], sampling)[0]
+        for row, sampling in zip(logits, SETTINGS, strict=True)
+    ]
+    np.testing.assert_array_equal(found, jnp.stack(wanted))
+
+
+@pytest.mark.parametrize("sampling", SETTINGS)
 def test_frequencies_are_those_of_one_setting(sampling: Sampling) -> None:
     count = 4000
     logits = jnp.broadcast_to(LOGITS, (count, LOGITS.size))

@@ -30,6 +30,8 @@ step openba-eval --gin_file=gin/runs/native/eval.gin --gin.MODEL_DIR="'model'" \
 step openba-prune --input=model --output=pruned --drop_decoder_layers=1 --embed=24 --heads=3 --mlp=48
 step openba-infer --gin_file=gin/runs/native/infer.gin --gin.MODEL_DIR="'pruned'" \
   --gin.PROMPTS="['What is the capital of Japan?']" --gin.MAX_NEW_TOKENS=8
+step bash -c "echo 'What is the capital of Japan?' | openba-chat \
+  --gin_file=gin/runs/native/chat.gin --gin.MODEL_DIR=\"'pruned'\" --gin.MAX_NEW_TOKENS=8"
 step openba-convert to_huggingface --input=pruned --output=huggingface
 step openba-convert to_native --input=huggingface --output=native
 step openba-convert verify --input=native --other=pruned
