@@ -140,7 +140,6 @@ def serve(
             backlog=_BACKLOG,
             timeout_graceful_shutdown=drain_seconds,
         )
-        sock.listen(_BACKLOG)  # Who reads the line below may connect at once.
         shown = f"[{host}]" if ":" in host else host
         cli.say(f"serving {', '.join(names)} at http://{shown}:{sock.getsockname()[1]}")
         sys.stdout.flush()
@@ -161,7 +160,7 @@ def _check_libraries() -> None:
 
 @contextmanager
 def _bound(host: str, port: int) -> Iterator[socket.socket]:
-    """A socket, bound before models are read, which takes long."""
+    """A socket that listens before models are read, which takes long; clients wait meanwhile."""
     if not 0 <= port < 1 << 16:
         raise UserError(f"PORT is {port}; it must be from 0, for any, to 65535.")
     try:
@@ -174,6 +173,7 @@ def _bound(host: str, port: int) -> Iterator[socket.socket]:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             sock.bind(address)
+            sock.listen(_BACKLOG)  # Only then is the port nobody else's.
         except OSError as error:
             raise UserError(
                 f"PORT {port} of {host} cannot be used: {error.strerror}; give another one, 0 for "

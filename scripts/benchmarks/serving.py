@@ -38,11 +38,11 @@ from openba_jax.models.registry import model_of, named_config
 _REQUESTS = flags.DEFINE_integer("requests", 200, "Requests.", lower_bound=1)
 _CLIENTS = flags.DEFINE_integer("clients", 16, "Clients at once.", lower_bound=1)
 _SLOTS = flags.DEFINE_integer("slots", 16, "Slots of the server.", lower_bound=1)
-_SOME = flags.DEFINE_integer("some", 40, "Requests asked alone with many slots.", lower_bound=1)
-_EMBED = flags.DEFINE_integer("embed", 1024, "Width of the model.", lower_bound=64)
-_LAYERS = flags.DEFINE_integer("layers", 4, "Layers of each stack.", lower_bound=1)
+_SOME = flags.DEFINE_integer("some", 20, "Requests asked alone with many slots.", lower_bound=1)
+_EMBED = flags.DEFINE_integer("embed", 512, "Width of the model.", lower_bound=64)
+_LAYERS = flags.DEFINE_integer("layers", 6, "Layers of each stack.", lower_bound=1)
 _WORDS = ("one", "two", "three", "four", "five", "six", "red", "green", "blue", "water", "gold")
-_LONGEST_ANSWER = 96
+_LONGEST_ANSWER = 64
 
 
 class Asked(NamedTuple):

@@ -3,14 +3,15 @@
 "use strict";
 
 const DEMOS = {
-  chat: { tokens: 512, about: "The model reads the whole dialogue." },
-  code: { tokens: 1024, about: "The model reads the message alone; its answer is shown whole." },
+  chat: { tokens: 512, about: "A model reads the whole dialogue." },
+  code: { tokens: 1024, about: "A model reads the message alone; special tokens are shown." },
 };
+const ALONE = "A model reads the message alone: it has no form of dialogue.";
 const NOBODY = "(nobody)";
 const el = (id) => document.getElementById(id);
 
 let demo = "chat";
-let limits = {};
+let served = {};
 let columns = [];
 let stopping = null;
 
@@ -33,7 +34,7 @@ async function listModels() {
   const response = await fetch("v1/models", { headers: headers() });
   if (!response.ok) throw new Error(await failure(response));
   const models = (await response.json()).data;
-  limits = Object.fromEntries(models.map((model) => [model.id, model.max_new_tokens]));
+  served = Object.fromEntries(models.map((model) => [model.id, model]));
   const names = models.map((model) => model.id);
   fill(el("left"), names, names[0]);
   fill(el("right"), [NOBODY, ...names], names[1] ?? NOBODY);
@@ -50,8 +51,9 @@ function begin() {
   columns = names.map((name) => ({ name, messages: [], ...column(name) }));
   el("columns").replaceChildren(...columns.map((each) => each.box));
   el("columns").className = demo;
-  el("about").textContent = DEMOS[demo].about;
-  const most = Math.min(...names.map((name) => limits[name]));
+  const alone = demo === "chat" && names.every((name) => served[name].dialogue === "message");
+  el("about").textContent = alone ? ALONE : DEMOS[demo].about;
+  const most = Math.min(...names.map((name) => served[name].max_new_tokens));
   el("max_tokens").max = most;
   el("max_tokens").value = Math.min(most, DEMOS[demo].tokens);
 }
