@@ -62,7 +62,9 @@ class RequestError(UserError):
     ) -> None:
         """Keeps them."""
         super().__init__(message)
-        self.parameter, self.code, self.status = parameter, code, status
+        # A client can name anything, half a pair of surrogates included, which no reply can hold.
+        self.parameter = parameter and parameter.encode("utf-8", "replace").decode()
+        self.code, self.status = code, status
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,7 +184,7 @@ def _message(message: object, place: str) -> Message:
         role = {"developer": "system"}.get(str(message.get("role")), message.get("role"))
         message = {**message, "role": role}
         if others := {k for k, v in message.items() if v} - {"role", "content"}:
-            raise RequestError(f"{place} has {min(others)}, which is not read.", "messages")
+            raise RequestError(f"{place} has {_shown(min(others))}, which is not read.", "messages")
     try:
         return read_message(message, place)
     except UserError as error:

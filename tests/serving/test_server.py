@@ -185,6 +185,14 @@ def test_messages_that_cannot_be_answered(server: Server, messages) -> None:
     assert reply.error["message"]
 
 
+def test_names_that_no_reply_can_hold(server: Server) -> None:
+    for content in ({"\ud800": 1}, {"model": "\ud800"}, {"stop": ["\ud800"]}, {"prompt": "a\0b"}):
+        reply = ask(server, {"prompt": "a", "max_tokens": 2, **content})
+        assert reply.status in (200, 400, 404)
+    message = {"role": "user", "content": "a", "\ud800": 1}
+    assert ask(server, {"messages": [message]}, "/v1/chat/completions").status == 400
+
+
 def test_parameters_that_ask_for_nothing_are_taken(server: Server) -> None:
     content = {"prompt": "2", "max_tokens": 2, "user": "me", "echo": False, "logprobs": None}
     assert ask(server, {**content, "frequency_penalty": 0.0, "best_of": 1}).status == 200
