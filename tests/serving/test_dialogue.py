@@ -104,6 +104,24 @@ class TestChatTemplate:
         ids = reader.ids([Message(USER, " a</s> ")])
         assert ids.count(vocabulary.eos_id) == 1
 
+    def test_a_real_template_is_rendered_as_transformers_renders_it(self, vocabulary) -> None:
+        # SmolLM2's template; the text is that of `apply_chat_template` of transformers 5.24.
+        template = ChatTemplate(
+            "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}"
+            "{{ '<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by "
+            "Hugging Face<|im_end|>\n' }}{% endif %}{{'<|im_start|>' + message['role'] + '\n' + "
+            "message['content'] + '<|im_end|>' + '\n'}}{% endfor %}{% if add_generation_prompt %}"
+            "{{ '<|im_start|>assistant\n' }}{% endif %}",
+            vocabulary,
+        )
+        said = [(USER, " a "), (ASSISTANT, "b\n"), (USER, "金 🙂")]
+        messages = [{"role": role, "content": content} for role, content in said]
+        assert template.render(messages) == (
+            "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging "
+            "Face<|im_end|>\n<|im_start|>user\n a <|im_end|>\n<|im_start|>assistant\nb\n<|im_end|>\n"
+            "<|im_start|>user\n金 🙂<|im_end|>\n<|im_start|>assistant\n"
+        )
+
     def test_refusals_are_the_users(self, vocabulary: Vocabulary) -> None:
         template = "{{ raise_exception('no ' + messages[0].role) }}"
         with pytest.raises(UnusablePromptError, match="no system"):
