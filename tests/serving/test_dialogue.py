@@ -118,8 +118,8 @@ class TestChatTemplate:
         messages = [{"role": role, "content": content} for role, content in said]
         assert template.render(messages) == (
             "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging "
-            "Face<|im_end|>\n<|im_start|>user\n a <|im_end|>\n<|im_start|>assistant\nb\n<|im_end|>\n"
-            "<|im_start|>user\n金 🙂<|im_end|>\n<|im_start|>assistant\n"
+            "Face<|im_end|>\n<|im_start|>user\n a <|im_end|>\n<|im_start|>assistant\nb\n"
+            "<|im_end|>\n<|im_start|>user\n金 🙂<|im_end|>\n<|im_start|>assistant\n"
         )
 
     def test_refusals_are_the_users(self, vocabulary: Vocabulary) -> None:
