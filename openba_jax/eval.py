@@ -8,7 +8,6 @@ openba-eval --gin_file=gin/runs/native/eval.gin --gin.MODEL_DIR='"runs/model"' \
 
 from __future__ import annotations
 
-import dataclasses
 import glob
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -57,8 +56,9 @@ def evaluate(
       mesh_shape: data, fsdp, model; the batch is rounded up to what data x fsdp divides.
 
     Returns:
-      `accuracy`: for each benchmark, for each subject and `total`, `right`, `count`, `skipped`,
-      `chance`; `loss`: `loss`, `accuracy` and `targets`. What was not asked for is left out.
+      `benchmarks`: for each of them `subjects`, `categories` and `total`, figures as in
+      `evaluation.score.Score.as_dict`; `loss`: `loss`, `accuracy` and `targets`. What was not
+      asked for is left out.
 
     Raises:
       UserError: there is nothing to measure, a benchmark is unknown, model or files cannot be used,
@@ -107,8 +107,8 @@ def evaluate(
     figures: dict[str, Any] = {}
     with hardware.explain_out_of_memory(), use_mesh(placed.mesh):
         if loaded:
-            figures["accuracy"] = {
-                each.name: _accuracy(placed, each, subjects, sizes, parse_special, template)
+            figures["benchmarks"] = {
+                each.name: _measured(placed, each, subjects, sizes, parse_special, template)
                 for each, subjects in loaded
             }
         if measured is not None:
@@ -118,7 +118,7 @@ def evaluate(
     return figures
 
 
-def _accuracy(
+def _measured(
     placed: PlacedModel,
     benchmark: Benchmark,
     subjects: Subjects,
@@ -126,19 +126,22 @@ def _accuracy(
     parse_special: bool,
     template: str,
 ) -> dict[str, Any]:
-    from openba_jax.evaluation.accuracy import measure_accuracy
-    from openba_jax.inference.prompts import frame_of
+    from openba_jax.evaluation.asking import AskedModel
+    from openba_jax.evaluation.benchmarks.base import TOTAL
+    from openba_jax.evaluation.measuring import measure
 
-    lengths = sizes["encoder_length"], sizes["decoder_length"]
-    frame = frame_of(placed.model, placed.vocabulary)(
-        placed.vocabulary, *lengths, parse_special=parse_special, template=template
+    asked = AskedModel(
+        placed.model,
+        placed.params,
+        placed.vocabulary,
+        **sizes,
+        parse_special=parse_special,
+        template=template,
     )
-    scores = measure_accuracy(
-        benchmark, subjects, placed.model, placed.params, frame, batch_size=sizes["batch_size"]
-    )
-    for name, score in scores.items():
-        cli.say(f"{name}: {score}")
-    return {name: dataclasses.asdict(score) for name, score in scores.items()}
+    measured = measure(benchmark, subjects, asked)
+    for name, result in {**measured.subjects, TOTAL: measured.total}.items():
+        cli.say(f"{name}: {result}")
+    return measured.as_dict()
 
 
 def _loss(

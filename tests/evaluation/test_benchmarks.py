@@ -10,7 +10,7 @@ import pytest
 
 from openba_jax.errors import UserError
 from openba_jax.evaluation.benchmarks import json_choice, registry
-from openba_jax.evaluation.benchmarks.base import Question
+from openba_jax.evaluation.benchmarks.choices import Question
 
 FIELDS = {"question": "Who?", "res1": "I", "res2": "you", "ans": "B"}
 

@@ -15,16 +15,15 @@ from pathlib import Path
 from typing import Any
 
 from openba_jax.errors import UserError
-from openba_jax.evaluation.benchmarks.base import (
-    TOTAL,
-    Benchmark,
+from openba_jax.evaluation.benchmarks.base import TOTAL
+from openba_jax.evaluation.benchmarks.choices import (
+    Choices,
     FramedQuestion,
     Question,
     mean_log_likelihood,
 )
+from openba_jax.evaluation.score import LETTERS
 from openba_jax.inference.prompts import PromptFrame, UnusablePromptError
-
-LETTERS = "ABCDE"
 
 
 def load(folder: Path) -> dict[str, list[Question]]:
@@ -75,7 +74,7 @@ def prompt(question: Question, frame: PromptFrame) -> FramedQuestion:
     return FramedQuestion(ids, [frame.answer(each, question.place) for each in question.options])
 
 
-BENCHMARK = Benchmark("json_choice", load, prompt, mean_log_likelihood)
+BENCHMARK = Choices("json_choice", load, prompt, mean_log_likelihood)
 
 
 def _subject(file: Path) -> str:
