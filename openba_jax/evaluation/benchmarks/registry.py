@@ -9,7 +9,13 @@ from typing import cast
 from openba_jax.errors import UserError
 from openba_jax.evaluation.benchmarks.base import Benchmark
 
-BENCHMARKS = {"json_choice": "openba_jax.evaluation.benchmarks.json_choice"}
+BENCHMARKS = {
+    "json_choice": "openba_jax.evaluation.benchmarks.json_choice",
+    "bbh": "openba_jax.evaluation.generation.bbh",
+    "gsm8k": "openba_jax.evaluation.generation.gsm8k",
+    "translation": "openba_jax.evaluation.generation.translation",
+    "summarisation": "openba_jax.evaluation.generation.summarisation",
+}
 """Name of a benchmark -> the module that has its `BENCHMARK`."""
 
 
