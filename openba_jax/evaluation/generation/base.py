@@ -103,12 +103,16 @@ class Generations(Benchmark):
 
     @abc.abstractmethod
     def figures(self, records: Sequence[Record]) -> Figures:
-        """The figures of the answers to questions of one subject.
+        """The figures of some answers.
 
         Args:
           records: with `prediction`, the answer, which is empty where a question was skipped, and
             `references`.
         """
+
+    def together(self, records: Sequence[Record]) -> Figures:
+        """The figures of several subjects: every question counts the same."""
+        return self.figures(records)
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -177,15 +181,26 @@ class Generations(Benchmark):
         }
 
     def result(self, records: Sequence[Record]) -> Metrics:
-        """The figures; of several subjects they are the mean of what each subject has."""
+        """The figures, see `together`."""
+        figures = self.together(records)
+        skipped = sum(record["skipped"] is not None for record in records)
+        shortened = sum(record["left_out"] > 0 for record in records)
+        return Metrics(len(records), skipped, shortened, figures, self.unit)
+
+
+class CorpusGenerations(Generations):
+    """A benchmark whose figures are no means over questions, and are not to be taken of a mixture.
+
+    Those of several subjects are the mean of what each subject has.
+    """
+
+    def together(self, records: Sequence[Record]) -> Figures:
+        """The mean over subjects."""
         subjects: dict[str, list[Record]] = {}
         for record in records:
             subjects.setdefault(record["subject"], []).append(record)
         found = [self.figures(each) for each in subjects.values()]
-        means = {name: sum(each[name] for each in found) / len(found) for name in found[0]}
-        skipped = sum(record["skipped"] is not None for record in records)
-        shortened = sum(record["left_out"] > 0 for record in records)
-        return Metrics(len(records), skipped, shortened, means, self.unit)
+        return {name: sum(each[name] for each in found) / len(found) for name in found[0]}
 
 
 def _longest(item: Item, asked: AskedModel) -> tuple[list[int], str, int]:

@@ -14,7 +14,7 @@ from typing import Any
 from openba_jax.errors import UserError
 from openba_jax.evaluation.benchmarks.base import Record, Subjects
 from openba_jax.evaluation.generation import sources
-from openba_jax.evaluation.generation.base import Figures, Generations, Item
+from openba_jax.evaluation.generation.base import CorpusGenerations, Figures, Item
 from openba_jax.inference.stop_strings import StopStrings
 
 LANGUAGES = {
@@ -27,7 +27,7 @@ TOKENIZERS = {"zh": "zh", "ja": "char", "ko": "char"}
 """How BLEU cuts a language in words, where it does not do so at blanks."""
 
 
-class Translation(Generations):
+class Translation(CorpusGenerations):
     """BLEU and chrF over all sentences of a direction."""
 
     name = "translation"
