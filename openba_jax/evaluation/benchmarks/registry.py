@@ -15,6 +15,8 @@ BENCHMARKS = {
     "gsm8k": "openba_jax.evaluation.generation.gsm8k",
     "translation": "openba_jax.evaluation.generation.translation",
     "summarisation": "openba_jax.evaluation.generation.summarisation",
+    "ner": "openba_jax.evaluation.ner.ner",
+    "ner_constrained": "openba_jax.evaluation.ner.ner_constrained",
 }
 """Name of a benchmark -> the module that has its `BENCHMARK`."""
 
