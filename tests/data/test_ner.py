@@ -12,8 +12,8 @@ from openba_jax.data.ner.prompts import answer, labels_of, prompt
 from openba_jax.data.ner.sentences import read, read_columns
 from openba_jax.errors import UserError
 
-WORDS = "did george clooney make a musical in the 1980s".split()
-LABELS = "O B-actor I-actor O O B-genre O O B-year".split()
+WORDS = ["did", "george", "clooney", "make", "a", "musical", "in", "the", "1980s"]
+LABELS = ["O", "B-actor", "I-actor", "O", "O", "B-genre", "O", "O", "B-year"]
 
 
 @pytest.fixture
