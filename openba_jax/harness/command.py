@@ -9,6 +9,7 @@ command registers those that installed packages name below the entry points `lm_
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import sys
 
 from openba_jax.errors import UserError
@@ -42,6 +43,8 @@ def register_models() -> None:
 def main() -> None:
     """Runs the harness."""
     register_models()
+    # The harness would fork processes to estimate errors; with JAX's threads these may hang.
+    os.environ.setdefault("DISABLE_MULTIPROC", "1")
     from lm_eval.__main__ import cli_evaluate
 
     cli_evaluate()
