@@ -140,7 +140,12 @@ def define_flags() -> None:
     flags.DEFINE_list("store", [], "merge, split, verify, show: PREFIX of token stores.")
     flags.DEFINE_integer("parts", 2, "split: number of parts, OUTPUT-0 and so on.", lower_bound=2)
     flags.DEFINE_integer("seed", None, "split: of the draws, 423 as the original. show: 0.")
-    flags.DEFINE_string("mixture", "ul2", "show: the task or mixture.")
+    flags.DEFINE_string(
+        "mixture",
+        None,
+        "show: the task or mixture; by default the pretraining of the family that has such a "
+        "vocabulary: ul2, span_corruption or causal_lm.",
+    )
     flags.DEFINE_integer("count", 5, "show: number of samples.", lower_bound=1)
     flags.DEFINE_integer("encoder_length", 570, "show: width of the inputs.", lower_bound=1)
     flags.DEFINE_integer("decoder_length", 381, "show: width of the targets.", lower_bound=1)
@@ -286,8 +291,11 @@ def _show(values: flags.FlagValues) -> None:
     from openba_jax.objectives.mixture import get_mixture
 
     vocabulary = open_vocabulary(values.vocabulary, newline=values.newline)
+    mixture = values.mixture
+    if mixture is None:
+        mixture = {"openba": "ul2", "t5": "span_corruption"}.get(vocabulary.kind, "causal_lm")
     loader = BatchLoader(
-        get_mixture(values.mixture),
+        get_mixture(mixture),
         values.store,
         vocabulary,
         batch_size=values.count,

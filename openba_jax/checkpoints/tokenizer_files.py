@@ -21,7 +21,7 @@ from openba_jax.data.vocabularies.settings import settings_path
 from openba_jax.errors import UserError
 
 FILES: Mapping[str, tuple[str, ...]] = {
-    "openba": ("spiece.model",),
+    "openba": ("spiece.model", "tokenizer.json"),
     "t5": ("spiece.model", "tokenizer.json"),
     "sentencepiece": ("tokenizer.model", "tokenizer.json", SPIECE),
     "json": ("tokenizer.json",),

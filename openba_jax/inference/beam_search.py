@@ -1,7 +1,12 @@
-"""Beam search, with the semantics of transformers 4.31, inside `jit`.
+"""Beam search, with the rules of transformers, inside `jit`.
 
 A finished hypothesis is scored by its summed log-probability, that of eos included, divided by
 `length ** length_penalty`, where the length counts the tokens of the answer, the last included.
+What is not finished is treated differently by transformers 4.31, with which OpenBA was published,
+and 5: in 4.31 its length counts the token in front of the answer, too; whether a running beam could
+still be better is judged by the best candidate, one that has just ended included; and of the last
+step, candidates that take the place of ended ones are results, too. A model says whose rules are
+its own (`Model.beam_rules`).
 """
 
 from __future__ import annotations
@@ -14,7 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from openba_jax.inference.decoding import EOS_ID, PAD_ID
-from openba_jax.models.base import DecodingState, Model, Params
+from openba_jax.models.base import BeamRules, DecodingState, Model, Params
 
 _NEVER = -1e9
 """Score of the beams that do not exist yet at the first step."""
@@ -40,6 +45,7 @@ class _State(NamedTuple):
     length: jax.Array  # ids in each running beam
     sequences: jax.Array  # [batch, beams, longest]
     sums: jax.Array  # [batch, beams]
+    leading: jax.Array  # [batch, beams]: was among the best candidates, ended ones included
     cache: Any
     finished: Beams  # scores -inf where there is none yet
     done: jax.Array  # [batch]
@@ -57,6 +63,7 @@ def beam_search(
     early_stopping: bool = False,
     stop_ids: tuple[int, ...] = (EOS_ID,),
     padding: int = PAD_ID,
+    rules: BeamRules = "transformers_4",
 ) -> Beams:
     """Searches with any model that decodes token by token.
 
@@ -74,11 +81,14 @@ def beam_search(
         when no running beam can be better.
       stop_ids: tokens that end an answer, and are part of it.
       padding: stands behind answers.
+      rules: how unfinished answers are treated, see above.
 
     Returns:
       The best `beams` hypotheses of each example.
     """
     longest, batch = 1 + max_new_tokens, first_tokens.shape[0]
+    old_rules = rules == "transformers_4"
+    start = int(old_rules)  # How much the token in front of an unfinished answer counts.
 
     def normalised(sums: jax.Array, length: jax.Array) -> jax.Array:
         return sums / length.astype(jnp.float32) ** length_penalty
@@ -111,14 +121,17 @@ def beam_search(
         sequences = _extended(state, parents, tokens)
         rows = jnp.arange(batch)[:, None] * beams + parents
 
+        running = _take_beams(sums, order)
         worst = finished.scores[:, -1]
-        attainable = normalised(sums[:, 0], state.length + 1)
+        best = sums[:, 0] if old_rules else running[:, 0]
+        attainable = normalised(best, state.length + start)
         enough = jnp.isfinite(worst)
         done = enough if early_stopping else enough & (worst >= attainable)
         return _State(
             state.length + 1,
             sequences,
-            _take_beams(sums, order),
+            running,
+            order < beams,
             gather(cache, rows.reshape(-1)),
             finished,
             state.done | done,
@@ -131,13 +144,15 @@ def beam_search(
         jnp.int32(1),
         sequences,
         jnp.full((batch, beams), _NEVER, jnp.float32).at[:, 0].set(0.0),
+        jnp.ones((batch, beams), bool),
         cache,
         Beams(sequences, none),
         jnp.zeros(batch, bool),
     )
     state = jax.lax.while_loop(unfinished, advance, first)
-    running = normalised(state.sums, state.length)
-    running = jnp.where(state.done[:, None], -jnp.inf, running)
+    running = normalised(state.sums, state.length - 1 + start)
+    results = ~state.done[:, None] & (state.leading | old_rules)
+    running = jnp.where(results, running, -jnp.inf)
     return _best(state.finished, Beams(state.sequences, running))
 
 
@@ -159,7 +174,7 @@ def generate_beams(
     early_stopping: bool = False,
     stop_ids: tuple[int, ...] = (EOS_ID,),
 ) -> Beams:
-    """Beam search with a model and its cache.
+    """Beam search with a model and its cache, by the rules of `model.beam_rules`.
 
     Args:
       model: the model.
@@ -193,6 +208,7 @@ def generate_beams(
         early_stopping=early_stopping,
         stop_ids=stop_ids,
         padding=model.padding,
+        rules=model.beam_rules,
     )
 
 

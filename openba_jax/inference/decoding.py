@@ -62,6 +62,18 @@ def choose_tokens(logits: jax.Array, sampling: Sampling, rng: jax.Array) -> jax.
     """Draws int32 `[batch]` from float32 logits `[batch, vocab]`."""
     if sampling.temperature == 0:
         return jnp.argmax(logits, axis=-1).astype(jnp.int32)
+    return jax.random.categorical(rng, warp_logits(logits, sampling), axis=-1).astype(jnp.int32)
+
+
+def warp_logits(logits: jax.Array, sampling: Sampling) -> jax.Array:
+    """Logits to draw from, those of tokens that are left out -inf.
+
+    Temperature, top-k and top-p act in this order, as in transformers.
+
+    Args:
+      logits: float32 `[batch, vocab]`.
+      sampling: of a temperature above 0.
+    """
     logits = logits / sampling.temperature
     if sampling.top_k:
         kth = jax.lax.top_k(logits, min(sampling.top_k, logits.shape[-1]))[0][:, -1:]
@@ -73,7 +85,7 @@ def choose_tokens(logits: jax.Array, sampling: Sampling, rng: jax.Array) -> jax.
         before = jnp.cumsum(probabilities, axis=-1) - probabilities
         least = jnp.min(jnp.where(before < sampling.top_p, descending, jnp.inf), -1, keepdims=True)
         logits = jnp.where(logits < least, -jnp.inf, logits)
-    return jax.random.categorical(rng, logits, axis=-1).astype(jnp.int32)
+    return logits
 
 
 @functools.partial(jax.jit, static_argnames=("model", "max_new_tokens", "sampling", "stop_ids"))

@@ -266,10 +266,20 @@ class BeginningFrame(PromptFrame):
         return "" if self.vocabulary.pieces(self.vocabulary.encode("a"))[0].startswith("▁") else " "
 
 
+class PairFrame(BeginningFrame):
+    """`<s> prompt` and `answer </s>`, read by two stacks: an answer goes on from nothing."""
+
+    @functools.cached_property
+    def separator(self) -> str:
+        """Nothing."""
+        return ""
+
+
 FRAMES: dict[str, type[PromptFrame]] = {
     "sentinel": SentinelFrame,
     "end": EndFrame,
     "beginning": BeginningFrame,
+    "pair": PairFrame,
 }
 """By `Model.frame`."""
 

@@ -10,7 +10,7 @@ import abc
 import dataclasses
 import functools
 from collections.abc import Mapping
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import flax.linen as nn
 import jax
@@ -24,6 +24,8 @@ from openba_jax.nn.losses import Head
 Params = Mapping[str, Any]
 Batch = Mapping[str, jax.Array]
 Cache = dict[str, Any]
+BeamRules = Literal["transformers_4", "transformers_5"]
+"""Whose treatment of unfinished answers a beam search has (`inference.beam_search`)."""
 
 
 class DecodingState(NamedTuple):
@@ -55,6 +57,8 @@ class Model(abc.ABC):
     """What stands around its prompts and answers, a name of `inference.prompts.FRAMES`."""
     padding: ClassVar[int] = 0
     """What stands behind the tokens of inputs and answers."""
+    beam_rules: ClassVar[BeamRules] = "transformers_5"
+    """The rules of its beam search."""
 
     config: ModelConfig
 

@@ -73,6 +73,7 @@ _PADDED = "matrix units work on tiles of 128, so that the rest is padding"
 RULES: tuple[Rule, ...] = (
     *_rows("embed"),
     *_rows("heads", "kv"),
+    *_rows("joined_kv"),
     *_rows("mlp"),
     Rule(
         "transformers",
@@ -116,6 +117,17 @@ RULES: tuple[Rule, ...] = (
 
 TOOLS = tuple(dict.fromkeys(rule.tool for rule in RULES))
 
+FAMILIES: Mapping[str, tuple[str, ...]] = {
+    "gguf": ("llama", "t5"),
+    "transformers": ("llama", "t5", "t5gemma"),
+    "ctranslate2": ("llama", "t5"),
+    "vllm": ("llama",),
+}
+"""The families that a tool takes at all; a tool that is not here takes every one.
+
+OpenBA's files in Hugging Face's format need the code that was published with the weights.
+"""
+
 
 def check_tools(tools: Sequence[str]) -> None:
     """Checks that tools are known.
@@ -138,11 +150,18 @@ def misfits(model: Model, tools: Sequence[str]) -> list[str]:
     """
     check_tools(tools)
     architecture = getattr(model.config, "model_type", model.config.family)
-    found: dict[str, None] = {}
+    family = model.config.family
+    takes = {tool: family in FAMILIES.get(tool, (family,)) for tool in tools}
+    found = {
+        f"{tool}: it has no network of the family {family}, whatever its sizes; it takes "
+        f"{' and '.join(FAMILIES[tool])}.": None
+        for tool, taken in takes.items()
+        if not taken
+    }
     for stack in model.stacks:
         sizes = _sizes(model, stack)
         for rule in RULES:
-            if rule.tool not in tools or not set(rule.axes) <= set(sizes):
+            if not takes.get(rule.tool) or not set(rule.axes) <= set(sizes):
                 continue
             if rule.architectures and architecture not in rule.architectures:
                 continue

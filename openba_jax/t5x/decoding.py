@@ -18,6 +18,7 @@ from t5x import decoding
 from openba_jax.errors import UserError
 from openba_jax.inference import beam_search as native_beams
 from openba_jax.inference.decoding import PAD_ID, Sampling, choose_tokens
+from openba_jax.models.base import BeamRules
 
 Cache = Mapping[str, Any]
 TokensToLogits = Callable[[decoding.DecodingState], tuple[jax.Array, Cache]]
@@ -108,6 +109,7 @@ def beam_search(
     cache_offset: int = 0,
     length_penalty: float = 1.0,
     early_stopping: bool = False,
+    rules: BeamRules = "transformers_4",
 ) -> tuple[jax.Array, jax.Array]:
     """Beam search, as `openba_jax.inference.beam_search.generate_beams`.
 
@@ -121,6 +123,7 @@ def beam_search(
       cache_offset: axis of the rows in the cache.
       length_penalty: exponent of the length; larger favours longer answers.
       early_stopping: see `openba_jax.inference.beam_search.beam_search`.
+      rules: see there; OpenBA's, unless given.
 
     Returns:
       int32 `[batch, num_decodes, length]` and float32 `[batch, num_decodes]`, the best last, as
@@ -143,6 +146,7 @@ def beam_search(
         length_penalty=length_penalty,
         early_stopping=early_stopping,
         stop_ids=(eos_id,),
+        rules=rules,
     )
     return jnp.flip(beams.sequences[:, :, 1:], axis=1), jnp.flip(beams.scores, axis=1)
 

@@ -178,12 +178,17 @@ class Progress:
         )
         self._lines = enabled and not terminal
         self._title, self._total, self._step, self._text = title, total, step, ""
-        self._quiet_until = time.monotonic() + QUIET_SECONDS
+        self._first, self._started = step, time.monotonic()
+        self._evaluated: tuple[Mapping[str, float | None] | None, int] = (None, step)
+        self._quiet_until = self._started + QUIET_SECONDS
 
     def update(self, step: int, latest: Mapping[str, Mapping[str, float | None]]) -> None:
         """Shows where the run is, with its latest record of each split."""
+        evaluated = latest.get("eval")
+        if evaluated is not self._evaluated[0]:
+            self._evaluated = evaluated, int((evaluated or {}).get("step") or step)
         self._text = ", ".join(
-            form.format(value)
+            form.format(value, step=self._evaluated[1])
             for (split, name), form in _SHOWN.items()
             if (value := latest.get(split, {}).get(name)) is not None
         )
@@ -200,13 +205,17 @@ class Progress:
             self._write_line()
 
     def _write_line(self) -> None:
-        sys.stderr.write(f"{self._title}: step {self._step}/{self._total}, {self._text}\n")
-        self._quiet_until = time.monotonic() + QUIET_SECONDS
+        now, left = time.monotonic(), ""
+        if self._first < self._step < self._total:
+            seconds = (now - self._started) / (self._step - self._first)
+            left = f", {tqdm.tqdm.format_interval(seconds * (self._total - self._step))} left"
+        sys.stderr.write(f"{self._title}: step {self._step}/{self._total}, {self._text}{left}\n")
+        self._quiet_until = now + QUIET_SECONDS
 
 
 _SHOWN = {
     ("train", "loss"): "loss {:.4f}",
-    ("eval", "loss"): "eval {:.4f}",
+    ("eval", "loss"): "eval {:.4f} at step {step}",
     ("speed", "tokens_per_second"): "{:,.0f} tokens/s",
     ("speed", "mfu"): "MFU {:.1%}",
 }

@@ -130,7 +130,10 @@ def test_harmless_differences_are_said(folder, caplog):
 def test_a_tokenizer_without_its_model_is_said(folder, caplog):
     (folder / "spiece.model").unlink()
     assert find_tokenizer(folder, "openba") is None
-    assert "but no spiece.model, so the model is read without a tokenizer" in caplog.text
+    assert (
+        "but no spiece.model or tokenizer.json, so the model is read without a tokenizer"
+        in caplog.text
+    )
 
 
 def test_a_folder_without_a_tokenizer(tmp_path, caplog):

@@ -44,8 +44,6 @@ ROADS = {
         "completion",
         "causal_lm",
     ),
-    "t5": Road(named_config("tiny_t5_1_1"), "span_corruption_pairs", "pairs", "span_corruption"),
-    "t5gemma": Road(named_config("tiny_t5gemma"), "ul2_flan", "flan", "ul2"),
 }
 """By family."""
 
@@ -108,19 +106,6 @@ def _pipeline(output: Path, corpus: Path, family: str = "openba", **changes) -> 
 @pytest.fixture(scope="module", params=["openba", "llama"])
 def family(request: pytest.FixtureRequest) -> str:
     return request.param
-
-
-@pytest.mark.parametrize(
-    "other",
-    ["t5", pytest.param("t5gemma", marks=pytest.mark.slow(reason="a second encoder-decoder"))],
-)
-def test_other_families_go_the_whole_way(tmp_path: Path, corpus: Path, other: str) -> None:
-    width = dataclasses.replace(WIDTH, heads=2)  # Two groups divide them.
-    text = _pipeline(tmp_path / "run", corpus, other, stages=[width, WORDS]).run()
-    report = json.loads((tmp_path / "run" / "report.json").read_text())
-    sizes = [row["parameters"] for row in report["rows"]]
-    assert sizes[0] > sizes[1] > sizes[2] == sizes[3] == sizes[4]
-    assert "What is the capital of Japan?" in text
 
 
 @pytest.fixture(scope="module")

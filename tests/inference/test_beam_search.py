@@ -34,8 +34,8 @@ def table_search(tables, **options):
     )()
 
 
-def all_answers(table, length_penalty):
-    """Every answer with its score, best first."""
+def all_answers(table, length_penalty, start):
+    """Every answer with its score, best first; `start` counts in the length of what has no end."""
     log_p = np.asarray(jax.nn.log_softmax(jnp.asarray(table)))
     found = {}
     for tokens in itertools.product(range(VOCAB), repeat=STEPS):
@@ -47,17 +47,19 @@ def all_answers(table, length_penalty):
             answer.append(token)
             last = token
         ids = (*answer, 1) if len(answer) <= STEPS else tuple(answer)
-        found[ids] = total / len(answer) ** length_penalty
+        length = len(answer) if 1 in ids else len(answer) - 1 + start
+        found[ids] = total / length**length_penalty
     return sorted(found.items(), key=lambda item: -item[1])
 
 
+@pytest.mark.parametrize(("rules", "start"), [("transformers_4", 1), ("transformers_5", 0)])
 @pytest.mark.parametrize("length_penalty", [0.0, 1.0])
-def test_wide_search_is_exhaustive(length_penalty):
+def test_wide_search_is_exhaustive(length_penalty, rules, start):
     tables = np.random.default_rng(0).normal(size=(3, STEPS, VOCAB, VOCAB)).astype(np.float32)
     beams = VOCAB**STEPS
-    found = table_search(tables, beams=beams, length_penalty=length_penalty)
+    found = table_search(tables, beams=beams, length_penalty=length_penalty, rules=rules)
     for row, table in enumerate(tables):
-        expected = all_answers(table, length_penalty)
+        expected = all_answers(table, length_penalty, start)
         for number, (ids, score) in enumerate(expected[:10]):
             got = np.asarray(found.sequences[row, number])
             assert tuple(got[: len(ids)]) == ids

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from openba_jax.errors import UserError
-from openba_jax.inference.decoding import Sampling, choose_tokens, generate
+from openba_jax.inference.decoding import Sampling, choose_tokens, generate, warp_logits
 from openba_jax.models.base import DecodingState, Model
 from openba_jax.models.openba.network import OpenBA
 from openba_jax.models.registry import model_of, named_config
@@ -124,6 +125,18 @@ def test_choice_keeps_to_its_set(sampling: Sampling, allowed: set[int]) -> None:
     logits = jnp.log(jnp.array([0.5, 0.3, 0.15, 0.05]))
     drawn = choose_tokens(jnp.tile(logits, (400, 1)), sampling, jax.random.key(0))
     assert set(np.asarray(drawn).tolist()) == allowed
+
+
+def test_what_is_drawn_from_is_that_of_transformers() -> None:
+    """Which tokens a seed draws differs with the generator; their probabilities do not."""
+    io = np.load(Path(__file__).parent / "data" / "sampling.npz")
+    for (temperature, top_k, top_p), expected in zip(
+        io["settings"], io["probabilities"], strict=True
+    ):
+        sampling = Sampling(float(temperature), int(top_k), float(top_p))
+        found = jax.nn.softmax(warp_logits(jnp.asarray(io["logits"]), sampling), axis=-1)
+        np.testing.assert_array_equal(found > 0, expected > 0)
+        np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
 def test_temperature_sharpens() -> None:

@@ -11,6 +11,7 @@ from openba_jax.data.vocabularies.registry import open_vocabulary
 from openba_jax.errors import UserError
 from openba_jax.inference.prompts import (
     BeginningFrame,
+    PairFrame,
     SentinelFrame,
     UnusablePromptError,
     read_prompts,
@@ -88,6 +89,15 @@ def test_a_prompt_and_its_template_are_one_text(golden_dir, name: str) -> None:
     assert vocabulary.decode(apart, skip_special_tokens=True).count(token) == 1
     with pytest.raises(UnusablePromptError, match="that fit into the encoder length 64"):
         frame.prompt("a b " * 64, "here")
+
+
+def test_only_an_answer_that_goes_on_from_its_prompt_begins_with_a_blank(golden_dir) -> None:
+    vocabulary = open_vocabulary(golden_dir("tokenizers") / "smollm" / "tokenizer.json")
+    answers = {
+        frame: vocabulary.decode(frame(vocabulary, 64).answer("Paris", "an answer")[:-1])
+        for frame in (BeginningFrame, PairFrame)
+    }
+    assert answers == {BeginningFrame: " Paris", PairFrame: "Paris"}
 
 
 @pytest.mark.parametrize("template", ["", "no place", "{} {}"])

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from openba_jax.models.registry import model_of, named_config
-from openba_jax.pruning.targets import TOOLS, misfits
+from openba_jax.models.registry import families, model_of, named_config
+from openba_jax.pruning.targets import FAMILIES, TOOLS, misfits
 
 
 def found(name: str, *tools: str, **changes) -> set[str]:
@@ -47,8 +47,25 @@ def test_rules_of_an_architecture_leave_others_alone() -> None:
 
 
 def test_both_stacks_are_looked_at_and_nothing_is_said_twice() -> None:
-    assert found("tiny", "gguf", mlp_dim=48) == {
-        *(f"gguf: {axes} is 32 and not a multiple of 256" for axes in ("embed", "heads x kv")),
+    assert found("tiny_t5", "gguf", mlp_dim=48) == {
+        *(f"gguf: {axes} is 32 and not a multiple of 256" for axes in ("embed", "joined_kv")),
         "gguf: mlp is 48 and not a multiple of 32",
     }
-    assert len(misfits(model_of(named_config("tiny", mlp_dim=48)), ["gguf"])) == 3
+    assert len(misfits(model_of(named_config("tiny_t5", mlp_dim=48)), ["gguf"])) == 3
+
+
+def test_a_family_that_a_tool_lacks_is_named_whatever_its_sizes() -> None:
+    sentences = misfits(model_of(named_config("tiny")), TOOLS)
+    lacking = [line for line in sentences if "no network of the family openba" in line]
+    assert [line.split(":")[0] for line in lacking] == [
+        "gguf",
+        "transformers",
+        "ctranslate2",
+        "vllm",
+    ]
+    assert all(line in lacking or line.startswith("tpu") for line in sentences)
+    assert misfits(model_of(named_config("t5_small")), ["gguf"]) == []
+
+
+def test_the_families_of_gguf_are_those_that_can_be_written() -> None:
+    assert FAMILIES["gguf"] == tuple(sorted(each.name for each in families() if each.gguf))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -142,3 +143,20 @@ def test_lines_stand_in_for_the_bar_where_there_is_no_terminal(
     progress.close()
     lines = capsys.readouterr().err.splitlines()
     assert lines == ["small: step 20/20, loss 2.0000, 1,234 tokens/s, MFU 50.0%"]
+
+
+def test_a_line_says_of_which_step_an_evaluation_is_and_what_time_is_left(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metrics, "QUIET_SECONDS", 0.0)
+    progress = metrics.Progress(20, 4, "small")
+    evaluated = {"loss": 3.0, "step": 2.0}
+    progress.update(5, {"eval": evaluated})
+    progress.update(6, {"eval": evaluated})
+    progress.update(7, {"eval": {"loss": 2.0}})
+    shown = [re.sub(r"\d\d:\d\d", "MM:SS", line) for line in capsys.readouterr().err.splitlines()]
+    assert shown == [
+        "small: step 5/20, eval 3.0000 at step 2, MM:SS left",
+        "small: step 6/20, eval 3.0000 at step 2, MM:SS left",
+        "small: step 7/20, eval 2.0000 at step 7, MM:SS left",
+    ]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from openba_jax.models.axes import Coupling
-from openba_jax.models.base import Params
+from openba_jax.models.base import BeamRules, Params
 from openba_jax.models.encoder_decoder import EncoderDecoder
 from openba_jax.models.openba.config import COUPLINGS, OpenBAConfig, resized_fields
 from openba_jax.models.openba.network import OpenBA, output_head
@@ -17,6 +17,8 @@ from openba_jax.nn.losses import Head
 @dataclasses.dataclass(frozen=True)
 class OpenBAModel(EncoderDecoder):
     """The asymmetric encoder-decoder of OpenBA and OpenBA-V2."""
+
+    beam_rules: ClassVar[BeamRules] = "transformers_4"
 
     config: OpenBAConfig
 

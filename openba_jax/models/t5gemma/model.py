@@ -25,7 +25,7 @@ from openba_jax.nn.losses import Head
 class T5GemmaModel(EncoderDecoder):
     """The encoder-decoder of T5Gemma; its stacks may differ in every size but the vocabulary."""
 
-    frame: ClassVar[str] = "beginning"
+    frame: ClassVar[str] = "pair"
 
     config: T5GemmaConfig
 
