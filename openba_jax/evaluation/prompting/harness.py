@@ -14,7 +14,7 @@ _AFTER_LETTER = " {letter}\n\n"
 QUESTION = Template("Question: {question}\nAnswer:", "likelihood", answer=_AFTER)
 """Of PIQA and ARC."""
 
-SCIQ = Template("{passage}\nQuestion: {question}\nAnswer:", "likelihood", answer=_AFTER)
+SCIQ = Template("{stripped_passage}\nQuestion: {question}\nAnswer:", "likelihood", answer=_AFTER)
 
 LOGIQA = Template(
     "Passage: {passage}\nQuestion: {question}\nChoices:\n{options}\nAnswer:",
@@ -27,7 +27,7 @@ LOGIQA = Template(
 BOOLQ = Template("{passage}\nQuestion: {question}?\nAnswer:", "likelihood", answer=_AFTER)
 
 MMLU = Template(
-    "{question}\n{options}\nAnswer:",
+    "{stripped_question}\n{options}\nAnswer:",
     "likelihood",
     "{letter}. {answer}",
     "\n",
@@ -37,7 +37,7 @@ MMLU = Template(
 )
 
 CHINESE = Template(
-    "{question}\n{options}\n答案：",
+    "{stripped_question}\n{options}\n答案：",
     "likelihood",
     "{letter}. {answer}",
     "\n",

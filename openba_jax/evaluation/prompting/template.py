@@ -17,7 +17,9 @@ letters at one position, or by the sum of log-likelihoods as lm-evaluation-harne
 MARK = "\ue000"
 """Stands for a sentinel until it is numbered; a character of Unicode's private use area."""
 
-_PLACE = re.compile(r"\{(question|options|passage|subject|answer|letter|sentinel)\}")
+_PLACE = re.compile(
+    r"\{(question|stripped_question|options|passage|stripped_passage|subject|answer|letter|sentinel)\}"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +30,9 @@ class Template:
     without one it reads the query alone.
 
     Attributes:
-      query: with `{question}`, and perhaps `{options}`, `{passage}`, `{subject}`, `{sentinel}`.
+      query: with `{question}`, and perhaps `{options}`, `{passage}`, `{subject}`, `{sentinel}`;
+        `{stripped_question}` and `{stripped_passage}` have no blanks at their ends, the latter
+        none in front.
       scoring: how options are scored.
       option: how one is shown, with `{letter}` and `{answer}`.
       separator: between options.
@@ -95,7 +99,9 @@ class Template:
         values: dict[str, Callable[[], str]] = {
             "question": lambda: question.text,
             "options": lambda: self._options(question),
+            "stripped_question": question.text.strip,
             "passage": lambda: question.passage,
+            "stripped_passage": question.passage.lstrip,
             "subject": lambda: subject,
             "answer": lambda: question.answer_text,
             "letter": lambda: LETTERS[question.answer],
