@@ -42,6 +42,7 @@ def evaluate(
     eval_batches: int = 10,
     output_file: str = "",
     results_dir: str = "",
+    export: bool = False,
     compare: str | Sequence[str] = (),
     mesh_shape: Sequence[int] = (-1, 1, 1),
 ) -> dict[str, Any]:
@@ -64,6 +65,8 @@ def evaluate(
       output_file: JSON file for the figures, too.
       results_dir: folder for a record of each question, figures, tables and a plot; what is there
         already for the same model, questions and settings is not asked again.
+      export: write answers below `results_dir/BENCHMARK/original` in the form of the original's
+        programs, and for C-Eval in that of its server, too.
       compare: `figures.json` of other models, which tables and plot show, too.
       mesh_shape: data, fsdp, model; the batch is rounded up to what data x fsdp divides.
 
@@ -97,6 +100,8 @@ def evaluate(
         raise UserError("the loss needs both MIXTURE_OR_TASK_NAME and TOKEN_STORES; give both.")
     if results_dir and not questions:
         raise UserError("RESULTS_DIR is for benchmarks, which need QUESTIONS; give both.")
+    if (export or compare) and not results_dir:
+        raise UserError("EXPORT and COMPARE write below RESULTS_DIR; give it, too.")
     stores = [str(local(store)) for store in stores]
     folder = local(model_dir)
     asked = [benchmark(name, preset, shots) for name in gin_values.several(benchmarks)]
@@ -112,6 +117,8 @@ def evaluate(
         for store in map(Path, stores):
             for file in store.parent.glob(f"{glob.escape(store.name)}.*"):
                 reject_overlap(file, output, "token store")
+    if export and (without := [each.name for each in asked if not each.exports]):
+        raise UserError(f"{without[0]} has no files of the original's; ask it without EXPORT.")
     others = check_figures([local(file) for file in gin_values.several(compare)])
     lengths = None if feature_lengths is None else gin_values.feature_lengths(feature_lengths)
     loaded = [(each, each.load(places[each.name])) for each in asked if questions]
@@ -129,7 +136,9 @@ def evaluate(
     figures: dict[str, Any] = {}
     with hardware.explain_out_of_memory(), use_mesh(placed.mesh):
         if loaded:
-            figures["benchmarks"] = _measured(placed, loaded, sizes, options, folder, results)
+            figures["benchmarks"] = _measured(
+                placed, loaded, sizes, options, folder, results, export
+            )
         if measured is not None:
             figures["loss"] = _loss(placed, measured, stores, eval_batches, sizes)
     if jax.process_index() == 0:
@@ -147,7 +156,10 @@ def _measured(
     options: Mapping[str, Any],
     model_dir: Path,
     results: Path | None,
+    export: bool,
 ) -> dict[str, Any]:
+    import jax
+
     from openba_jax.evaluation.asking import AskedModel
     from openba_jax.evaluation.benchmarks.base import TOTAL
     from openba_jax.evaluation.measuring import measure
@@ -167,6 +179,8 @@ def _measured(
         cli.say(f"{measured.benchmark}, {benchmark.unit}:")
         for name, result in {**measured.subjects, TOTAL: measured.total}.items():
             cli.say(f"{name}: {result}")
+        if export and folder is not None and jax.process_index() == 0:
+            benchmark.export(folder.path / "original", measured.records)
         figures[measured.benchmark] = {**measured.as_dict(), "settings": dict(benchmark.settings)}
     return figures
 

@@ -23,12 +23,14 @@ class Measured:
       subjects: by subject.
       categories: by category of subjects; empty where the benchmark has none.
       total: over all items: a micro average.
+      records: by subject.
     """
 
     benchmark: str
     subjects: dict[str, Result]
     categories: dict[str, Result]
     total: Result
+    records: dict[str, list[Record]] = dataclasses.field(repr=False)
 
     def as_dict(self) -> dict[str, Any]:
         """All figures, for JSON: by subject, by category, and `TOTAL`."""
@@ -96,4 +98,5 @@ def summarize(benchmark: Benchmark, records: dict[str, list[Record]]) -> Measure
         {name: benchmark.result(each) for name, each in records.items()},
         {name: benchmark.result(each) for name, each in by_category.items()},
         benchmark.result(every),
+        records,
     )

@@ -63,10 +63,12 @@ class Benchmark(abc.ABC):
     Attributes:
       name: by which it is asked for.
       unit: what `Result.figure` is, such as `accuracy`.
+      exports: whether `export` writes files of other programs.
     """
 
     name: str
     unit: ClassVar[str]
+    exports: ClassVar[bool] = False
 
     @abc.abstractmethod
     def load(self, source: Path) -> Subjects:
@@ -117,6 +119,15 @@ class Benchmark(abc.ABC):
         if template:
             raise UserError(f"{self.name} has no templates; ask for it without {template!r}.")
         return self
+
+    def export(self, folder: Path, records: Mapping[str, Sequence[Record]]) -> None:
+        """Writes answers in the files of other programs, if `exports`.
+
+        Args:
+          folder: where to; it may not be there yet.
+          records: by subject.
+        """
+        raise NotImplementedError(f"{self.name} has no files of other programs")
 
     @property
     def label(self) -> str:

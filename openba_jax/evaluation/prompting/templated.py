@@ -6,7 +6,7 @@ import dataclasses
 import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from absl import logging
@@ -20,6 +20,7 @@ from openba_jax.evaluation.prompting.framing import frame_question
 from openba_jax.evaluation.prompting.original import with_mistakes
 from openba_jax.evaluation.prompting.template import Template, Templates, numbered
 from openba_jax.evaluation.question import Question
+from openba_jax.evaluation.report import exports as original_files
 from openba_jax.evaluation.sources.questions import Reading, read_questions
 
 CORRECTED, ORIGINAL = "corrected", "original"
@@ -43,6 +44,8 @@ class TemplatedChoices(ChoiceBenchmark):
       subject_categories: subject -> its categories.
       original_demo_splits: where the original takes demonstrations from, if from elsewhere.
     """
+
+    exports: ClassVar[bool] = True
 
     name: str
     reading: Reading
@@ -140,6 +143,13 @@ class TemplatedChoices(ChoiceBenchmark):
         )
         record.update(prompt=numbered(text), shots=shots)
         return framed
+
+    def export(self, folder: Path, records: Mapping[str, Sequence[Record]]) -> None:
+        """Writes the original's files; for C-Eval also `result.json`, which its server takes."""
+        letters = self.template.scoring == "letters" or self.template.names_letters
+        original_files.write_as_original(folder, records, self.template.blank, letters)
+        if self.name == "ceval":
+            original_files.write_for_ceval(folder, records)
 
     def scores(self, sums: np.ndarray, tokens: np.ndarray) -> np.ndarray:
         """The scores of the options."""
