@@ -9,6 +9,9 @@ from openba_jax.data.vocabularies.base import Vocabulary
 from openba_jax.inference.prompts import PLACE, PromptFrame, frame_of
 from openba_jax.models.base import Model, Params
 
+ANY_LENGTH = 2**31
+"""Longer than any text."""
+
 
 @dataclasses.dataclass(frozen=True)
 class AskedModel:
@@ -48,3 +51,8 @@ class AskedModel:
             parse_special=self.parse_special,
             template=self.template,
         )
+
+    @functools.cached_property
+    def unlimited(self) -> AskedModel:
+        """The same for prompts and answers of any length, which the caller cuts."""
+        return dataclasses.replace(self, encoder_length=ANY_LENGTH, decoder_length=ANY_LENGTH)

@@ -5,9 +5,13 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import jax
+
 from openba_jax.errors import UserError
 from openba_jax.evaluation.asking import AskedModel
 from openba_jax.evaluation.benchmarks.base import TOTAL, Benchmark, Record, Result, Subjects
+from openba_jax.evaluation.progress import bar as progress_bar
+from openba_jax.evaluation.results_folder import ResultsFolder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,12 +23,14 @@ class Measured:
       subjects: by subject.
       categories: by category of subjects; empty where the benchmark has none.
       total: over all items: a micro average.
+      records: by subject.
     """
 
     benchmark: str
     subjects: dict[str, Result]
     categories: dict[str, Result]
     total: Result
+    records: dict[str, list[Record]] = dataclasses.field(repr=False)
 
     def as_dict(self) -> dict[str, Any]:
         """All figures, for JSON: by subject, by category, and `TOTAL`."""
@@ -35,19 +41,40 @@ class Measured:
         }
 
 
-def measure(benchmark: Benchmark, subjects: Subjects, asked: AskedModel) -> Measured:
+def measure(
+    benchmark: Benchmark,
+    subjects: Subjects,
+    asked: AskedModel,
+    *,
+    folder: ResultsFolder | None = None,
+    progress: bool = False,
+) -> Measured:
     """Asks all items, subject by subject.
 
     Args:
       benchmark: how to ask.
       subjects: the items that it loaded.
       asked: the model.
+      folder: where records are kept: a subject that it has is not asked again. Where several
+        processes take part, all subjects are asked, and the first process writes.
+      progress: show a bar on a terminal.
 
     Raises:
       UserError: no item can be asked, or what the model answers is not finite.
     """
-    records = {name: benchmark.answers(items, asked) for name, items in subjects.items()}
-    return summarize(benchmark, records)
+    records: dict[str, list[Record]] = {}
+    if folder is not None and jax.process_count() == 1:
+        kept = {name: folder.read(name, len(items)) for name, items in subjects.items()}
+        records = {name: each for name, each in kept.items() if each is not None}
+    total, done = sum(map(len, subjects.values())), sum(map(len, records.values()))
+    with progress_bar(benchmark.label, total, done, progress) as advance:
+        for name, items in subjects.items():
+            if name in records:
+                continue
+            records[name] = benchmark.answers(items, asked, advance)
+            if folder is not None and jax.process_index() == 0:
+                folder.write(name, records[name])
+    return summarize(benchmark, {name: records[name] for name in subjects})
 
 
 def summarize(benchmark: Benchmark, records: dict[str, list[Record]]) -> Measured:
@@ -64,11 +91,12 @@ def summarize(benchmark: Benchmark, records: dict[str, list[Record]]) -> Measure
         )
     by_category: dict[str, list[Record]] = {}
     for name, each in records.items():
-        if (category := benchmark.categories.get(name)) is not None:
+        for category in benchmark.categories.get(name, ()):
             by_category.setdefault(category, []).extend(each)
     return Measured(
-        benchmark.name,
+        benchmark.label,
         {name: benchmark.result(each) for name, each in records.items()},
         {name: benchmark.result(each) for name, each in by_category.items()},
         benchmark.result(every),
+        records,
     )

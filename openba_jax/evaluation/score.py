@@ -30,6 +30,8 @@ class Score:
       chosen: how often the model chose each letter.
       gold: how often each letter is the right one.
       found: how often the model chose each letter where it is right.
+      right_by_length: right answers where likelihoods are divided by characters, as
+        lm-evaluation-harness does; None where nothing is divided.
     """
 
     right: int
@@ -39,6 +41,7 @@ class Score:
     chosen: Mapping[str, int] = dataclasses.field(default_factory=dict)
     gold: Mapping[str, int] = dataclasses.field(default_factory=dict)
     found: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    right_by_length: int | None = None
 
     @classmethod
     def of(cls, records: Sequence[Mapping[str, Any]]) -> Self:
@@ -50,6 +53,9 @@ class Score:
         """
         asked = [record for record in records if record["skipped"] is None]
         right = [record for record in asked if record["choice"] == record["gold"]]
+        by_length = [
+            each["choice_by_length"] == each["gold"] for each in asked if "choice_by_length" in each
+        ]
         return cls(
             right=len(right),
             count=len(records),
@@ -58,6 +64,7 @@ class Score:
             chosen=_letters(record["choice"] for record in asked),
             gold=_letters(record["gold"] for record in records),
             found=_letters(record["choice"] for record in right),
+            right_by_length=sum(by_length) if by_length else None,
         )
 
     @classmethod
@@ -86,11 +93,14 @@ class Score:
 
     def as_dict(self) -> dict[str, Any]:
         """All figures, for JSON."""
-        return {
+        figures = {
             **dataclasses.asdict(self),
             "accuracy": self.accuracy,
             "interval": list(self.interval),
         }
+        if self.right_by_length is not None:
+            figures["accuracy_by_length"] = self.right_by_length / self.count
+        return figures
 
     def __str__(self) -> str:
         """For a terminal."""

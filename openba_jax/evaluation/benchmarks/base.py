@@ -11,8 +11,9 @@ from __future__ import annotations
 import abc
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, Self
 
+from openba_jax.errors import UserError
 from openba_jax.evaluation.asking import AskedModel
 
 TOTAL = "total"
@@ -62,10 +63,12 @@ class Benchmark(abc.ABC):
     Attributes:
       name: by which it is asked for.
       unit: what `Result.figure` is, such as `accuracy`.
+      exports: whether `export` writes files of other programs.
     """
 
     name: str
     unit: ClassVar[str]
+    exports: ClassVar[bool] = False
 
     @abc.abstractmethod
     def load(self, source: Path) -> Subjects:
@@ -101,12 +104,42 @@ class Benchmark(abc.ABC):
     def result(self, records: Sequence[Record]) -> Result:
         """The figures of some records, of one subject or of several."""
 
+    def configured(self, template: str = "", preset: str = "", shots: int | None = None) -> Self:
+        """The benchmark with other settings.
+
+        Args:
+          template: name of one of its templates; "": the one in use.
+          preset: whether mistakes of the original are made, for benchmarks that know some.
+          shots: demonstrations at most; None: as usual.
+
+        Raises:
+          UserError: it has no such settings.
+        """
+        del preset, shots
+        if template:
+            raise UserError(f"{self.name} has no templates; ask for it without {template!r}.")
+        return self
+
+    def export(self, folder: Path, records: Mapping[str, Sequence[Record]]) -> None:
+        """Writes answers in the files of other programs, if `exports`.
+
+        Args:
+          folder: where to; it may not be there yet.
+          records: by subject.
+        """
+        raise NotImplementedError(f"{self.name} has no files of other programs")
+
+    @property
+    def label(self) -> str:
+        """What its figures stand under."""
+        return self.name
+
     @property
     def settings(self) -> Mapping[str, Any]:
         """What figures depend on besides model, lengths and items, for JSON."""
         return {}
 
     @property
-    def categories(self) -> Mapping[str, str]:
-        """Subject -> category, where it has some."""
+    def categories(self) -> Mapping[str, Sequence[str]]:
+        """Subject -> its categories, where it has some."""
         return {}
