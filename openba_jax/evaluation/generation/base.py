@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import abc
+import copy
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from absl import logging
 
@@ -95,11 +96,13 @@ class Generations(Benchmark):
       unit: the name of the main figure.
       stop: strings that end an answer.
       max_new_tokens: longest answer; shorter where the model's targets are.
+      shots: examples at most; None: all that there are.
     """
 
     unit: ClassVar[str] = "exact_match"
     stop: ClassVar[StopStrings] = StopStrings()
     max_new_tokens: ClassVar[int] = 256
+    shots: int | None = None
 
     @abc.abstractmethod
     def figures(self, records: Sequence[Record]) -> Figures:
@@ -114,10 +117,20 @@ class Generations(Benchmark):
         """The figures of several subjects: every question counts the same."""
         return self.figures(records)
 
+    def configured(self, template: str = "", preset: str = "", shots: int | None = None) -> Self:
+        """The benchmark with other settings, see `Benchmark.configured`."""
+        chosen = copy.copy(super().configured(template, preset, shots))
+        chosen.shots = shots
+        return chosen
+
     @property
     def settings(self) -> Mapping[str, Any]:
-        """Where answers end."""
-        return {"stop": list(self.stop.strings), "max_new_tokens": self.max_new_tokens}
+        """Where answers end, and how many examples there are."""
+        return {
+            "stop": list(self.stop.strings),
+            "max_new_tokens": self.max_new_tokens,
+            "shots": self.shots,
+        }
 
     def answers(
         self, items: Sequence[Item], asked: AskedModel, advance: Advance = ignore_progress
@@ -128,7 +141,8 @@ class Generations(Benchmark):
         for number, item in enumerate(items):
             record = self.record(item)
             try:
-                framed[number], record["prompt"], record["left_out"] = _longest(item, asked)
+                shown = dataclasses.replace(item, demos=item.demos[: self.shots])
+                framed[number], record["prompt"], record["left_out"] = _longest(shown, asked)
             except UnusablePromptError as error:
                 logging.warning("%s It is skipped and counts as wrong.", error)
                 record["skipped"] = str(error)
