@@ -12,7 +12,7 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parents[2]
 MAINS = [
     *("train", "eval", "infer", "prune", "convert", "prepare"),
-    *("pipeline", "sweep", "sizes", "facts"),
+    *("pipeline", "sweep", "sizes", "facts", "data.ner.__main__"),
 ]
 
 

@@ -74,7 +74,7 @@ class Metrics:
     def as_dict(self) -> dict[str, Any]:
         """All figures, for JSON."""
         counts = {name: getattr(self, name) for name in ("count", "skipped", "shortened")}
-        return {**counts, **self.figures}
+        return {"main": self.main, **counts, **self.figures}
 
     def __str__(self) -> str:
         """For a terminal."""
