@@ -9,6 +9,7 @@ command registers those that installed packages name below the entry points `lm_
 from __future__ import annotations
 
 import importlib.metadata
+import multiprocessing
 import os
 import sys
 
@@ -43,8 +44,10 @@ def register_models() -> None:
 def main() -> None:
     """Runs the harness."""
     register_models()
-    # The harness would fork processes to estimate errors; with JAX's threads these may hang.
+    # The harness estimates errors and writes tables in other processes. Forked from one that has
+    # JAX's threads, they may hang.
     os.environ.setdefault("DISABLE_MULTIPROC", "1")
+    multiprocessing.set_start_method("forkserver")
     from lm_eval.__main__ import cli_evaluate
 
     cli_evaluate()

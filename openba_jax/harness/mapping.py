@@ -83,13 +83,15 @@ class RequestMapping:
             self._encoder_length = self._whole = max_length
         kind = PlainFrame if mapping == "plain" else frame_of(model, vocabulary)
         self.frame = kind(vocabulary, self._encoder_length, parse_special=parse_special)
+        self._apart = mapping == "frame" and not self._one_sequence
         self._warned: set[str] = set()
 
     def continuation(self, context: str, continuation: str, place: str) -> Continuation:
         """A continuation that is to be scored.
 
-        Blanks at the end of the context count to the continuation, as in the harness. The tokens of
-        the continuation are those that both together have beyond the tokens of the context.
+        Blanks at the end of the context count to the continuation, as in the harness. Its tokens
+        are those that both together have beyond the tokens of the context; but in the frame of an
+        encoder-decoder it is encoded alone, without blanks in front.
 
         Args:
           context: the context, which may be empty.
@@ -100,11 +102,14 @@ class RequestMapping:
           UserError: the continuation has no token, is longer than the model's targets, or one of
             both is no valid Unicode.
         """
-        kept = context.rstrip()
-        whole = self.frame.encode(context + continuation, place)
-        before = self.frame.encode(kept, place)
-        # Where pieces reach across the border, there may be nothing beyond.
-        body = whole[len(before) :] or self.frame.encode(continuation, place)
+        before = self.frame.encode(context.rstrip(), place)
+        if self._apart:
+            # As `openba-eval` has it: a decoder begins with the answer, not with a blank.
+            body = self.frame.encode(continuation.lstrip(" ") or continuation, place)
+        else:
+            whole = self.frame.encode(context + continuation, place)
+            # Where pieces reach across the border, there may be nothing beyond.
+            body = whole[len(before) :] or self.frame.encode(continuation, place)
         if not body:
             raise UserError(f"{place}: the continuation {continuation!r} has no token to score.")
         return self._pair(before, body, place)
