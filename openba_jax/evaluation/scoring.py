@@ -55,6 +55,36 @@ def answer_log_likelihoods(
     return -jnp.sum(losses * weights, axis=-1)
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def next_token_log_likelihoods(
+    model: Model,
+    params: Params,
+    inputs: jax.Array,
+    prefix: jax.Array,
+    tokens: jax.Array,
+) -> jax.Array:
+    """log p of some tokens behind each input and a prefix: one position, not one for each token.
+
+    Args:
+      model: the model.
+      params: its parameters.
+      inputs: int32 `[batch, input_length]`, padded with `model.padding`.
+      prefix: int32 `[length]`, which the answer to every input begins with; may be empty.
+      tokens: int32 `[batch, count]`.
+
+    Returns:
+      float32 `[batch, count]`, in nats, at most 0.
+    """
+    inputs = jnp.asarray(inputs)
+    rows = jnp.broadcast_to(jnp.asarray(prefix), (len(inputs), *prefix.shape))
+    read = jnp.concatenate([model.first_tokens(inputs)[:, None], rows], axis=1)
+    encoded = model.encode(params, inputs, room=read.shape[1])
+    hidden = model.decode_hidden(params, encoded, inputs, read)
+    logits = model.head(params).logits(hidden[:, -1:])[:, 0].astype(jnp.float32)
+    found = jnp.take_along_axis(logits, jnp.asarray(tokens), axis=-1)
+    return found - jax.nn.logsumexp(logits, axis=-1, keepdims=True)
+
+
 def token_losses(head: Head, hidden: jax.Array, targets: jax.Array) -> jax.Array:
     """`-log p` of every target, float32 `[batch, length]`, in chunks of positions where it is much.
 
