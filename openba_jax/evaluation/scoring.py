@@ -43,14 +43,10 @@ def answer_log_likelihoods(
     batch, answers, length = targets.shape
     inputs = jnp.asarray(inputs)
     encoded = model.encode(params, inputs, room=length)
-    targets = targets.reshape(batch * answers, length)
-    first = jnp.repeat(model.first_tokens(inputs), answers)
-    hidden = model.decode_hidden(
-        params,
-        model.repeat(encoded, answers),
-        jnp.repeat(inputs, answers, axis=0),
-        jnp.concatenate([first[:, None], targets[:, :-1]], axis=1),
-    )
+    first = jnp.broadcast_to(model.first_tokens(inputs)[:, None, None], (batch, answers, 1))
+    tokens = jnp.concatenate([first, targets[:, :, :-1]], axis=2)
+    hidden = model.answers_hidden(params, encoded, inputs, tokens)
+    targets = jnp.asarray(targets).reshape(batch * answers, length)
     losses = token_losses(model.head(params), hidden, targets).reshape(weights.shape)
     return -jnp.sum(losses * weights, axis=-1)
 
