@@ -126,6 +126,26 @@ class Model(abc.ABC):
           and values.
         """
 
+    @property
+    def reads_on(self) -> bool:
+        """Whether inputs that were read can be gone on with, by `extend`."""
+        return False
+
+    def extend(self, params: Params, encoded: Any, inputs: jax.Array) -> Any:
+        """Reads more of inputs, several rows of which begin alike; for models that `reads_on`.
+
+        Args:
+          params: the parameters.
+          encoded: what `encode` made of one row, whose last token was not looked at, with room for
+            all that follows.
+          inputs: int32 `[batch, length]`, what follows in each row instead of that token, with
+            `padding` behind it.
+
+        Returns:
+          What `encode` would make of the whole rows.
+        """
+        raise NotImplementedError(f"{type(self).__name__} reads inputs at once")
+
     @abc.abstractmethod
     def repeat(self, encoded: Any, count: int) -> Any:
         """What `encode` returns, `count` times for each row: for several answers to one input."""
@@ -149,6 +169,28 @@ class Model(abc.ABC):
         Returns:
           `[batch, length, embed]`.
         """
+
+    def answers_hidden(
+        self, params: Params, encoded: Any, inputs: jax.Array, tokens: jax.Array
+    ) -> jax.Array:
+        """The output before the logits for several given answers to each input.
+
+        Args:
+          params: the parameters.
+          encoded: what `encode` made of `inputs`.
+          inputs: int32 `[batch, input_length]`.
+          tokens: int32 `[batch, answers, length]`, `first_tokens` in front.
+
+        Returns:
+          `[batch * answers, length, embed]`.
+        """
+        _, answers, length = tokens.shape
+        return self.decode_hidden(
+            params,
+            self.repeat(encoded, answers),
+            jnp.repeat(inputs, answers, axis=0),
+            tokens.reshape(-1, length),
+        )
 
     @abc.abstractmethod
     def start_decoding(self, params: Params, inputs: jax.Array, length: int) -> DecodingState:

@@ -95,8 +95,9 @@ def time_ours(folder: Path, questions: str, count: int, separate: bool) -> dict[
     from openba_jax.evaluation.choosing import FramedQuestion, score_questions
 
     source = HuggingFace().open(folder)
+    model = source.model.replace(dtype="float32")
     vocabulary = OpenBAVocabulary(next(folder.glob("*.model")), newline=False)
-    asked = AskedModel(source.model, load_tree(source), vocabulary, *LENGTHS, BATCH_SIZE)
+    asked = AskedModel(model, load_tree(source), vocabulary, *LENGTHS, BATCH_SIZE)
     found = benchmark("mmlu:ppl_5", preset="original")
     items = next(iter(found.load(Path(questions)).values()))[:count]
 
@@ -125,7 +126,7 @@ def write_model(folder: Path, questions: str, embed: int, layers: int) -> None:
     import sentencepiece
 
     from openba_jax.checkpoints.formats.huggingface import HuggingFace
-    from openba_jax.checkpoints.formats.native import Native
+    from openba_jax.checkpoints.registry import open_checkpoint
     from openba_jax.checkpoints.training_state import create
     from openba_jax.models.registry import model_of, named_config
 
@@ -157,7 +158,7 @@ def write_model(folder: Path, questions: str, embed: int, layers: int) -> None:
     params = jax.jit(model.init)(jax.random.key(0))
     create(folder / "native", model, params, tokenizer=tokenizer)
     (folder / "hf").mkdir()
-    HuggingFace().write(Native().open(folder / "native"), folder / "hf")
+    HuggingFace().write(open_checkpoint(folder / "native"), folder / "hf")
     (folder / "hf" / "tokenizer.model").write_bytes(trained.getvalue())
     (folder / "hf" / "templates.json").write_text(json.dumps(TEMPLATES))
 
