@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 
+from openba_jax.data.vocabulary_training import train_vocabulary
 from openba_jax.evaluation import choosing
 from openba_jax.evaluation.asking import AskedModel
 from openba_jax.evaluation.choosing import FramedLetters, FramedQuestion, bucket, score_questions
@@ -52,7 +53,7 @@ def _scores(framed, asked: AskedModel) -> list[np.ndarray]:
 
 
 @pytest.mark.parametrize("letters", [False, True])
-@pytest.mark.parametrize("family", ["tiny", "tiny_llama", "tiny_t5"])
+@pytest.mark.parametrize("family", ["tiny", "tiny_llama"])
 def test_a_batch_changes_no_score(family: str, letters: bool, vocabulary, monkeypatch) -> None:
     asked = _asked(family, vocabulary)
     framed = _framed(asked, letters)
@@ -82,13 +83,10 @@ def test_bidirectional_inputs_are_read_at_once(vocabulary) -> None:
     assert len(_scores(_framed(prefix, True), prefix)) == 6
 
 
-@pytest.mark.parametrize("family", ["tiny_llama", "tiny_t5"])
-def test_letters_in_the_frames_of_other_families(family: str, tmp_path) -> None:
-    from openba_jax.data.vocabulary_training import train_vocabulary
-
+def test_letters_behind_a_prompt_that_goes_on(tmp_path) -> None:
     texts = ["A B C D what is water who you and me they : ?"] * 20
     vocabulary = train_vocabulary(texts, 280, tmp_path / "tok.model")
-    asked = _asked(family, vocabulary)
+    asked = _asked("tiny_llama", vocabulary)
     question = Question("what is water", ("I", "you", "me"), 0, "q")
     template = Template("{question} {options} ?", "letters", "{letter}: {answer}")
     framed = frame_question(question, template, asked, 0, "", False).framed
