@@ -5,12 +5,17 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
 from openba_jax.errors import UserError
 from openba_jax.evaluation.asking import AskedModel
-from openba_jax.evaluation.scoring import answer_log_likelihoods, next_token_log_likelihoods
+from openba_jax.evaluation.scoring import (
+    answer_log_likelihoods,
+    next_token_log_likelihoods,
+    read_prefix,
+)
 from openba_jax.inference.padding import pad_rows
 from openba_jax.inference.prompts import PromptFrame
 from openba_jax.parallel.sharding import to_host
@@ -104,10 +109,11 @@ def score_questions(
     """
     order = sorted(range(len(questions)), key=lambda n: -len(questions[n].prompt))
     found: dict[int, Scored] = {}
+    read = _Reader(asked)
     for start in range(0, len(order), asked.batch_size):
         numbers = order[start : start + asked.batch_size]
         chunk = [questions[number] for number in numbers]
-        for number, scored in zip(numbers, _score_batch(chunk, asked), strict=True):
+        for number, scored in zip(numbers, _score_batch(chunk, asked, read), strict=True):
             if not np.isfinite(scored[0]).all():
                 raise UserError(
                     f"{places[number]}: the score of an answer is not finite, and no figure would "
@@ -120,21 +126,74 @@ def score_questions(
 
 
 def _score_batch(
-    chunk: Sequence[FramedQuestion | FramedLetters], asked: AskedModel
+    chunk: Sequence[FramedQuestion | FramedLetters], asked: AskedModel, read: _Reader
 ) -> list[Scored]:
     if isinstance(chunk[0], FramedLetters):
-        return _score_letters([each for each in chunk if isinstance(each, FramedLetters)], asked)
-    return _score_answers([each for each in chunk if isinstance(each, FramedQuestion)], asked)
+        letters = [each for each in chunk if isinstance(each, FramedLetters)]
+        return _score_letters(letters, asked, read)
+    answers = [each for each in chunk if isinstance(each, FramedQuestion)]
+    return _score_answers(answers, asked, read)
 
 
-def _inputs(prompts: Sequence[Sequence[int]], asked: AskedModel) -> np.ndarray:
-    """Prompts as int32 `[batch_size, length]`; rows of padding fill the batch up."""
-    length = bucket(max(map(len, prompts)), SHORTEST, asked.encoder_length)
-    filled = [*prompts, *[[]] * (asked.batch_size - len(prompts))]
-    return pad_rows(filled, length, asked.model.padding)
+@dataclasses.dataclass(frozen=True)
+class _Prompts:
+    """The prompts of a batch.
+
+    Attributes:
+      inputs: int32 `[batch_size, length]`; rows of padding fill the batch up.
+      prefix: what was read of the tokens in front of all of them; None where there are none.
+    """
+
+    inputs: np.ndarray
+    prefix: Any
 
 
-def _score_answers(chunk: Sequence[FramedQuestion], asked: AskedModel) -> list[Scored]:
+class _Reader:
+    """Makes inputs of prompts; the demonstrations that all begin with are read once."""
+
+    def __init__(self, asked: AskedModel) -> None:
+        self._asked = asked
+        self._key: tuple[bytes, int] | None = None
+        self._prefix: Any = None
+
+    def __call__(self, prompts: Sequence[list[int]], room: int) -> _Prompts:
+        """Prompts that `room` tokens of answers may follow."""
+        asked = self._asked
+        shared = _shared_length(prompts) if asked.model.reads_on else 0
+        rest = [prompt[shared:] for prompt in prompts]
+        length = bucket(max(map(len, rest)), SHORTEST, asked.encoder_length)
+        filled = [*rest, *[[]] * (asked.batch_size - len(rest))]
+        inputs = pad_rows(filled, length, asked.model.padding)
+        if not shared:
+            return _Prompts(inputs, None)
+        begin = np.array([prompts[0][:shared]], np.int32)
+        key = begin.tobytes(), length + room
+        if key != self._key:
+            self._prefix = read_prefix(asked.model, asked.params, begin, length + room)
+            self._key = key
+        return _Prompts(inputs, self._prefix)
+
+
+def _shared_length(prompts: Sequence[list[int]]) -> int:
+    """How many tokens all prompts begin with, rounded down to a length of `bucket`; 0 if few.
+
+    Something remains of each prompt.
+    """
+    first, last = min(prompts), max(prompts)  # In the order of ids; all others lie between.
+    same = next(
+        (n for n, pair in enumerate(zip(first, last, strict=False)) if len(set(pair)) > 1),
+        min(len(first), len(last)),
+    )
+    same = min(same, min(map(len, prompts)) - 1)
+    if same < SHORTEST:
+        return 0
+    sizes = itertools.accumulate(itertools.count(), _next_size, initial=SHORTEST)
+    return max(itertools.takewhile(lambda size: size <= same, sizes))
+
+
+def _score_answers(
+    chunk: Sequence[FramedQuestion], asked: AskedModel, read: _Reader
+) -> list[Scored]:
     size = asked.batch_size
     width = max(len(question.answers) for question in chunk)
     longest = max(len(ids) for question in chunk for ids in question.answers)
@@ -146,8 +205,12 @@ def _score_answers(chunk: Sequence[FramedQuestion], asked: AskedModel) -> list[S
         for column, (ids, mark) in enumerate(zip(question.answers, marks, strict=True)):
             targets[row, column, : len(ids)] = ids
             weights[row, column, : len(ids)] = mark
-    inputs = _inputs([question.prompt for question in chunk], asked)
-    sums = to_host(answer_log_likelihoods(asked.model, asked.params, inputs, targets, weights))
+    prompts = read([question.prompt for question in chunk], length)
+    sums = to_host(
+        answer_log_likelihoods(
+            asked.model, asked.params, prompts.inputs, targets, weights, prompts.prefix
+        )
+    )
     tokens = weights.sum(-1).astype(np.int32)
     counts = [len(question.answers) for question in chunk]
     return [
@@ -156,14 +219,20 @@ def _score_answers(chunk: Sequence[FramedQuestion], asked: AskedModel) -> list[S
     ]
 
 
-def _score_letters(chunk: Sequence[FramedLetters], asked: AskedModel) -> list[Scored]:
-    inputs = _inputs([question.prompt for question in chunk], asked)
+def _score_letters(
+    chunk: Sequence[FramedLetters], asked: AskedModel, read: _Reader
+) -> list[Scored]:
     width = max(len(question.letters) for question in chunk)
     letters = np.zeros((asked.batch_size, width), np.int32)
     for row, question in enumerate(chunk):
         letters[row, : len(question.letters)] = question.letters
-    prefix = np.array(chunk[0].prefix, np.int32)
-    found = to_host(next_token_log_likelihoods(asked.model, asked.params, inputs, prefix, letters))
+    begin = np.array(chunk[0].prefix, np.int32)
+    prompts = read([question.prompt for question in chunk], len(begin) + 1)
+    found = to_host(
+        next_token_log_likelihoods(
+            asked.model, asked.params, prompts.inputs, begin, letters, prompts.prefix
+        )
+    )
     counts = [len(question.letters) for question in chunk]
     return [
         (row[:count], np.ones(count, np.int32)) for row, count in zip(found, counts, strict=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +19,21 @@ from openba_jax.nn.losses import (
 )
 
 
+@functools.partial(jax.jit, static_argnums=(0, 3))
+def read_prefix(model: Model, params: Params, prefix: jax.Array, room: int) -> Any:
+    """Reads what several inputs begin with, for the functions below.
+
+    Args:
+      model: a model that `reads_on`.
+      params: its parameters.
+      prefix: int32 `[1, length]`.
+      room: tokens that may follow: of inputs and answers.
+    """
+    prefix = jnp.asarray(prefix)
+    # The last token of inputs is not read yet; this one is never looked at.
+    return model.encode(params, jnp.pad(prefix, ((0, 0), (0, 1))), room=room)
+
+
 @functools.partial(jax.jit, static_argnums=0)
 def answer_log_likelihoods(
     model: Model,
@@ -25,10 +41,11 @@ def answer_log_likelihoods(
     inputs: jax.Array,
     targets: jax.Array,
     weights: jax.Array,
+    prefix: Any = None,
 ) -> jax.Array:
     """Summed log p of weighted target tokens, for several answers to each input.
 
-    The input is encoded once for all of its answers.
+    The input is read once for all of its answers.
 
     Args:
       model: the model.
@@ -36,13 +53,14 @@ def answer_log_likelihoods(
       inputs: int32 `[batch, input_length]`, padded with `model.padding`.
       targets: int32 `[batch, answers, decoder_length]`, padded with any id.
       weights: float32 like `targets`: 1 where a token counts.
+      prefix: what `read_prefix` made of the tokens in front of all inputs, if there are such.
 
     Returns:
       float32 `[batch, answers]`, in nats, at most 0.
     """
     batch, answers, length = targets.shape
     inputs = jnp.asarray(inputs)
-    encoded = model.encode(params, inputs, room=length)
+    encoded = _read(model, params, inputs, length, prefix)
     first = jnp.broadcast_to(model.first_tokens(inputs)[:, None, None], (batch, answers, 1))
     tokens = jnp.concatenate([first, targets[:, :, :-1]], axis=2)
     hidden = model.answers_hidden(params, encoded, inputs, tokens)
@@ -56,29 +74,37 @@ def next_token_log_likelihoods(
     model: Model,
     params: Params,
     inputs: jax.Array,
-    prefix: jax.Array,
+    begin: jax.Array,
     tokens: jax.Array,
+    prefix: Any = None,
 ) -> jax.Array:
-    """log p of some tokens behind each input and a prefix: one position, not one for each token.
+    """log p of some tokens behind each input: one position, not one for each token.
 
     Args:
       model: the model.
       params: its parameters.
       inputs: int32 `[batch, input_length]`, padded with `model.padding`.
-      prefix: int32 `[length]`, which the answer to every input begins with; may be empty.
+      begin: int32 `[length]`, which the answer to every input begins with; may be empty.
       tokens: int32 `[batch, count]`.
+      prefix: as in `answer_log_likelihoods`.
 
     Returns:
       float32 `[batch, count]`, in nats, at most 0.
     """
     inputs = jnp.asarray(inputs)
-    rows = jnp.broadcast_to(jnp.asarray(prefix), (len(inputs), *prefix.shape))
+    rows = jnp.broadcast_to(jnp.asarray(begin), (len(inputs), *begin.shape))
     read = jnp.concatenate([model.first_tokens(inputs)[:, None], rows], axis=1)
-    encoded = model.encode(params, inputs, room=read.shape[1])
+    encoded = _read(model, params, inputs, read.shape[1], prefix)
     hidden = model.decode_hidden(params, encoded, inputs, read)
     logits = model.head(params).logits(hidden[:, -1:])[:, 0].astype(jnp.float32)
     found = jnp.take_along_axis(logits, jnp.asarray(tokens), axis=-1)
     return found - jax.nn.logsumexp(logits, axis=-1, keepdims=True)
+
+
+def _read(model: Model, params: Params, inputs: jax.Array, room: int, prefix: Any) -> Any:
+    if prefix is None:
+        return model.encode(params, inputs, room=room)
+    return model.extend(params, prefix, inputs)
 
 
 def token_losses(head: Head, hidden: jax.Array, targets: jax.Array) -> jax.Array:

@@ -183,7 +183,16 @@ class RequestMapping:
                 "as is that of others.",
                 *(place, len(body), room),
             )
-        return self.frame.framed_prompt(body[max(0, len(body) - room) :])
+        kept = body[max(0, len(body) - room) :]
+        if not kept and self._one_sequence:  # As in the harness, where nothing precedes a text.
+            kept = [self._beginning]
+        return self.frame.framed_prompt(kept)
+
+    @property
+    def _beginning(self) -> int:
+        """The token that a text begins after: the beginning, or the end of another."""
+        vocabulary = self.frame.vocabulary
+        return vocabulary.eos_id if vocabulary.bos_id is None else vocabulary.bos_id
 
     @property
     def _leading(self) -> int:

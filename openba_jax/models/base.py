@@ -126,6 +126,26 @@ class Model(abc.ABC):
           and values.
         """
 
+    @property
+    def reads_on(self) -> bool:
+        """Whether inputs that were read can be gone on with, by `extend`."""
+        return False
+
+    def extend(self, params: Params, encoded: Any, inputs: jax.Array) -> Any:
+        """Reads more of inputs, several rows of which begin alike; for models that `reads_on`.
+
+        Args:
+          params: the parameters.
+          encoded: what `encode` made of one row, whose last token was not looked at, with room for
+            all that follows.
+          inputs: int32 `[batch, length]`, what follows in each row instead of that token, with
+            `padding` behind it.
+
+        Returns:
+          What `encode` would make of the whole rows.
+        """
+        raise NotImplementedError(f"{type(self).__name__} reads inputs at once")
+
     @abc.abstractmethod
     def repeat(self, encoded: Any, count: int) -> Any:
         """What `encode` returns, `count` times for each row: for several answers to one input."""

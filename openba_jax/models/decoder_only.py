@@ -7,12 +7,16 @@ from typing import Any, ClassVar, Self, cast
 
 import jax
 import jax.numpy as jnp
+from flax import traverse_util
 
 from openba_jax.models.base import Batch, Cache, DecodingState, Model, Params
 from openba_jax.models.config import ModelConfig
 
 PACKING = ("decoder_segment_ids", "decoder_positions", "decoder_causal_attention")
 """What a batch may have besides tokens and weights."""
+
+INDEX = "cache_index"
+"""The name of the leaf of a cache that counts the tokens that were read."""
 
 PADDING = -1
 """Behind the prompts given to a decoder: any id from 0 on may be a token."""
@@ -94,6 +98,27 @@ class DecoderOnly(Model):
             jnp.maximum(inputs, 0),
             prefill_lengths=read,
             prefix=inputs >= 0,
+        )
+        return cache
+
+    @property
+    def reads_on(self) -> bool:
+        """Whether tokens see those before them alone."""
+        return not cast(DecoderOnlyConfig, self.config).bidirectional_inputs
+
+    def extend(self, params: Params, encoded: Cache, inputs: jax.Array) -> Cache:
+        """Reads on in a cache of one row, see `Model.extend`."""
+        cache = self.repeat(encoded, inputs.shape[0])
+        # Every layer has the same index: how many tokens were read.
+        read = next(
+            leaf for path, leaf in traverse_util.flatten_dict(cache).items() if INDEX in path
+        )
+        read = read.reshape(-1, inputs.shape[0])[0]
+        _, cache = self._apply_cached(
+            params,
+            cache,
+            jnp.maximum(inputs, 0),
+            prefill_lengths=read + _lengths(inputs) - 1,
         )
         return cache
 

@@ -121,3 +121,14 @@ def test_settings_of_generation() -> None:
         with pytest.raises(UserError, match=r"max_gen_toks is .*; it must be a whole number"):
             GenerationSettings.of({"max_gen_toks": value})
     assert whole_number("batch_size", "8") == 8
+
+
+def test_a_decoder_begins_a_text_behind_the_beginning_if_there_is_one(
+    mapping, vocabulary, monkeypatch
+) -> None:
+    monkeypatch.setattr(vocabulary, "bos_id", 7)
+    for kind in ("frame", "plain"):
+        each = mapping("tiny_llama", kind)
+        assert each.continuation("", "gold", "x").inputs == (7,)
+        assert next(each.windows("gold", "x")).inputs == (7,)
+    assert mapping().continuation("", "gold", "x").inputs[0] == vocabulary.s_id

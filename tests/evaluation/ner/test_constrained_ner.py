@@ -63,7 +63,7 @@ def asked(tmp_path_factory) -> AskedModel:
     optimizer = optax.adam(4e-3)
 
     def batch() -> dict[str, np.ndarray]:
-        sentences = [_sentence(rng) for _ in range(32)]
+        sentences = [_sentence(rng) for _ in range(16)]
         targets = pad_rows([frame.answer(each.answer, "") for each in sentences], 64)
         return {
             "encoder_input_tokens": pad_rows([frame.prompt(s.prompt, "") for s in sentences], 32),
@@ -92,7 +92,7 @@ def asked(tmp_path_factory) -> AskedModel:
 
 def test_answers_are_never_malformed_and_more_often_right(asked) -> None:
     rng = random.Random(1)
-    items = {"made": [as_item(_sentence(rng)) for _ in range(32)]}
+    items = {"made": [as_item(_sentence(rng)) for _ in range(24)]}
     free = measure(benchmark("ner"), items, asked).total
     bound = measure(benchmark("ner_constrained"), items, asked).total
     assert free.figures["malformed"] > 0.1  # Else there would be nothing to mend.
