@@ -1,14 +1,15 @@
-r"""Measures a model folder: accuracy on multiple-choice files, loss on token stores.
+r"""Measures a model folder: benchmarks on questions, loss on token stores.
 
 openba-eval --gin_file=gin/runs/native/eval.gin --gin.MODEL_DIR='"runs/model"' \
   --gin.QUESTIONS='"data/questions"'
+openba-eval --gin_file=gin/runs/native/eval.gin --gin.MODEL_DIR='"runs/model"' \
+  --gin.BENCHMARKS='["mmlu", "cmmlu:ppl_5"]' --gin.QUESTIONS='"data"' --gin.RESULTS_DIR='"results"'
 openba-eval --gin_file=gin/runs/native/eval.gin --gin.MODEL_DIR='"runs/model"' \
   --gin.MIXTURE_OR_TASK_NAME='"ul2"' --gin.TOKEN_STORES='["data/spans"]'
 """
 
 from __future__ import annotations
 
-import dataclasses
 import glob
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ from openba_jax import cli
 from openba_jax.cli import gin_values
 from openba_jax.errors import UserError
 from openba_jax.files import json_text, write_json
-from openba_jax.paths import check_output_file, local, reject_overlap
+from openba_jax.paths import check_output_file, check_output_folder, local, reject_overlap
 
 if TYPE_CHECKING:
     from openba_jax.evaluation.benchmarks.base import Benchmark, Subjects
@@ -28,8 +29,10 @@ if TYPE_CHECKING:
 
 def evaluate(
     model_dir: str,
-    questions: str = "",
+    questions: str | Mapping[str, str] = "",
     benchmarks: str | Sequence[str] = "json_choice",
+    preset: str = "corrected",
+    shots: int | None = None,
     parse_special: bool = False,
     template: str = "{}",
     mixture: str = "",
@@ -38,14 +41,20 @@ def evaluate(
     batch_size: int = 32,
     eval_batches: int = 10,
     output_file: str = "",
+    results_dir: str = "",
+    export: bool = False,
+    compare: str | Sequence[str] = (),
     mesh_shape: Sequence[int] = (-1, 1, 1),
 ) -> dict[str, Any]:
     """Measures a model.
 
     Args:
       model_dir: a model folder, or `DIR/checkpoints/<step>`.
-      questions: folder of questions.
-      benchmarks: names of the benchmarks that read it and ask them.
+      questions: folder of questions, or one for each benchmark, see `sources.places`.
+      benchmarks: names of the benchmarks that read it and ask them, with or without a template:
+        `mmlu`, `mmlu:ppl_5`.
+      preset: `corrected`, or `original` with the mistakes of the original's programs.
+      shots: demonstrations at most; None: as the template says.
       parse_special: strings such as `</s>` in questions become the special tokens that they name.
       template: what stands around questions, `{}` being the question.
       mixture: task or mixture whose loss is measured.
@@ -54,20 +63,29 @@ def evaluate(
       batch_size: questions, or rows, at once.
       eval_batches: batches that the loss is measured on.
       output_file: JSON file for the figures, too.
+      results_dir: folder for a record of each question, figures, tables and a plot; what is there
+        already for the same model, questions and settings is not asked again.
+      export: write answers below `results_dir/BENCHMARK/original` in the form of the original's
+        programs, and for C-Eval in that of its server, too.
+      compare: `figures.json` of other models, which tables and plot show, too.
       mesh_shape: data, fsdp, model; the batch is rounded up to what data x fsdp divides.
 
     Returns:
-      `accuracy`: for each benchmark, for each subject and `total`, `right`, `count`, `skipped`,
-      `chance`; `loss`: `loss`, `accuracy` and `targets`. What was not asked for is left out.
+      `benchmarks`: for each of them `subjects`, `categories` and `total`, figures as in
+      `evaluation.score.Score.as_dict`; `loss`: `loss`, `accuracy` and `targets`. What was not
+      asked for is left out.
 
     Raises:
       UserError: there is nothing to measure, a benchmark is unknown, model or files cannot be used,
-        the mixture is for another kind of models, a figure would not be finite, or memory is full.
+        results there are for other settings, the mixture is for another kind of models, a figure
+        would not be finite, or memory is full.
     """
     import jax
 
     from openba_jax.checkpoints.model_folder import split_path
     from openba_jax.evaluation.benchmarks.registry import benchmark
+    from openba_jax.evaluation.report.report import check_figures, write_report
+    from openba_jax.evaluation.sources.places import places_of
     from openba_jax.inference.loading import load
     from openba_jax.objectives.mixture import get_mixture
     from openba_jax.parallel import hardware
@@ -80,20 +98,30 @@ def evaluate(
         raise UserError("nothing to measure; give QUESTIONS, or a mixture and TOKEN_STORES.")
     if bool(mixture) != bool(stores):
         raise UserError("the loss needs both MIXTURE_OR_TASK_NAME and TOKEN_STORES; give both.")
+    if results_dir and not questions:
+        raise UserError("RESULTS_DIR is for benchmarks, which need QUESTIONS; give both.")
+    if (export or compare) and not results_dir:
+        raise UserError("EXPORT and COMPARE write below RESULTS_DIR; give it, too.")
     stores = [str(local(store)) for store in stores]
     folder = local(model_dir)
-    if output_file:
-        reject_overlap(split_path(folder)[0], check_output_file(output_file), "model")
-        if questions:
-            reject_overlap(local(questions), output_file, "folder of questions")
-        for store in map(Path, stores):
-            for file in store.parent.glob(f"{glob.escape(store.name)}.*"):
-                reject_overlap(file, output_file, "token store")
-    lengths = None if feature_lengths is None else gin_values.feature_lengths(feature_lengths)
-    asked = [benchmark(name) for name in gin_values.several(benchmarks)]
+    asked = [benchmark(name, preset, shots) for name in gin_values.several(benchmarks)]
     if questions and not asked:
         raise UserError("BENCHMARKS is empty, and QUESTIONS need one that reads and asks them.")
-    loaded = [(each, each.load(local(questions))) for each in asked if questions]
+    places = places_of(questions, [each.name for each in asked]) if questions else {}
+    results = check_output_folder(results_dir) if results_dir else None
+    outputs = [check_output_file(output_file)] if output_file else []
+    for output in [*outputs, *([] if results is None else [results])]:
+        reject_overlap(split_path(folder)[0], output, "model")
+        for place in places.values():
+            reject_overlap(place, output, "folder of questions")
+        for store in map(Path, stores):
+            for file in store.parent.glob(f"{glob.escape(store.name)}.*"):
+                reject_overlap(file, output, "token store")
+    if export and (without := [each.name for each in asked if not each.exports]):
+        raise UserError(f"{without[0]} has no files of the original's; ask it without EXPORT.")
+    others = check_figures([local(file) for file in gin_values.several(compare)])
+    lengths = None if feature_lengths is None else gin_values.feature_lengths(feature_lengths)
+    loaded = [(each, each.load(places[each.name])) for each in asked if questions]
     measured = get_mixture(mixture) if mixture else None
     placed = load(folder, mesh_shape)
     if measured is not None:  # A decoder would read targets alone, and call that a loss.
@@ -104,41 +132,68 @@ def evaluate(
         "decoder_length": decoder_length,
         "batch_size": placed.rows(batch_size),
     }
+    options = {"parse_special": parse_special, "template": template}
     figures: dict[str, Any] = {}
     with hardware.explain_out_of_memory(), use_mesh(placed.mesh):
         if loaded:
-            figures["accuracy"] = {
-                each.name: _accuracy(placed, each, subjects, sizes, parse_special, template)
-                for each, subjects in loaded
-            }
+            figures["benchmarks"] = _measured(
+                placed, loaded, sizes, options, folder, results, export
+            )
         if measured is not None:
             figures["loss"] = _loss(placed, measured, stores, eval_batches, sizes)
-    if output_file and jax.process_index() == 0:
-        write_json(check_output_file(output_file), figures)
+    if jax.process_index() == 0:
+        if output_file:
+            write_json(check_output_file(output_file), figures)
+        if results is not None:
+            write_report(results, folder.name, figures, others)
     return figures
 
 
-def _accuracy(
+def _measured(
     placed: PlacedModel,
-    benchmark: Benchmark,
-    subjects: Subjects,
+    loaded: Sequence[tuple[Benchmark, Subjects]],
     sizes: Mapping[str, Any],
-    parse_special: bool,
-    template: str,
+    options: Mapping[str, Any],
+    model_dir: Path,
+    results: Path | None,
+    export: bool,
 ) -> dict[str, Any]:
-    from openba_jax.evaluation.accuracy import measure_accuracy
-    from openba_jax.inference.prompts import frame_of
+    import jax
 
-    lengths = sizes["encoder_length"], sizes["decoder_length"]
-    frame = frame_of(placed.model, placed.vocabulary)(
-        placed.vocabulary, *lengths, parse_special=parse_special, template=template
-    )
-    scores = measure_accuracy(
-        benchmark, subjects, placed.model, placed.params, frame, batch_size=sizes["batch_size"]
-    )
-    for name, score in scores.items():
-        cli.say(f"{name}: {score}")
-    return {name: dataclasses.asdict(score) for name, score in scores.items()}
+    from openba_jax.evaluation.asking import AskedModel
+    from openba_jax.evaluation.benchmarks.base import TOTAL
+    from openba_jax.evaluation.measuring import measure
+    from openba_jax.evaluation.results_folder import ResultsFolder, fingerprint
+
+    asked = AskedModel(placed.model, placed.params, placed.vocabulary, **sizes, **options)
+    folders: list[ResultsFolder | None] = [None] * len(loaded)
+    if results is not None:  # All are checked before the first is asked.
+        same = {"model": _model_identity(model_dir), **sizes, **options}
+        folders = [
+            ResultsFolder(results, benchmark, {**same, "questions": fingerprint(subjects)})
+            for benchmark, subjects in loaded
+        ]
+    figures = {}
+    for (benchmark, subjects), folder in zip(loaded, folders, strict=True):
+        measured = measure(benchmark, subjects, asked, folder=folder, progress=True)
+        cli.say(f"{measured.benchmark}, {benchmark.unit}:")
+        for name, result in {**measured.subjects, TOTAL: measured.total}.items():
+            cli.say(f"{name}: {result}")
+        if export and folder is not None and jax.process_index() == 0:
+            benchmark.export(folder.path / "original", measured.records)
+        figures[measured.benchmark] = {**measured.as_dict(), "settings": dict(benchmark.settings)}
+    return figures
+
+
+def _model_identity(model_dir: Path) -> list[Any]:
+    """What tells that a model folder is another one than before: its path, step and files."""
+    from openba_jax.checkpoints.model_folder import existing_step, split_path
+
+    folder, step = split_path(model_dir)
+    step = existing_step(folder, step)
+    files = sorted(file for file in (folder / "checkpoints" / str(step)).rglob("*"))
+    written = max((file.stat().st_mtime_ns for file in files if file.is_file()), default=0)
+    return [str(folder.resolve()), step, written]
 
 
 def _loss(

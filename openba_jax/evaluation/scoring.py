@@ -43,16 +43,42 @@ def answer_log_likelihoods(
     batch, answers, length = targets.shape
     inputs = jnp.asarray(inputs)
     encoded = model.encode(params, inputs, room=length)
-    targets = targets.reshape(batch * answers, length)
-    first = jnp.repeat(model.first_tokens(inputs), answers)
-    hidden = model.decode_hidden(
-        params,
-        model.repeat(encoded, answers),
-        jnp.repeat(inputs, answers, axis=0),
-        jnp.concatenate([first[:, None], targets[:, :-1]], axis=1),
-    )
+    first = jnp.broadcast_to(model.first_tokens(inputs)[:, None, None], (batch, answers, 1))
+    tokens = jnp.concatenate([first, targets[:, :, :-1]], axis=2)
+    hidden = model.answers_hidden(params, encoded, inputs, tokens)
+    targets = jnp.asarray(targets).reshape(batch * answers, length)
     losses = token_losses(model.head(params), hidden, targets).reshape(weights.shape)
     return -jnp.sum(losses * weights, axis=-1)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def next_token_log_likelihoods(
+    model: Model,
+    params: Params,
+    inputs: jax.Array,
+    prefix: jax.Array,
+    tokens: jax.Array,
+) -> jax.Array:
+    """log p of some tokens behind each input and a prefix: one position, not one for each token.
+
+    Args:
+      model: the model.
+      params: its parameters.
+      inputs: int32 `[batch, input_length]`, padded with `model.padding`.
+      prefix: int32 `[length]`, which the answer to every input begins with; may be empty.
+      tokens: int32 `[batch, count]`.
+
+    Returns:
+      float32 `[batch, count]`, in nats, at most 0.
+    """
+    inputs = jnp.asarray(inputs)
+    rows = jnp.broadcast_to(jnp.asarray(prefix), (len(inputs), *prefix.shape))
+    read = jnp.concatenate([model.first_tokens(inputs)[:, None], rows], axis=1)
+    encoded = model.encode(params, inputs, room=read.shape[1])
+    hidden = model.decode_hidden(params, encoded, inputs, read)
+    logits = model.head(params).logits(hidden[:, -1:])[:, 0].astype(jnp.float32)
+    found = jnp.take_along_axis(logits, jnp.asarray(tokens), axis=-1)
+    return found - jax.nn.logsumexp(logits, axis=-1, keepdims=True)
 
 
 def token_losses(head: Head, hidden: jax.Array, targets: jax.Array) -> jax.Array:

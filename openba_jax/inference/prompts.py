@@ -129,7 +129,7 @@ class PromptFrame(abc.ABC):
           UnusablePromptError: the prompt is no valid Unicode, or longer than `encoder_length`
             allows.
         """
-        body = self._in_template(text, self._encode(text, place))
+        body = self._in_template(text, self.encode(text, place))
         most = self.encoder_length - self.tokens
         if len(body) > most:
             raise UnusablePromptError(
@@ -166,7 +166,7 @@ class PromptFrame(abc.ABC):
           UnusablePromptError: the answer is no valid Unicode, has no token to score, or is longer
             than `decoder_length` allows.
         """
-        ids = self.framed_answer(self._encode(self.separator + text, place))
+        ids = self.framed_answer(self.encode(self.separator + text, place))
         if not text.strip() or all(token in self.unscored_ids for token in ids):
             raise UnusablePromptError(f"{place}: the answer {text!r} has no token to score.")
         if self.decoder_length is not None and len(ids) > self.decoder_length:
@@ -181,7 +181,12 @@ class PromptFrame(abc.ABC):
         """What stands between a prompt and an answer."""
         return ""
 
-    def _encode(self, text: str, place: str) -> list[int]:
+    def encode(self, text: str, place: str) -> list[int]:
+        """The ids of a text without its frame; special tokens in it are reported.
+
+        Raises:
+          UnusablePromptError: the text is no valid Unicode.
+        """
         _check_unicode(text, place)
         for token in self.vocabulary.special_in(text):
             if token not in self._reported:

@@ -150,6 +150,28 @@ class Model(abc.ABC):
           `[batch, length, embed]`.
         """
 
+    def answers_hidden(
+        self, params: Params, encoded: Any, inputs: jax.Array, tokens: jax.Array
+    ) -> jax.Array:
+        """The output before the logits for several given answers to each input.
+
+        Args:
+          params: the parameters.
+          encoded: what `encode` made of `inputs`.
+          inputs: int32 `[batch, input_length]`.
+          tokens: int32 `[batch, answers, length]`, `first_tokens` in front.
+
+        Returns:
+          `[batch * answers, length, embed]`.
+        """
+        _, answers, length = tokens.shape
+        return self.decode_hidden(
+            params,
+            self.repeat(encoded, answers),
+            jnp.repeat(inputs, answers, axis=0),
+            tokens.reshape(-1, length),
+        )
+
     @abc.abstractmethod
     def start_decoding(self, params: Params, inputs: jax.Array, length: int) -> DecodingState:
         """Reads int32 `[batch, input_length]` and makes room for `length` tokens."""

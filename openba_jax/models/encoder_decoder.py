@@ -112,6 +112,12 @@ class EncoderDecoder(Model):
         """The decoder output `[batch, length, embed]`, see `Model.decode_hidden`."""
         return self._apply("decode_hidden", params, encoded, inputs, tokens, enable_dropout=False)
 
+    def answers_hidden(
+        self, params: Params, encoded: jax.Array, inputs: jax.Array, tokens: jax.Array
+    ) -> jax.Array:
+        """As `Model.answers_hidden`; answers share keys and values of the encoder output."""
+        return self.decode_hidden(params, encoded, inputs, tokens.reshape(-1, tokens.shape[-1]))
+
     def start_decoding(self, params: Params, inputs: jax.Array, length: int) -> DecodingState:
         """Cross-attention keys and values filled, self-attention empty."""
         encoded = self.encode(params, inputs)

@@ -271,7 +271,7 @@ class CrossAttention(Attention):
         """Attends `[batch, length, embed]` to `[batch, encoder_length, encoder embed]`.
 
         Args:
-          inputs: the decoder's activations.
+          inputs: the decoder's activations; several rows in a run may share an encoder output.
           encoded: the encoder output; while decoding it is read only to make the cache.
           mask: what of the encoder output each position sees.
           deterministic: no dropout.
@@ -283,7 +283,9 @@ class CrossAttention(Attention):
         query = self._split(self.query(inputs))
         if not decode:
             key, value = self._split(self.key(encoded)), self._split(self.value(encoded))
-            return self._attend(query, key, value, mask, None, deterministic)
+            queries = query.reshape(key.shape[0], -1, *query.shape[2:])
+            attended = self._attend(queries, key, value, mask, None, deterministic)
+            return attended.reshape(*inputs.shape[:-1], attended.shape[-1])
 
         def cached(name: str, projection: Projection) -> jax.Array:
             def project() -> jax.Array:

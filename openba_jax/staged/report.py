@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from openba_jax.evaluation.accuracy import Score
+from openba_jax.evaluation.score import Score
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,13 +10,14 @@ from typing import Any
 
 from openba_jax.checkpoints import model_folder
 from openba_jax.data.vocabularies.registry import open_vocabulary
-from openba_jax.evaluation.accuracy import Score, measure_accuracy
+from openba_jax.evaluation.asking import AskedModel
 from openba_jax.evaluation.benchmarks import json_choice
 from openba_jax.evaluation.benchmarks.base import TOTAL
+from openba_jax.evaluation.measuring import measure
+from openba_jax.evaluation.score import Score
 from openba_jax.files import write_atomically, write_json
 from openba_jax.inference import loading
 from openba_jax.inference.generator import Generator
-from openba_jax.inference.prompts import frame_of
 from openba_jax.models.counting import parameter_count, train_flops_per_example
 from openba_jax.parallel.sharding import use_mesh
 from openba_jax.pruning.vocabulary import sum_counts
@@ -51,18 +52,20 @@ class Results:
         if not path.exists():
             placed = loading.load(self.models.folder(name), self.models.mesh_shape)
             lengths = data.encoder_length, data.decoder_length
+            asked = AskedModel(
+                placed.model,
+                placed.params,
+                placed.vocabulary,
+                *lengths,
+                batch_size=placed.rows(SCORED_AT_ONCE),
+            )
             with use_mesh(placed.mesh):
-                measured = measure_accuracy(
-                    json_choice.BENCHMARK,
-                    json_choice.load(Path(data.questions)),
-                    placed.model,
-                    placed.params,
-                    frame_of(placed.model, placed.vocabulary)(placed.vocabulary, *lengths),
-                    batch_size=placed.rows(SCORED_AT_ONCE),
-                )
-            write_json(path, {key: dataclasses.asdict(score) for key, score in measured.items()})
+                subjects = json_choice.load(Path(data.questions))
+                measured = measure(json_choice.BENCHMARK, subjects, asked)
+            write_json(path, measured.as_dict())
         stored = json.loads(path.read_text(encoding="utf-8"))
-        return {subject: Score(**fields) for subject, fields in stored.items()}
+        scores = {**stored["subjects"], TOTAL: stored[TOTAL]}
+        return {subject: Score.from_dict(fields) for subject, fields in scores.items()}
 
     def accuracy(self, name: str) -> float | None:
         """Accuracy over all questions, None where there are none."""

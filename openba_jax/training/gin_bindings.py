@@ -15,6 +15,7 @@ from openba_jax.cli import gin_values
 from openba_jax.data.loader import BatchLoader
 from openba_jax.data.vocabularies.registry import open_vocabulary
 from openba_jax.errors import UserError
+from openba_jax.evaluation.while_training import BenchmarkEvaluator
 from openba_jax.models import registry
 from openba_jax.models.config import ModelConfig
 from openba_jax.objectives.mixture import get_mixture
@@ -102,6 +103,46 @@ def adaptation(
     return None if found.rule is None else Adaptation(found, target_losses, floor)
 
 
+def benchmarks(
+    names: str | Sequence[str],
+    questions: str | Mapping[str, str],
+    vocabulary: str,
+    feature_lengths: Mapping[str, int],
+    batch_size: int = 32,
+    every: int | None = None,
+    preset: str = "corrected",
+    shots: int | None = None,
+) -> BenchmarkEvaluator | None:
+    """What is asked while a model is trained; None without names.
+
+    Args:
+      names: of benchmarks, with or without a template.
+      questions: where they lie, see `evaluation.sources.places`.
+      vocabulary: the tokenizer's file.
+      feature_lengths: `{'inputs': longest prompt, 'targets': longest answer}`, in tokens.
+      batch_size: questions at once.
+      every: steps between; None: at every evaluation.
+      preset: see `evaluation.benchmarks.base.Benchmark.configured`.
+      shots: demonstrations at most; None: as templates say.
+
+    Raises:
+      UserError: something of this does not exist or does not fit together.
+    """
+    if not names and not questions:
+        return None
+    lengths = gin_values.feature_lengths(feature_lengths)
+    return BenchmarkEvaluator(
+        gin_values.several(names),
+        questions,
+        open_vocabulary(local(vocabulary)),
+        lengths,
+        batch_size=batch_size,
+        every=every,
+        preset=preset,
+        shots=shots,
+    )
+
+
 def _configurable(function: Callable[..., Any]) -> Callable[..., Any]:
     """Makes a function known to gin under its own name, its arguments checked."""
     made = gin_values.checked(function)
@@ -118,4 +159,5 @@ warmup_constant = _configurable(optimizer.warmup_constant)
 adamw = _configurable(optimizer.adamw)
 token_batches = _configurable(token_batches)
 adaptation = _configurable(adaptation)
+benchmarks = _configurable(benchmarks)
 train = _configurable(trainer.train)

@@ -78,7 +78,7 @@ class MetricWriter:
         """Appends one record.
 
         Args:
-          split: `train` or `eval`; or `speed` or `machine`, which go to `speed.jsonl`.
+          split: `train`, `eval` or `benchmarks`; or `speed` or `machine`, for `speed.jsonl`.
           step: number of steps taken.
           values: what to record; what is no number is not for TensorBoard.
         """

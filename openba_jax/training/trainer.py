@@ -24,6 +24,7 @@ from openba_jax import paths
 from openba_jax.checkpoints import model_folder, training_state
 from openba_jax.errors import UserError
 from openba_jax.evaluation.loss import LossOnBatches, local_rows
+from openba_jax.evaluation.while_training import BenchmarkEvaluator
 from openba_jax.files import explain_full_disk
 from openba_jax.models.base import Model
 from openba_jax.parallel import hardware, sharding
@@ -79,6 +80,7 @@ def train(
     keep_period: int | None = None,
     extra_files: Mapping[str, str] | None = None,
     adaptation: Adaptation | None = None,
+    benchmarks: BenchmarkEvaluator | None = None,
     param_dtype: str | None = None,
     not_finite: str = "stop",
     max_skipped: int = 10,
@@ -112,6 +114,8 @@ def train(
       extra_files: texts to write into the model folder, by file name.
       adaptation: how the rates of the batches, which are `AdaptiveBatches` then, follow the losses
         of the denoisers at every `eval_every` steps (D-UL2).
+      benchmarks: what is asked every so many steps, or at every evaluation; besides, before the
+        first step and after the last.
       param_dtype: type in which parameters and moments are kept, `float32` or `bfloat16`. None: as
         the run has them, and `float32` for a new run, whatever the initial model has.
       not_finite: what to do about a step whose loss or gradient is not finite: `"stop"`, or
@@ -210,6 +214,7 @@ def train(
                 adaptation, adaptive, model, mesh, eval_batches, saved.get("adaptation")
             )
         first_eval = evaluate(state.params) if start == 0 else {}
+        first_figures = benchmarks(model, state.params, mesh) if benchmarks and start == 0 else {}
         first_losses = moving.measure(state.params) if moving is not None and start == 0 else {}
         if signals.stop_after(start):  # A signal came while all this was read.
             signals.end(start)
@@ -239,6 +244,7 @@ def train(
         _record_changes(log, start, begin.changes)
         if start == 0:
             log.write("eval", 0, first_eval)
+            log.write("benchmarks", 0, first_figures)
             if moving is not None:
                 log.write(rates_plot.SPLIT, 0, moving.record(first_losses))
 
@@ -256,15 +262,18 @@ def train(
             step = before + 1
             last = step == train_steps
             evaluates = last or (eval_every is not None and step % eval_every == 0)
+            asks = benchmarks is not None and (
+                last or (evaluates if benchmarks.every is None else step % benchmarks.every == 0)
+            )
             saves = last or step % checkpoint_every == 0
             stops = signals.stop_after(step)
-            if not (stops or evaluates or saves or step % log_every == 0):
+            if not (stops or evaluates or asks or saves or step % log_every == 0):
                 continue
 
             done = jax.device_get(pending)
             seconds = time.perf_counter() - clock
             check_finite(done, step, folder, newest)
-            if evaluates or saves or step % log_every == 0:
+            if evaluates or asks or saves or step % log_every == 0:
                 interval = [*carried, *done]
                 tokens += sum(int(m["tokens"]) for m in interval)
                 record = metrics.train_record(interval, tokens)
@@ -278,6 +287,8 @@ def train(
                 carried = [*carried, *map(_as_json, done)]
             if evaluates:
                 log.write("eval", step, evaluate(state.params))
+            if asks and benchmarks is not None:
+                log.write("benchmarks", step, benchmarks(model, state.params, mesh))
             if moving is not None and moves_after(step):
                 losses = moving.measure(state.params)
                 moving.move(step, losses)

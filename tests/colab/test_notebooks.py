@@ -117,6 +117,20 @@ def test_llama(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "model.gguf:" in text
 
 
+def test_evaluate(
+    quickstart: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENBA_NOTEBOOK_RUN", str(quickstart[0] / "run"))
+    monkeypatch.setenv("OPENBA_NOTEBOOK_QUESTIONS", str(quickstart[0] / "facts" / "questions"))
+    monkeypatch.setenv("OPENBA_NOTEBOOK_OUTPUT", str(tmp_path))
+    text = printed("6_evaluate.ipynb")
+    assert "before  json_choice: " in text
+    assert "after   json_choice: " in text
+    assert "questions were lost" in text
+    assert (tmp_path / "after" / "figures.png").stat().st_size > 0
+    assert "| pretrain.tuned |" in (tmp_path / "after" / "tables.md").read_text()
+
+
 @pytest.mark.t5x
 def test_t5x(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("t5x.models", reason="T5X is not importable; see docs/t5x.md")

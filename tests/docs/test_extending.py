@@ -148,9 +148,9 @@ def test_a_benchmark_is_asked_by_name(
         feature_lengths={"inputs": 128, "targets": 8},
         batch_size=2,
     )
-    assert list(figures["accuracy"]) == ["json_choice", "letters"]
-    assert figures["accuracy"]["letters"]["people"]["count"] == 2
-    assert figures["accuracy"]["letters"]["people"]["skipped"] == 0
+    assert list(figures["benchmarks"]) == ["json_choice", "letters"]
+    assert figures["benchmarks"]["letters"]["subjects"]["people"]["count"] == 2
+    assert figures["benchmarks"]["letters"]["subjects"]["people"]["skipped"] == 0
     (question, _) = module.load(tmp_path / "questions")["people"]
     framed = module.prompt(question, SentinelFrame(vocabulary, 128, 8))
     assert "I B: you C: they Answer:" in vocabulary.decode(framed.prompt)

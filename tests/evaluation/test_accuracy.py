@@ -9,13 +9,15 @@ import pytest
 
 from openba_jax.data.vocabularies.base import Vocabulary
 from openba_jax.errors import UserError
-from openba_jax.evaluation.accuracy import Score, choose_answers, measure_accuracy
-from openba_jax.evaluation.benchmarks.base import Question
+from openba_jax.evaluation.asking import AskedModel
+from openba_jax.evaluation.benchmarks.base import TOTAL
+from openba_jax.evaluation.benchmarks.choices import Question
 from openba_jax.evaluation.benchmarks.json_choice import BENCHMARK
 from openba_jax.evaluation.loss import LossOnBatches
+from openba_jax.evaluation.measuring import measure
+from openba_jax.evaluation.score import Score
 from openba_jax.evaluation.scoring import answer_log_likelihoods
 from openba_jax.inference.padding import fitting_length, pad_rows
-from openba_jax.inference.prompts import PromptFrame, SentinelFrame
 from openba_jax.parallel import sharding
 
 QUESTIONS = [
@@ -24,14 +26,15 @@ QUESTIONS = [
 ]
 
 
-def _choices(loaded, frame: PromptFrame, batch_size: int = 4) -> list[int]:
-    framed = [BENCHMARK.prompt(question, frame) for question in QUESTIONS]
-    places = [question.place for question in QUESTIONS]
-    return choose_answers(BENCHMARK, framed, places, *loaded, frame, batch_size)
+def _choices(loaded, vocabulary: Vocabulary, length: int = 32, answer: int = 24) -> list[int]:
+    asked = AskedModel(*loaded, vocabulary, length, answer, batch_size=4)
+    return [record["choice"] for record in BENCHMARK.answers(QUESTIONS, asked)]
 
 
-def _accuracy(loaded, subjects, frame: PromptFrame) -> dict[str, Score]:
-    return measure_accuracy(BENCHMARK, subjects, *loaded, frame, batch_size=2)
+def _accuracy(loaded, subjects, vocabulary: Vocabulary, **options) -> dict[str, Score]:
+    asked = AskedModel(*loaded, vocabulary, 32, 24, batch_size=2, **options)
+    measured = measure(BENCHMARK, subjects, asked)
+    return {**measured.subjects, TOTAL: measured.total}
 
 
 def test_likelihoods_equal_a_plain_computation(loaded) -> None:
@@ -65,7 +68,7 @@ def test_large_batches_go_position_by_position(loaded, monkeypatch) -> None:
 
 def test_the_answer_is_the_likeliest_per_token(loaded, vocabulary: Vocabulary) -> None:
     model, params = loaded
-    predicted = _choices(loaded, SentinelFrame(vocabulary, 32, 24))
+    predicted = _choices(loaded, vocabulary)
     for question, prediction in zip(QUESTIONS, predicted, strict=True):
         frame = [vocabulary.sentinel(0)]
         inputs = [vocabulary.s_id, *vocabulary.encode(question.text), *frame, 1]
@@ -84,7 +87,7 @@ def test_the_answer_is_the_likeliest_per_token(loaded, vocabulary: Vocabulary) -
 
 def test_scores_of_subjects(loaded, vocabulary: Vocabulary) -> None:
     subjects = {"one": QUESTIONS[:1], "two": QUESTIONS[1:] * 2}
-    scores = _accuracy(loaded, subjects, SentinelFrame(vocabulary, 32, 24))
+    scores = _accuracy(loaded, subjects, vocabulary)
     assert set(scores) == {"one", "two", "total"}
     assert scores["total"].count == 3
     assert scores["total"].right == scores["one"].right + scores["two"].right
@@ -106,10 +109,10 @@ def test_scores_of_subjects(loaded, vocabulary: Vocabulary) -> None:
 def test_what_cannot_be_asked_is_named_and_counted_as_wrong(
     loaded, vocabulary: Vocabulary, caplog, odd: Question, parse_special: bool, message: str
 ) -> None:
-    frame = SentinelFrame(vocabulary, 32, 24, parse_special)
-    asked = _accuracy(loaded, {"one": QUESTIONS}, frame)["total"]
+    options = {"parse_special": parse_special}
+    asked = _accuracy(loaded, {"one": QUESTIONS}, vocabulary, **options)["total"]
     assert asked.right > 0  # Else the next comparison says little.
-    scores = _accuracy(loaded, {"one": [odd, *QUESTIONS], "odd": [odd]}, frame)
+    scores = _accuracy(loaded, {"one": [odd, *QUESTIONS], "odd": [odd]}, vocabulary, **options)
     assert (scores["one"].right, scores["one"].count) == (asked.right, 3)
     assert scores["one"].skipped == 1
     assert scores["one"].accuracy == asked.right / 3
@@ -119,12 +122,12 @@ def test_what_cannot_be_asked_is_named_and_counted_as_wrong(
     assert "s.json 7" in caplog.text
     assert message in caplog.text
     with pytest.raises(UserError, match="none of the 1 questions of json_choice"):
-        _accuracy(loaded, {"odd": [odd]}, frame)
+        _accuracy(loaded, {"odd": [odd]}, vocabulary, **options)
 
 
 def test_the_same_option_twice_is_asked_where_it_is_wrong(loaded, vocabulary: Vocabulary) -> None:
     question = Question("Who?", ("I", "they", "they"), 0, "s.json 7")
-    scores = _accuracy(loaded, {"one": [question]}, SentinelFrame(vocabulary, 32, 24))
+    scores = _accuracy(loaded, {"one": [question]}, vocabulary)
     assert scores["one"].skipped == 0
 
 
@@ -136,7 +139,7 @@ def test_scores_that_are_not_finite_are_refused(loaded, vocabulary, value: float
         bad["decoder"]["final_layer_norm"]["scale"], value
     )
     with pytest.raises(UserError, match=r"q\.json 1: the score of an answer is not finite"):
-        _choices((model, bad), SentinelFrame(vocabulary, 32, 24))
+        _choices((model, bad), vocabulary)
 
 
 def test_what_is_short_is_padded_to_little() -> None:
@@ -147,7 +150,7 @@ def test_what_is_short_is_padded_to_little() -> None:
 
 
 def test_a_longer_limit_changes_no_answer(loaded, vocabulary: Vocabulary) -> None:
-    answers = [_choices(loaded, SentinelFrame(vocabulary, length, length)) for length in (40, 4096)]
+    answers = [_choices(loaded, vocabulary, length, length) for length in (40, 4096)]
     assert answers[0] == answers[1]
 
 

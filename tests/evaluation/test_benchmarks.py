@@ -10,7 +10,7 @@ import pytest
 
 from openba_jax.errors import UserError
 from openba_jax.evaluation.benchmarks import json_choice, registry
-from openba_jax.evaluation.benchmarks.base import Question
+from openba_jax.evaluation.benchmarks.choices import Question
 
 FIELDS = {"question": "Who?", "res1": "I", "res2": "you", "ans": "B"}
 
@@ -105,5 +105,15 @@ def test_a_folder_without_questions_and_a_subject_called_total(tmp_path: Path) -
 def test_the_nearest_name_is_suggested() -> None:
     with pytest.raises(UserError, match="'json_choise'; did you mean json_choice"):
         registry.benchmark("json_choise")
-    with pytest.raises(UserError, match="'mmlu'; known are json_choice"):
-        registry.benchmark("mmlu")
+    with pytest.raises(UserError, match="'cmmmlu'; did you mean cmmlu"):
+        registry.benchmark("cmmmlu:ppl_5")
+    with pytest.raises(UserError, match="'xyz'; known are json_choice"):
+        registry.benchmark("xyz")
+    with pytest.raises(UserError, match="mmlu has no template 'ppl5'; did you mean ppl_5"):
+        registry.benchmark("mmlu:ppl5")
+    with pytest.raises(UserError, match="json_choice has no templates"):
+        registry.benchmark("json_choice:ppl_5")
+    with pytest.raises(UserError, match="PRESET is 'orginal'; it must be one of"):
+        registry.benchmark("mmlu", preset="orginal")
+    with pytest.raises(UserError, match="ppl_0 of piqa shows no demonstrations, and SHOTS is 3"):
+        registry.benchmark("piqa:ppl_0", shots=3)

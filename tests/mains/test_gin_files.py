@@ -19,7 +19,8 @@ def test_every_macro_of_the_native_files_says_what_it_is() -> None:
 
 def test_shared_files_are_no_files_of_a_command() -> None:
     assert list(gin_files.files_for("openba-train")) == [
-        f"gin/runs/native/{name}.gin" for name in ("finetune", "pretrain", "recover")
+        f"gin/runs/native/{name}.gin"
+        for name in ("finetune", "ner", "ner_llama", "ner_t5", "pretrain", "recover")
     ]
     assert gin_files.files_for("openba-nothing") == {}
 

@@ -13,6 +13,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 MAINS = [
     *("train", "eval", "infer", "prune", "convert", "prepare"),
     *("pipeline", "sweep", "sizes", "facts", "serving.chat", "serving.serve"),
+    "data.ner.__main__",
 ]
 
 

@@ -114,7 +114,8 @@ def test_an_overlong_question_is_counted_and_named(folder: Path, tmp_path: Path)
     assert done.returncode == 0, done.stderr
     assert "squares.json question 2: a prompt of" in done.stderr
     assert "of 3, 1 of them skipped and counted as wrong, chance 50.0%" in done.stdout
-    score = json.loads((tmp_path / "figures.json").read_text())["accuracy"]["json_choice"]["total"]
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    score = figures["benchmarks"]["json_choice"]["total"]
     assert score["count"] == 3
     assert score["skipped"] == 1
     assert score["right"] in (0, 2)  # The other two are the same question.

@@ -1,76 +1,145 @@
-"""What a benchmark is: questions, how they are put, and how an answer is chosen."""
+"""What a benchmark is: items by subject, what a model makes of each, and the figures of that.
+
+There are two kinds: choices (`choices.Choices`) and generations. Both make one `Record` for each
+item, skipped ones included; every figure is a function of records. So a subject whose records are
+on disk need not be asked again, and averages over categories and over all items are taken in the
+same way, whatever the figure is.
+"""
 
 from __future__ import annotations
 
-import dataclasses
+import abc
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, ClassVar, Protocol, Self
 
-import numpy as np
-
-from openba_jax.inference.prompts import PromptFrame
+from openba_jax.errors import UserError
+from openba_jax.evaluation.asking import AskedModel
 
 TOTAL = "total"
 """What the figures over all subjects stand under; no subject has this name."""
 
+Subjects = Mapping[str, Sequence[Any]]
+"""Name of a subject -> its items, in the order of their file."""
 
-@dataclasses.dataclass(frozen=True)
-class Question:
-    """One question.
+Record = dict[str, Any]
+"""What became of one item: a line of the log, JSON. `place` says where the item stands; `skipped`
+is why it could not be asked, or None. The other keys are the benchmark's."""
+
+Advance = Callable[[int], object]
+"""Is told how many more items are done."""
+
+
+def ignore_progress(count: int) -> None:
+    """Where nobody looks."""
+    del count
+
+
+class Result(Protocol):
+    """Figures over some records."""
+
+    @property
+    def count(self) -> int:
+        """Items, those skipped included."""
+
+    @property
+    def skipped(self) -> int:
+        """Items that could not be asked; they are part of every denominator."""
+
+    @property
+    def figure(self) -> float:
+        """The one figure for tables and plots, from 0 to 1."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """All figures, for JSON."""
+
+    def __str__(self) -> str:
+        """For a terminal."""
+
+
+class Benchmark(abc.ABC):
+    """Items, how they are put, and what figures come of it.
 
     Attributes:
-      text: the question.
-      options: the answers to choose from.
-      answer: index of the right one.
-      place: where it stands, for messages.
-    """
-
-    text: str
-    options: tuple[str, ...]
-    answer: int
-    place: str = "a question"
-
-
-class FramedQuestion(NamedTuple):
-    """A question as the model reads it.
-
-    Attributes:
-      prompt: encoder ids.
-      answers: decoder ids of the answers to choose from.
-    """
-
-    prompt: list[int]
-    answers: list[list[int]]
-
-
-Subjects = Mapping[str, Sequence[Question]]
-"""Name of a subject -> its questions."""
-
-Metric = Callable[[np.ndarray, np.ndarray], np.ndarray]
-"""(log-likelihoods float `[..., answers]`, scored tokens int `[..., answers]`) -> the scores of the
-answers, float `[..., answers]`; the answer with the highest is chosen."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Benchmark:
-    """A way to ask.
-
-    Attributes:
-      name: in the registry.
-      load: reads the questions of a folder. It raises a `UserError` that names the file where there
-        is none, or where one is malformed.
-      prompt: frames a question. It raises an `UnusablePromptError` where the model cannot be asked
-        the question; this is then counted as skipped.
-      metric: scores the answers.
+      name: by which it is asked for.
+      unit: what `Result.figure` is, such as `accuracy`.
+      exports: whether `export` writes files of other programs.
     """
 
     name: str
-    load: Callable[[Path], Subjects]
-    prompt: Callable[[Question, PromptFrame], FramedQuestion]
-    metric: Metric
+    unit: ClassVar[str]
+    exports: ClassVar[bool] = False
 
+    @abc.abstractmethod
+    def load(self, source: Path) -> Subjects:
+        """Reads the items.
 
-def mean_log_likelihood(sums: np.ndarray, tokens: np.ndarray) -> np.ndarray:
-    """The `Metric` that makes the answer of the lowest perplexity the best."""
-    return sums / np.maximum(tokens, 1)
+        Args:
+          source: a folder or a file.
+
+        Raises:
+          UserError: there is none, or one is malformed; the message names the file and the item.
+        """
+
+    @abc.abstractmethod
+    def answers(
+        self, items: Sequence[Any], asked: AskedModel, advance: Advance = ignore_progress
+    ) -> list[Record]:
+        """Asks the items of one subject.
+
+        Args:
+          items: as `load` made them.
+          asked: the model.
+          advance: is told of progress.
+
+        Returns:
+          A record for each item, in their order. An item that cannot be asked has a reason below
+          `skipped`, and counts as failed.
+
+        Raises:
+          UserError: what the model answers is not finite.
+        """
+
+    @abc.abstractmethod
+    def result(self, records: Sequence[Record]) -> Result:
+        """The figures of some records, of one subject or of several."""
+
+    def configured(self, template: str = "", preset: str = "", shots: int | None = None) -> Self:
+        """The benchmark with other settings.
+
+        Args:
+          template: name of one of its templates; "": the one in use.
+          preset: whether mistakes of the original are made, for benchmarks that know some.
+          shots: demonstrations at most; None: as usual.
+
+        Raises:
+          UserError: it has no such settings.
+        """
+        del preset, shots
+        if template:
+            raise UserError(f"{self.name} has no templates; ask for it without {template!r}.")
+        return self
+
+    def export(self, folder: Path, records: Mapping[str, Sequence[Record]]) -> None:
+        """Writes answers in the files of other programs, if `exports`.
+
+        Args:
+          folder: where to; it may not be there yet.
+          records: by subject.
+        """
+        raise NotImplementedError(f"{self.name} has no files of other programs")
+
+    @property
+    def label(self) -> str:
+        """What its figures stand under."""
+        return self.name
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """What figures depend on besides model, lengths and items, for JSON."""
+        return {}
+
+    @property
+    def categories(self) -> Mapping[str, Sequence[str]]:
+        """Subject -> its categories, where it has some."""
+        return {}

@@ -9,18 +9,40 @@ from typing import cast
 from openba_jax.errors import UserError
 from openba_jax.evaluation.benchmarks.base import Benchmark
 
-BENCHMARKS = {"json_choice": "openba_jax.evaluation.benchmarks.json_choice"}
+_ROOM = "openba_jax.evaluation"
+_CHOICES = (
+    *("json_choice", "mmlu", "cmmlu", "ceval", "arc_e", "arc_c"),
+    *("piqa", "sciq", "logiqa", "boolq"),
+)
+
+BENCHMARKS = {
+    **{name: f"{_ROOM}.benchmarks.{name}" for name in _CHOICES},
+    "bbh": f"{_ROOM}.generation.bbh",
+    "gsm8k": f"{_ROOM}.generation.gsm8k",
+    "translation": f"{_ROOM}.generation.translation",
+    "summarisation": f"{_ROOM}.generation.summarisation",
+    "ner": f"{_ROOM}.ner.ner",
+    "ner_constrained": f"{_ROOM}.ner.ner_constrained",
+}
 """Name of a benchmark -> the module that has its `BENCHMARK`."""
 
 
-def benchmark(name: str) -> Benchmark:
+def benchmark(name: str, preset: str = "corrected", shots: int | None = None) -> Benchmark:
     """A benchmark by name.
 
+    Args:
+      name: such as `mmlu`, or with a template `mmlu:ppl_5`.
+      preset: see `Benchmark.configured`.
+      shots: see `Benchmark.configured`.
+
     Raises:
-      UserError: no benchmark has that name; the message names the nearest.
+      UserError: no benchmark has that name, and the message names the nearest; or it has no such
+        settings.
     """
+    name, _, template = name.partition(":")
     if name not in BENCHMARKS:
         close = difflib.get_close_matches(name, BENCHMARKS, 1)
         hint = f"did you mean {close[0]}? Known" if close else "known"
         raise UserError(f"no benchmark is called {name!r}; {hint} are {', '.join(BENCHMARKS)}.")
-    return cast(Benchmark, importlib.import_module(BENCHMARKS[name]).BENCHMARK)
+    found = cast(Benchmark, importlib.import_module(BENCHMARKS[name]).BENCHMARK)
+    return found.configured(template, preset, shots)

@@ -1,0 +1,1 @@
+"""Benchmarks whose answers are generated; one file each, named in `benchmarks.registry`."""

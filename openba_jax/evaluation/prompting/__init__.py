@@ -1,0 +1,1 @@
+"""Prompts of benchmarks: templates, demonstrations, and questions framed by them."""

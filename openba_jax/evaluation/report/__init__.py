@@ -1,0 +1,1 @@
+"""Figures of benchmarks as files, tables and plots."""

@@ -1,0 +1,1 @@
+"""Questions on disk: JSON, CSV, Parquet, Arrow and TFDS folders, found out and read."""
