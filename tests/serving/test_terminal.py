@@ -148,7 +148,7 @@ def test_answers_cannot_command_the_terminal(conversation, monkeypatch) -> None:
 
 
 def test_the_main_answers_a_pipe_and_ctrl_c_stops_the_answer_alone(model_dir: Path) -> None:
-    arguments = {"MODEL_DIR": f"'{model_dir}'", "MAX_NEW_TOKENS": "30000", "TEMPERATURE": "1.0"}
+    arguments = {"MODEL_DIR": f"'{model_dir}'", "MAX_NEW_TOKENS": "3000", "TEMPERATURE": "0.0"}
     command = [sys.executable, "-m", "openba_jax.serving.chat"]
     command += ["--gin_file=gin/runs/native/chat.gin", "--gin.TOP_P=1.0"]
     command += [f"--gin.{name}={value}" for name, value in arguments.items()]
@@ -163,7 +163,7 @@ def test_the_main_answers_a_pipe_and_ctrl_c_stops_the_answer_alone(model_dir: Pa
         assert process.stdin is not None
         assert process.stdout is not None
         try:
-            # An answer without end: the end of a text is hardly ever drawn.
+            # To this the model finds no end.
             process.stdin.write(b"2\n/max 5\n/history\n")
             process.stdin.flush()
             assert process.stdout.read(8)
