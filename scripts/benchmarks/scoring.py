@@ -10,7 +10,9 @@ separate  this package: every option is a question of its own, as scorers withou
 torch     `scripts/openba_in_torch.py`: the original's scoring, which pads to the longest of a batch
           and runs the whole model for each option; needs torch, safetensors, sentencepiece
 
-Each way is run twice; the second time counts, so that nothing is compiled.
+Each way is run twice; the second time counts, so that nothing is compiled. Rates are given by the
+clock and by the processor's time, which other work on the machine disturbs less; for the latter run
+it on one core: `taskset -c 0 python scripts/benchmarks/scoring.py ... --threads=1`.
 """
 
 from __future__ import annotations
@@ -23,15 +25,28 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 LENGTHS = (1024, 128)
 BATCH_SIZE = 32
 """That of the original's scripts."""
+ORIGINAL_SENTINEL = 250199
+"""What the original does not score."""
 
 
-def time_torch(folder: str, questions: str, count: int, threads: int) -> None:
+def timed(run: Callable[[], list[int]]) -> dict[str, Any]:
+    """Seconds of a second run, and what it chose."""
+    run()
+    start, start_of_work = time.perf_counter(), time.process_time()
+    chosen = run()
+    seconds, work = time.perf_counter() - start, time.process_time() - start_of_work
+    return {"seconds": seconds, "processor_seconds": work, "chosen": chosen}
+
+
+def time_torch(folder: str, questions: str, count: int, batch_size: int, threads: int) -> None:
     """Prints seconds and choices; runs in an environment with torch."""
     sys.path.insert(0, str(ROOT / "scripts"))
     import sentencepiece
@@ -56,20 +71,17 @@ def time_torch(folder: str, questions: str, count: int, threads: int) -> None:
                 prompt_of(table, "ppl_5", each["demo"][:k], each["data"], {})[0] for k in range(6)
             ]
             texts.append(candidate(tokenizer, prompts, LENGTHS[0]))
-        for start in range(0, len(items), BATCH_SIZE):
-            chunk = items[start : start + BATCH_SIZE]
+        for start in range(0, len(items), batch_size):
+            chunk = items[start : start + batch_size]
             options = [[each["data"][f"res{n}"] for n in range(1, 5)] for each in chunk]
-            sentinel = tokenizer.special["<extra_id_0>"]
             scores = perplexity_scores(
-                model, tokenizer, texts[start : start + BATCH_SIZE], options, LENGTHS, sentinel
+                *(model, tokenizer, texts[start : start + batch_size], options, LENGTHS),
+                sentinel=ORIGINAL_SENTINEL,
             )
             chosen += scores.argmin(-1).tolist()
         return chosen
 
-    run()
-    start = time.perf_counter()
-    chosen = run()
-    print(json.dumps({"seconds": time.perf_counter() - start, "chosen": chosen}))
+    print(json.dumps(timed(run)))
 
 
 TEMPLATES = {
@@ -83,7 +95,9 @@ TEMPLATES = {
 }
 
 
-def time_ours(folder: Path, questions: str, count: int, separate: bool) -> dict[str, object]:
+def time_ours(
+    folder: Path, questions: str, count: int, batch_size: int, separate: bool
+) -> dict[str, Any]:
     """Seconds and choices of this package."""
     import numpy as np
 
@@ -97,7 +111,7 @@ def time_ours(folder: Path, questions: str, count: int, separate: bool) -> dict[
     source = HuggingFace().open(folder)
     model = source.model.replace(dtype="float32")
     vocabulary = OpenBAVocabulary(next(folder.glob("*.model")), newline=False)
-    asked = AskedModel(model, load_tree(source), vocabulary, *LENGTHS, BATCH_SIZE)
+    asked = AskedModel(model, load_tree(source), vocabulary, *LENGTHS, batch_size)
     found = benchmark("mmlu:ppl_5", preset="original")
     items = next(iter(found.load(Path(questions)).values()))[:count]
 
@@ -114,10 +128,7 @@ def time_ours(folder: Path, questions: str, count: int, separate: bool) -> dict[
         means = np.array([sums[0] / tokens[0] for sums, tokens in scored]).reshape(len(items), -1)
         return means.argmax(-1).tolist()
 
-    run()
-    start = time.perf_counter()
-    chosen = run()
-    return {"seconds": time.perf_counter() - start, "chosen": chosen}
+    return timed(run)
 
 
 def write_model(folder: Path, questions: str, embed: int, layers: int) -> None:
@@ -169,6 +180,7 @@ def main() -> None:
     parser.add_argument("questions")
     parser.add_argument("--torch_python", required=True)
     parser.add_argument("--count", type=int, default=64)
+    parser.add_argument("--batch_size", type=int, default=BATCH_SIZE)
     parser.add_argument("--embed", type=int, default=256)
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
@@ -176,22 +188,25 @@ def main() -> None:
     parser.add_argument("--time_torch", default="", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.time_torch:
-        time_torch(given.time_torch, given.questions, given.count, given.threads)
+        time_torch(given.time_torch, given.questions, given.count, given.batch_size, given.threads)
         return
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         write_model(folder, given.questions, given.embed, given.layers)
         found = {
-            name: time_ours(folder / "hf", given.questions, given.count, separate)
+            name: time_ours(folder / "hf", given.questions, given.count, given.batch_size, separate)
             for name, separate in (("shared", False), ("separate", True))
         }
         command = [given.torch_python, __file__, given.questions, "--torch_python=-"]
         command += [f"--time_torch={folder / 'hf'}", f"--count={given.count}"]
-        command += [f"--threads={given.threads}"]
+        command += [f"--threads={given.threads}", f"--batch_size={given.batch_size}"]
         environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
         done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
         found["torch"] = json.loads(done.stdout.splitlines()[-1])
-    rates = {name: given.count / each["seconds"] for name, each in found.items()}
+    rates, by_work = (
+        {name: given.count / each[key] for name, each in found.items()}
+        for key in ("seconds", "processor_seconds")
+    )
     agree = {
         name: sum(a == b for a, b in zip(each["chosen"], found["shared"]["chosen"], strict=True))
         for name, each in found.items()
@@ -201,9 +216,14 @@ def main() -> None:
         "embed": given.embed,
         "layers": given.layers,
         "threads": given.threads,
+        "batch_size": given.batch_size,
         "questions_per_second": rates,
-        "shared_to_separate": rates["shared"] / rates["separate"],
-        "shared_to_torch": rates["shared"] / rates["torch"],
+        "questions_per_processor_second": by_work,
+        **{
+            f"shared_to_{other}{suffix}": each["shared"] / each[other]
+            for suffix, each in (("", rates), ("_by_processor", by_work))
+            for other in ("separate", "torch")
+        },
         "same_choices_as_shared": agree,
     }
     print(json.dumps(report, indent=2))
