@@ -177,9 +177,9 @@ KERNELS: dict[str, Kernel] = {"xla": xla_attention}
 
 
 def write_cache(cache: jax.Array, update: jax.Array, start: jax.Array) -> jax.Array:
-    """Writes `[batch, n, heads, kv]` into the cache from position `start`, scalar or `[batch]`."""
+    """Writes `[batch, heads, n, kv]` into the cache from position `start`, scalar or `[batch]`."""
     update = update.astype(cache.dtype)
     if start.ndim == 0:
-        return jax.lax.dynamic_update_slice_in_dim(cache, update, start, axis=1)
-    write_row = jax.vmap(lambda c, u, s: jax.lax.dynamic_update_slice_in_dim(c, u, s, axis=0))
+        return jax.lax.dynamic_update_slice_in_dim(cache, update, start, axis=2)
+    write_row = jax.vmap(lambda c, u, s: jax.lax.dynamic_update_slice_in_dim(c, u, s, axis=1))
     return write_row(cache, update, start)

@@ -229,7 +229,8 @@ class SelfAttention(Attention):
 
         exists = self.has_variable("cache", "cached_key")
         batch, length, heads, kv = key.shape
-        shape = (batch, cache_length or length, heads, kv)
+        # Heads first: so one query for each row reads keys that lie together.
+        shape = (batch, heads, cache_length or length, kv)
         cached_key = self.variable("cache", "cached_key", jnp.zeros, shape, key.dtype)
         cached_value = self.variable("cache", "cached_value", jnp.zeros, shape, value.dtype)
         index = self.variable("cache", "cache_index", lambda: jnp.zeros((), jnp.int32))
@@ -237,20 +238,22 @@ class SelfAttention(Attention):
         positions = jnp.atleast_1d(start)[:, None] + jnp.arange(length)
         query, key = rotary(query, positions), rotary(key, positions)
         if exists:
-            cached_key.value = write_cache(cached_key.value, key, start)
-            cached_value.value = write_cache(cached_value.value, value, start)
+            cached_key.value = write_cache(cached_key.value, key.swapaxes(1, 2), start)
+            cached_value.value = write_cache(cached_value.value, value.swapaxes(1, 2), start)
             index.value = start + length if prefill_lengths is None else prefill_lengths
-        places = jnp.arange(cached_key.value.shape[1])
+        places = jnp.arange(cached_key.value.shape[2])
         allowed = _visible(positions, places, mask)
         biases = None if bias is None else bias(positions, places[None])
-        return self._attend(
+        context = xla_attention(
             query,
             cached_key.value,
             cached_value.value,
             AttentionMask(allowed=allowed),
-            biases,
-            deterministic,
+            self._scores(biases),
+            self._dropout(deterministic),
+            heads_first=True,
         )
+        return self._joined(context)
 
 
 class CrossAttention(Attention):

@@ -223,11 +223,11 @@ def test_t5x_contract_of_cache_and_initialisation(scan_layers: bool) -> None:
     assert set(made["cache"]) == {"decoder"}
     if scan_layers:
         cache = made["cache"]["decoder"]["layers"]["self_attention"]
-        assert cache["cached_key"].shape == (3, 2, 6, 4, 8)
+        assert cache["cached_key"].shape == (3, 2, 4, 6, 8)
         assert cache["cache_index"].shape == (3,)
     else:
         cache = made["cache"]["decoder"]["layers_0"]["self_attention"]
-        assert cache["cached_key"].shape == (2, 6, 4, 8)
+        assert cache["cached_key"].shape == (2, 4, 6, 8)
         assert cache["cache_index"].shape == ()
 
 

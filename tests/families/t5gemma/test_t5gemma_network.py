@@ -174,7 +174,7 @@ def test_t5x_contract_of_cache_and_initialisation(config):
     assert set(made["cache"]) == {"decoder"}
     cache = made["cache"]["decoder"]["layers"]["self_attention"]
     assert cache["cache_index"].shape == (3,)
-    assert cache["cached_key"].shape == (3, 2, 6, 2, 10)
+    assert cache["cached_key"].shape == (3, 2, 2, 6, 10)
     fixed = model.split_cache(made["cache"]).fixed
     assert list(fixed["decoder"]["layers"]) == ["cross_attention"]
 
