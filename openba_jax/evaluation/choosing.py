@@ -107,7 +107,7 @@ def score_questions(
     Raises:
       UserError: a score is not finite.
     """
-    order = sorted(range(len(questions)), key=lambda n: -len(questions[n].prompt))
+    order = sorted(range(len(questions)), key=lambda n: _size(questions[n], asked), reverse=True)
     found: dict[int, Scored] = {}
     read = _Reader(asked)
     for start in range(0, len(order), asked.batch_size):
@@ -123,6 +123,13 @@ def score_questions(
             found[number] = scored
         advance(len(chunk))
     return [found[number] for number in range(len(questions))]
+
+
+def _size(question: FramedQuestion | FramedLetters, asked: AskedModel) -> tuple[int, int, int]:
+    """What questions are sorted by: the padded length of the prompt, then the longest answer."""
+    answers = question.answers if isinstance(question, FramedQuestion) else []
+    length = len(question.prompt)
+    return bucket(length, SHORTEST, asked.encoder_length), max(map(len, answers), default=0), length
 
 
 def _score_batch(
