@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import jax
 from jax.sharding import Mesh
 
 from openba_jax.checkpoints import model_folder, training_state
@@ -13,6 +14,7 @@ from openba_jax.checkpoints.registry import check_is_model_folder
 from openba_jax.data.vocabularies.base import Vocabulary
 from openba_jax.data.vocabularies.registry import open_vocabulary
 from openba_jax.errors import UserError
+from openba_jax.models.axes import Leaf, flatten, unflatten
 from openba_jax.models.base import Model, Params
 from openba_jax.parallel import sharding
 
@@ -58,3 +60,28 @@ def load(model_dir: str | Path, mesh_shape: Sequence[int]) -> PlacedModel:
     shardings = sharding.param_shardings(model.logical_axes(), model.abstract_params(), mesh)
     params = training_state.restore_params(model_dir, model, shardings)
     return PlacedModel(model, params, vocabulary, mesh)
+
+
+def unrolled(placed: PlacedModel) -> PlacedModel:
+    """The model with every layer's parameters apart.
+
+    A step that reads one token spends its time on reading weights, and a scan copies those of
+    every layer out of the stack first. The stacks that are taken apart are deleted, so that
+    `placed` cannot be used any more.
+    """
+    model = placed.model
+    if not model.config.scan_layers:
+        return placed
+    apart = model.replace(scan_layers=False)
+    shardings = sharding.param_shardings(apart.logical_axes(), apart.abstract_params(), placed.mesh)
+    where, stacked, params = flatten(shardings), flatten(placed.params), {}
+    for path in model.axes.paths:
+        layers = model.axes.layers(path)
+        if layers == [None]:
+            params[path] = stacked[path]
+            continue
+        for place, layer in enumerate(layers):
+            name = Leaf(path, layer).unrolled
+            params[name] = jax.device_put(stacked[path][place], where[name])
+        stacked[path].delete()
+    return placed._replace(model=apart, params=unflatten(params))

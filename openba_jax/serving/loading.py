@@ -7,7 +7,7 @@ from pathlib import Path
 
 from openba_jax.checkpoints.model_folder import split_path
 from openba_jax.errors import UserError
-from openba_jax.inference.loading import PlacedModel, load
+from openba_jax.inference.loading import PlacedModel, load, unrolled
 from openba_jax.inference.prompts import frame_of
 from openba_jax.paths import local
 from openba_jax.serving.app import Served
@@ -47,7 +47,7 @@ def load_for_slots(
             f"MESH_SHAPE is {tuple(mesh_shape)}; a slot is one row, which nothing divides: give "
             "(1, 1, -1), which lays the model over all devices."
         )
-    placed = load(model_dir, mesh_shape)
+    placed = unrolled(load(model_dir, mesh_shape))
     if max_encoder_length is None:
         max_encoder_length = placed.model.config.longest_inputs(max_new_tokens)
         if max_encoder_length < 1:

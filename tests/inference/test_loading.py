@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
 from pathlib import Path
 
@@ -17,7 +18,8 @@ from openba_jax.checkpoints.formats.t5x import T5X
 from openba_jax.checkpoints.registry import open_checkpoint
 from openba_jax.data.vocabularies.base import Vocabulary
 from openba_jax.errors import UserError
-from openba_jax.inference.loading import load
+from openba_jax.inference.decoding import generate
+from openba_jax.inference.loading import load, unrolled
 
 MESH = (1, 1, 1)
 
@@ -35,6 +37,19 @@ def test_a_model_folder_and_a_checkpoint_in_it(folder: Path, loaded, vocabulary)
         assert placed.model == loaded[0]
         assert placed.vocabulary.fingerprint == vocabulary.fingerprint
         jax.tree.map(np.testing.assert_array_equal, placed.params, loaded[1])
+
+
+def test_layers_apart_give_the_same_answers_and_leave_no_stack_behind(folder: Path) -> None:
+    placed = load(folder, MESH)
+    inputs = jnp.asarray([[5, 6, 7, 1], [9, 8, 1, 0]], jnp.int32)
+    ask = functools.partial(generate, inputs=inputs, rng=jax.random.key(0), max_new_tokens=5)
+    before, stacks = ask(placed.model, placed.params), jax.tree.leaves(placed.params)
+    apart = unrolled(placed)
+    assert not apart.model.config.scan_layers
+    np.testing.assert_array_equal(ask(apart.model, apart.params), before)
+    kept = {id(leaf) for leaf in jax.tree.leaves(apart.params)}
+    assert all(leaf.is_deleted() or id(leaf) in kept for leaf in stacks)
+    assert unrolled(apart) is apart
 
 
 @pytest.mark.parametrize(
