@@ -182,8 +182,10 @@ def _check_macros(bindings: Sequence[str]) -> None:
         if any(f"%{name}" in other for other in bindings):
             continue
         hint = "."
-        if others := gin_files.files_with(name)[:_MOST_FILES]:
-            hint = f"; {' and '.join(others)} {'have' if len(others) > 1 else 'has'} it."
+        if others := gin_files.files_with(name):
+            more = [f"{len(others) - _MOST_FILES} more"] if len(others) > _MOST_FILES else []
+            named = " and ".join([*others[:_MOST_FILES], *more])
+            hint = f"; {named} {'have' if len(others) > 1 else 'has'} it."
         elif close := difflib.get_close_matches(name, known, 1):
             hint = f"; did you mean {close[0]}?"
         raise UserError(f"no gin file that is given has a macro {name}{hint}")

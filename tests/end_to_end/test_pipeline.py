@@ -177,7 +177,7 @@ def test_accuracies_are_those_of_openba_eval(finished: Path, corpus: Path) -> No
         batch_size=64,
     )
     scores = json.loads((finished / "scores/words.tuned.json").read_text())
-    assert figures["benchmarks"] == {"json_choice": scores}
+    assert figures["benchmarks"] == {"json_choice": {**scores, "settings": {}}}
     row = json.loads((finished / "report.json").read_text())["rows"][3]
     assert row["accuracy_tuned"] == scores["total"]["right"] / scores["total"]["count"]
 

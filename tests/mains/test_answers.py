@@ -85,7 +85,7 @@ def test_figures_and_answers(
         reference.write_text(json.dumps([figures, answer]))
     known, known_answer = json.loads(reference.read_text())
     assert figures["loss"]["loss"] == pytest.approx(known["loss"]["loss"], abs=1e-4)
-    assert figures["accuracy"] == known["accuracy"]
+    assert figures["benchmarks"] == known["benchmarks"]
     assert answer == known_answer
 
 

@@ -288,6 +288,6 @@ def test_misspelt_scopes_and_macros_of_other_files(place: Path, call: Call) -> N
     with pytest.raises(UserError, match="no scope fast; no gin file has any"):
         call(openba_jax.infer, *infer, "--gin.fast/infer.top_k=3")
     pretrain = "--gin_file=gin/runs/native/pretrain.gin", "--gin.MODEL_DIR='new'"
-    with pytest.raises(UserError, match=r"finetune\.gin and gin/runs/native/recover\.gin have it"):
+    with pytest.raises(UserError, match=r"finetune\.gin and .* and \d more have it"):
         call(openba_jax.train, *pretrain, "--gin.INITIAL_CHECKPOINT_PATH='model'")
     assert not (place / "new").exists()

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from http_server import ROOM, Server, ask, running
 
+from openba_jax.inference.slots import SlotDecoder
 from openba_jax.serving.app import PAGE, Served
 
 pytestmark = pytest.mark.browser
@@ -138,7 +141,13 @@ def test_sliders_have_the_ranges_of_the_original(browser, page) -> None:
         assert page(f"#{name}-value").text == "0.50"
 
 
-def test_answers_can_be_stopped(browser, two, page, wait) -> None:
+def test_answers_can_be_stopped(browser, two, page, wait, monkeypatch) -> None:
+    def step_with_a_rest(decoder: SlotDecoder) -> np.ndarray:
+        time.sleep(0.3)  # So that there is something to stop.
+        return step(decoder)
+
+    step = SlotDecoder.step
+    monkeypatch.setattr(SlotDecoder, "step", step_with_a_rest)
     _set(browser, "seed", 3)
     page("#message").send_keys("2\n")
     wait(lambda: page("#stop").is_enabled() and all(_texts(browser, "assistant")))
