@@ -129,6 +129,46 @@ def test_ranks_of_a_hugging_face_model(tmp_path, folder, ranks):
             np.testing.assert_array_equal(held[name], array, err_msg=name)
 
 
+def test_vocabulary_is_enlarged_to_a_multiple_of_the_ranks(folder):
+    source = MemoryCheckpoint(TINY.replace(vocab_size=63))
+    Megatron(4).write(source, folder)
+    read = Megatron().open(folder)
+    assert read.model.config == TINY
+    for name in ("embedding/word_embeddings", "output_layer"):
+        whole = read.tensors[f"language_model/{name}/weight"].read()
+        assert (whole[63] == whole[62]).all()
+        assert (whole[62] != whole[61]).any()
+
+
+def test_unequal_ranks_are_joined(folder):
+    """Pruning may leave the ranks with unequal parts of the feed-forward layer."""
+    source = MemoryCheckpoint(TINY)
+    Megatron(2).write(source, folder)
+    half, cut = TINY.mlp_dim // 2, 5
+    held = [arrays(folder, rank) for rank in range(2)]
+
+    def move(rank):
+        def change(_, target):
+            for n in range(TINY.decoder_layers):
+                name = f"{LAYERS}.{n}.mlp.dense_h_to_4h.weight"
+                gate, up = (
+                    np.concatenate([each[name][part * half :][:half] for each in held])
+                    for part in range(2)
+                )
+                mine = slice(half + cut) if rank == 0 else slice(half + cut, None)
+                target[name] = np.concatenate([gate[mine], up[mine]])
+                name = f"{LAYERS}.{n}.mlp.dense_4h_to_h.weight"
+                down = np.concatenate([each[name] for each in held], axis=1)
+                target[name] = down[:, mine].copy()
+
+        return change
+
+    for rank in range(2):
+        rewrite(folder, rank, move(rank))
+    assert len(arrays(folder, 0)[f"{LAYERS}.0.mlp.dense_h_to_4h.weight"]) == 2 * (half + cut)
+    same(source, Megatron().open(folder))
+
+
 def test_masks_and_stale_groups_of_pruning_are_left_out(folder):
     source = MemoryCheckpoint(TINY)
     Megatron(2).write(source, folder)
