@@ -55,6 +55,18 @@ class Layout:
                 return number
         return None
 
+    def sharded_blocks(self, parts: int) -> int:
+        """How many blocks the dimension that is cut has, each of them cut by itself.
+
+        A rank holds its own part of every parameter where `part` runs slower than the axis that is
+        cut, as in `"(part mlp) embed"`.
+        """
+        if self.sharded_dim is None:
+            return 1
+        dim = self.dims[self.sharded_dim]
+        first = next(number for number, name in enumerate(dim) if name in SHARDED_AXES)
+        return parts if PART in dim[:first] else 1
+
     def shape(self, sizes: Mapping[str, int], parts: int) -> tuple[int, ...]:
         """The shape of their tensor; `sizes` are those of the logical axes."""
         sizes = {**sizes, PART: parts}

@@ -108,11 +108,18 @@ class Megatron(Protocol):
 
     Attributes:
       rows: its tensors; `/` stands between the levels of the nested dictionaries.
-      buffer: end of the names of what is stored beside weights in every layer.
+      buffer: end of the names of what is stored beside weights in every layer; empty: nothing.
+      ignored: dictionaries beside the weights that hold none.
+      vocabulary_multiple: each rank's part of the vocabulary is enlarged to a multiple of it.
     """
 
     rows: Sequence[Row]
     buffer: str
+    ignored: Collection[str]
+    vocabulary_multiple: int
+
+    def recognises(self, names: Collection[str]) -> bool:
+        """Whether the names of the tensors are those of this family."""
 
     def read_config(self, arguments: Mapping[str, Any], tensors: Tensors) -> ModelConfig:
         """The configuration that the training arguments and the tensors describe.

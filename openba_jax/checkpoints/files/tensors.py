@@ -86,10 +86,13 @@ class JoinedTensor:
     Attributes:
       parts: the parts, in order.
       axis: the axis along which they are joined.
+      blocks: how many blocks of equal size that axis has in each part; blocks of one number are
+        joined with one another.
     """
 
     parts: tuple[Tensor, ...]
     axis: int
+    blocks: int = 1
 
     @property
     def file(self) -> Path:
@@ -110,6 +113,10 @@ class JoinedTensor:
 
     def read(self, rows: RowSlice = None) -> np.ndarray:
         """The whole, or some of its rows."""
+        if self.blocks > 1:
+            pieces = [split_axis(part.read(), self.axis, self.blocks) for part in self.parts]
+            whole = np.concatenate(pieces, self.axis + 1).reshape(self.shape)
+            return whole if rows is None else whole[rows]
         if rows is None or self.axis != 0:
             return np.concatenate([part.read(rows) for part in self.parts], self.axis)
         start, stop, _ = rows.indices(self.shape[0])
@@ -120,6 +127,12 @@ class JoinedTensor:
                 pieces.append(part.read(slice(low, high)))
             first += part.shape[0]
         return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+
+
+def split_axis(array: np.ndarray, axis: int, blocks: int) -> np.ndarray:
+    """The array with an axis of `blocks` in front of `axis`, whose size they divide."""
+    size = array.shape[axis] // blocks
+    return array.reshape(*array.shape[:axis], blocks, size, *array.shape[axis + 1 :])
 
 
 # The bits of the exponent, as an integer of the same size.

@@ -13,7 +13,7 @@ import dataclasses
 import functools
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from openba_jax.checkpoints.files.tensors import (
     Tensor,
     equal_tensors,
     row_slices,
+    split_axis,
 )
 from openba_jax.checkpoints.files.torch_reader import TorchDtype, read_torch
 from openba_jax.checkpoints.files.torch_writer import TensorSpec, TorchWriter
@@ -37,12 +38,9 @@ from openba_jax.errors import UserError
 from openba_jax.models import mapping, registry
 from openba_jax.models.axes import VOCAB, flatten, unflatten
 from openba_jax.models.base import Model
-from openba_jax.models.padding import VOCABULARY_MULTIPLE
 
 _FILE = "model_optim_rng.pt"
 _TRACKER = "latest_checkpointed_iteration.txt"
-_FAMILY = "openba"
-"""Megatron's folders do not say of which family they are."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +67,6 @@ class Megatron:
           UserError: anything is missing, damaged or contradictory; the message names file and
             tensor.
         """
-        family = _mapping(_FAMILY)
         folder = find_iteration(path)
         first = read_torch(_rank_file(folder, 0))
         arguments = first.get("args") if isinstance(first, dict) else None
@@ -87,9 +84,11 @@ class Megatron:
                 f"{folder} holds mp_rank_{ranks:02}, but its arguments say "
                 f"tensor_model_parallel_size {ranks}."
             )
+        contents = [_content(_rank_file(folder, rank), tree) for rank, tree in enumerate(trees)]
+        family = _recognised(folder, contents[0])
         parts = [
-            _model_tensors(_rank_file(folder, rank), tree, family.buffer)
-            for rank, tree in enumerate(trees)
+            _weights(_rank_file(folder, rank), content, family)
+            for rank, content in enumerate(contents)
         ]
         model = _model(folder, family, arguments, parts)
         entries = expand(family.rows, model.axes)
@@ -102,7 +101,8 @@ class Megatron:
     def write(self, checkpoint: Checkpoint, folder: Path) -> None:
         """Writes all ranks at once.
 
-        The vocabulary is enlarged to a multiple of 128 times the ranks by repeating its last row.
+        The vocabulary is enlarged to a multiple of the family's times the ranks by repeating its
+        last row.
 
         Args:
           checkpoint: the model.
@@ -117,7 +117,7 @@ class Megatron:
         carried = _plain(checkpoint.carried)
         arguments = family.arguments(model.config, carried)
         _check_divides(entries, model, ranks)
-        multiple = VOCABULARY_MULTIPLE * ranks
+        multiple = family.vocabulary_multiple * ranks
         vocab_size = -(-model.axes.sizes[VOCAB] // multiple) * multiple
         iteration = max(checkpoint.step, 1)
         namespace = argparse.Namespace(
@@ -155,7 +155,7 @@ class Megatron:
                         writer.write(spec, _vocabulary_rows(checkpoint, entry, spec, rank))
                     continue
                 tensor = read_entry(checkpoint, entry)
-                pieces = [tensor] * ranks if axis is None else np.split(tensor, ranks, axis)
+                pieces = [tensor] * ranks if axis is None else _cut(entry, tensor, axis, ranks)
                 for writer, piece in zip(writers, pieces, strict=True):
                     writer.write(spec, [functools.partial(contiguous, piece)])
             for spec, values in buffers.items():
@@ -168,6 +168,30 @@ def _mapping(family: str) -> mapping.Megatron:
     if found is None:
         raise UserError(f"the family {family} has no Megatron format; write another one.")
     return found
+
+
+def _recognised(folder: Path, names: Collection[str]) -> mapping.Megatron:
+    """The family of a folder, which only its tensors tell.
+
+    Raises:
+      UserError: no family has such tensors, or several have.
+    """
+    able = {each.name: each.megatron for each in registry.families() if each.megatron is not None}
+    found = {name: each for name, each in able.items() if each.recognises(names)}
+    if len(found) != 1:
+        raise UserError(
+            f"{folder} holds a model of {' or '.join(found) or 'an unknown family'}; those that "
+            f"can be read from Megatron's format: {', '.join(able)}."
+        )
+    return next(iter(found.values()))
+
+
+def _cut(entry: Entry, tensor: np.ndarray, axis: int, ranks: int) -> list[np.ndarray]:
+    """The parts of all ranks; what is joined in blocks is cut in each of them."""
+    blocks = split_axis(tensor, axis, entry.layout.sharded_blocks(len(entry.leaves)))
+    shape = [*tensor.shape]
+    shape[axis] //= ranks
+    return [piece.reshape(shape) for piece in np.split(blocks, ranks, axis + 1)]
 
 
 def find_iteration(folder: Path) -> Path:
@@ -225,17 +249,25 @@ def _parallel_size(folder: Path, arguments: argparse.Namespace, name: str) -> in
     return value
 
 
-def _model_tensors(file: Path, tree: Any, buffers: str) -> dict[str, FileTensor]:
-    """The weights of one rank by name; buffers left out."""
+def _content(file: Path, tree: Any) -> dict[str, Any]:
+    """What one rank holds, by name."""
     if not isinstance(tree, dict) or not isinstance(tree.get("model"), dict):
         raise UserError(f"{file} holds no weights (key 'model').")
     try:
-        flat = flatten(tree["model"])
+        return flatten(tree["model"])
     except RecursionError as error:
         raise UserError(f"{file} is damaged: a dictionary in it holds itself.") from error
+
+
+def _weights(
+    file: Path, content: Mapping[str, Any], family: mapping.Megatron
+) -> dict[str, FileTensor]:
+    """The weights of one rank by name; buffers and what is ignored left out."""
     tensors = {}
-    for name, value in flat.items():
-        if name.endswith(buffers):
+    for name, value in content.items():
+        if family.buffer and name.endswith(family.buffer):
+            continue
+        if name.partition("/")[0] in family.ignored:
             continue
         if not isinstance(value, FileTensor):
             raise UserError(f"{file}: {name} is no tensor.")
@@ -271,6 +303,7 @@ def _join(
 ) -> dict[str, Tensor]:
     """The tensors of all ranks, joined where they are cut."""
     axes = {entry.theirs: entry.layout.sharded_dim for entry in entries}
+    blocks = {entry.theirs: entry.layout.sharded_blocks(len(entry.leaves)) for entry in entries}
     joined: dict[str, Tensor] = {}
     for name, tensor in parts[0].items():
         axis = axes.get(name)
@@ -296,7 +329,13 @@ def _join(
         if axis is None:
             joined[name] = tensor
             continue
-        joined[name] = JoinedTensor(tuple(tensors[name] for tensors in parts), axis)
+        for tensors in parts:
+            if (size := tensors[name].shape[axis]) % blocks[name]:
+                raise UserError(
+                    f"{tensors[name].file}: tensor {name} has {size} rows, which cannot be "
+                    f"{blocks[name]} equal parts."
+                )
+        joined[name] = JoinedTensor(tuple(tensors[name] for tensors in parts), axis, blocks[name])
     for rank, tensors in enumerate(parts):
         extra = [name for name in tensors if name not in parts[0]]
         if extra:

@@ -3,6 +3,7 @@
 from openba_jax.models.llama.config import LABELS, LARGEST, NAMED, LlamaConfig, inferred_fields
 from openba_jax.models.llama.gguf import LlamaGguf
 from openba_jax.models.llama.huggingface import LlamaHuggingFace
+from openba_jax.models.llama.megatron import LlamaMegatron
 from openba_jax.models.llama.model import LlamaModel
 from openba_jax.models.registry import Family
 
@@ -15,5 +16,6 @@ FAMILY = Family(
     infer=inferred_fields,
     labels=LABELS,
     huggingface=LlamaHuggingFace(),
+    megatron=LlamaMegatron(),
     gguf=LlamaGguf(),
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -55,6 +55,12 @@ class OpenBAMegatron:
 
     rows: Sequence[Row] = tuple(_rows())
     buffer = "self_attention.rotary_embed.inv_freq"
+    ignored: Collection[str] = ()
+    vocabulary_multiple = VOCABULARY_MULTIPLE
+
+    def recognises(self, names: Collection[str]) -> bool:
+        """Whether the tensors are those of two stacks."""
+        return any(name.startswith(f"{_ROOT}/decoder/") for name in names)
 
     def read_config(self, arguments: Mapping[str, Any], tensors: Tensors) -> OpenBAConfig:
         """The configuration that the training arguments and the tensors describe.
