@@ -22,7 +22,11 @@ from openba_jax.files import json_text, write_json
 from openba_jax.paths import check_output_file, check_output_folder, local, reject_overlap
 
 if TYPE_CHECKING:
-    from openba_jax.evaluation.benchmarks.base import Benchmark, Subjects
+    from openba_jax.evaluation.benchmarks.base import (
+        Benchmark,
+        Subjects,
+        UnaskableBenchmarkError,
+    )
     from openba_jax.inference.loading import PlacedModel
     from openba_jax.objectives.mixture import Mixture
 
@@ -78,7 +82,8 @@ def evaluate(
     Raises:
       UserError: there is nothing to measure, a benchmark is unknown, model or files cannot be used,
         results there are for other settings, the mixture is for another kind of models, a figure
-        would not be finite, or memory is full.
+        would not be finite, or memory is full. Where some benchmarks cannot be asked at all, the
+        figures of the others are written first.
     """
     import jax
 
@@ -134,19 +139,30 @@ def evaluate(
     }
     options = {"parse_special": parse_special, "template": template}
     figures: dict[str, Any] = {}
+    unasked: dict[str, UnaskableBenchmarkError] = {}
     with hardware.explain_out_of_memory(), use_mesh(placed.mesh):
         if loaded:
-            figures["benchmarks"] = _measured(
+            figures["benchmarks"], unasked = _measured(
                 placed, loaded, sizes, options, folder, results, export
             )
         if measured is not None:
             figures["loss"] = _loss(placed, measured, stores, eval_batches, sizes)
-    if jax.process_index() == 0:
+    if not figures.get("benchmarks"):
+        figures.pop("benchmarks", None)
+    if jax.process_index() == 0 and figures:
         if output_file:
             write_json(check_output_file(output_file), figures)
-        if results is not None:
+        if results is not None and "benchmarks" in figures:
             write_report(results, folder.name, figures, others)
+    if unasked:
+        raise UserError(_without_figures(unasked))
     return figures
+
+
+def _without_figures(unasked: Mapping[str, UnaskableBenchmarkError]) -> str:
+    """One sentence about the benchmarks that could not be asked."""
+    reasons = [str(error).removesuffix(".") for error in unasked.values()]
+    return f"no figures of {', '.join(unasked)}: {'; and '.join(reasons)}."
 
 
 def _measured(
@@ -157,11 +173,12 @@ def _measured(
     model_dir: Path,
     results: Path | None,
     export: bool,
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], dict[str, UnaskableBenchmarkError]]:
+    """The figures of all benchmarks that can be asked, and why the others cannot."""
     import jax
 
     from openba_jax.evaluation.asking import AskedModel
-    from openba_jax.evaluation.benchmarks.base import TOTAL
+    from openba_jax.evaluation.benchmarks.base import TOTAL, UnaskableBenchmarkError
     from openba_jax.evaluation.measuring import measure
     from openba_jax.evaluation.results_folder import ResultsFolder, fingerprint
 
@@ -173,16 +190,21 @@ def _measured(
             ResultsFolder(results, benchmark, {**same, "questions": fingerprint(subjects)})
             for benchmark, subjects in loaded
         ]
-    figures = {}
+    figures: dict[str, Any] = {}
+    unasked: dict[str, UnaskableBenchmarkError] = {}
     for (benchmark, subjects), folder in zip(loaded, folders, strict=True):
-        measured = measure(benchmark, subjects, asked, folder=folder, progress=True)
+        try:
+            measured = measure(benchmark, subjects, asked, folder=folder, progress=True)
+        except UnaskableBenchmarkError as error:  # It costs the others nothing.
+            unasked[benchmark.label] = error
+            continue
         cli.say(f"{measured.benchmark}, {benchmark.unit}:")
         for name, result in {**measured.subjects, TOTAL: measured.total}.items():
             cli.say(f"{name}: {result}")
         if export and folder is not None and jax.process_index() == 0:
             benchmark.export(folder.path / "original", measured.records)
         figures[measured.benchmark] = {**measured.as_dict(), "settings": dict(benchmark.settings)}
-    return figures
+    return figures, unasked
 
 
 def _model_identity(model_dir: Path) -> list[Any]:

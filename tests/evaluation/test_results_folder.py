@@ -106,6 +106,25 @@ def test_damaged_records_are_refused(folder: Path, tmp_path: Path) -> None:
         _evaluate(folder, tmp_path)
 
 
+def test_a_benchmark_that_cannot_be_asked_costs_the_others_nothing(
+    folder: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "figures.json"
+    arguments = {"feature_lengths": {"inputs": 90, "targets": 16}, "output_file": str(output)}
+    with pytest.raises(UserError, match="no figures of ceval:ABCD_0: none of the 8 questions"):
+        _evaluate(folder, tmp_path / "r", benchmarks=["ceval:ABCD_0", "ceval:ppl_0"], **arguments)
+    for file in (output, tmp_path / "r" / "figures.json"):
+        figures = json.loads(file.read_text())["benchmarks"]
+        assert list(figures) == ["ceval:ppl_0"]
+        assert figures["ceval:ppl_0"]["total"]["count"] == 8
+    assert "ceval:ppl_0" in (tmp_path / "r" / "tables.md").read_text()
+    output.unlink()
+    with pytest.raises(UserError, match="no figures of ceval:ABCD_0"):
+        _evaluate(folder, tmp_path / "s", benchmarks=["ceval:ABCD_0"], **arguments)
+    assert not output.exists()
+    assert not (tmp_path / "s" / "figures.json").exists()
+
+
 def test_figures_of_choices() -> None:
     def record(gold: int, choice: int | None) -> dict:
         skipped = "too long" if choice is None else None

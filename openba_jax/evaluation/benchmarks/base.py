@@ -35,6 +35,10 @@ def ignore_progress(count: int) -> None:
     del count
 
 
+class UnaskableBenchmarkError(UserError):
+    """A model cannot be asked a whole benchmark; other benchmarks are not concerned."""
+
+
 class Result(Protocol):
     """Figures over some records."""
 
@@ -97,6 +101,7 @@ class Benchmark(abc.ABC):
           `skipped`, and counts as failed.
 
         Raises:
+          UnaskableBenchmarkError: the model lacks what every item needs.
           UserError: what the model answers is not finite.
         """
 
