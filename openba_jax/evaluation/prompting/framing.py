@@ -52,8 +52,8 @@ def frame_question(
         are blanks, and the sentinel of answers is not scored where its id is 250199 alone.
 
     Raises:
-      UnaskableBenchmarkError: the model has no sentinels, or its vocabulary not the letters, that the
-        template needs.
+      UnaskableBenchmarkError: the model has no sentinels, or its vocabulary not the letters,
+        that the template needs.
       UnusablePromptError: the question cannot be asked: it is too long without demonstrations, or
         an option has no token, or is too long.
     """
