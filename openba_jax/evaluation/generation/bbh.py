@@ -39,6 +39,7 @@ class BBH(Generations):
     """Exact match of what stands before the next question."""
 
     name = "bbh"
+    most_shots = SHOTS
     stop = StopStrings(("</s>", "Q", "\n\n"))
 
     def load(self, source: Path) -> Subjects:
