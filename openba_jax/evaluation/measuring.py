@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 
+from openba_jax.errors import UserError
 from openba_jax.evaluation.asking import AskedModel
 from openba_jax.evaluation.benchmarks.base import (
     TOTAL,
@@ -67,12 +68,19 @@ def measure(
 
     Raises:
       UnaskableBenchmarkError: no item can be asked.
-      UserError: what the model answers is not finite.
+      UserError: what the model answers is not finite, or records are damaged.
     """
     records: dict[str, list[Record]] = {}
     if folder is not None and jax.process_count() == 1:
         kept = {name: folder.read(name, len(items)) for name, items in subjects.items()}
         records = {name: each for name, each in kept.items() if each is not None}
+        for name, each in records.items():
+            try:
+                benchmark.result(each)
+            except (KeyError, TypeError, IndexError, AttributeError) as error:
+                raise UserError(
+                    f"the records of {name} in {folder.path} are damaged ({error!r}); remove them."
+                ) from error
     total, done = sum(map(len, subjects.values())), sum(map(len, records.values()))
     with progress_bar(benchmark.label, total, done, progress) as advance:
         for name, items in subjects.items():

@@ -61,6 +61,8 @@ class ResultsFolder:
             records = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
         except (OSError, ValueError) as error:
             raise UserError(f"{file} is damaged ({error}); remove it.") from error
+        if not all(isinstance(each, dict) and "skipped" in each for each in records):
+            raise UserError(f"{file} is damaged (a line is no record); remove it.")
         if len(records) != count:
             raise UserError(
                 f"{file} has {len(records)} records, and there are {count} questions; remove it."
@@ -78,7 +80,7 @@ class ResultsFolder:
         write_atomically(file, "".join(lines))
 
     def _file(self, subject: str) -> Path:
-        return self.path / f"{subject.replace('/', '_')}.jsonl"
+        return self.path / f"{subject}.jsonl"
 
 
 def fingerprint(subjects: Subjects) -> str:

@@ -91,6 +91,10 @@ def test_records_figures_tables_and_exports(folder: Path, tmp_path: Path) -> Non
     (tmp_path / "bad.json").write_text("[]")
     with pytest.raises(UserError, match="has no figures of benchmarks"):
         _evaluate(folder, tmp_path / "third", compare=[str(tmp_path / "bad.json")])
+    for broken in (3, {}, {"total": {}}, {"total": {"accuracy": None}}, {"total": [1]}):
+        (tmp_path / "bad.json").write_text(json.dumps({"benchmarks": {"mmlu": broken}}))
+        with pytest.raises(UserError, match="has no whole figures of mmlu"):
+            _evaluate(folder, tmp_path / "third", compare=[str(tmp_path / "bad.json")])
     assert not (tmp_path / "third").exists()
 
 
@@ -101,6 +105,10 @@ def test_damaged_records_are_refused(folder: Path, tmp_path: Path) -> None:
     file.write_text(text.splitlines()[0] + "\n")
     with pytest.raises(UserError, match=r"has 1 records, and there are 5 questions; remove it"):
         _evaluate(folder, tmp_path)
+    for line in ("3", "{}", '{"skipped": null}'):
+        file.write_text(f"{line}\n" * 5)
+        with pytest.raises(UserError, match="damaged"):
+            _evaluate(folder, tmp_path)
     file.write_text(text[:100])
     with pytest.raises(UserError, match="is damaged"):
         _evaluate(folder, tmp_path)

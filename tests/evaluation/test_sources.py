@@ -213,6 +213,8 @@ def test_demonstrations_of_the_original_are_drawn(tmp_path: Path) -> None:
         ({"law_test.csv": "who,I,you,me,they,\n"}, "neither a header"),
         ({"law_test.csv": ROW + "who,I,you,me,they,\n"}, "row 2: the answer is missing"),
         ({"law_test.csv": '"who,I\n'}, "is not CSV"),
+        ({"a.csv": f"subject,question,A,B,C,D,answer\na/b,{ROW}"}, "cannot name a file of results"),
+        ({"a.csv": f"subject,question,A,B,C,D,answer\n{'b' * 201},{ROW}"}, "within 200 bytes"),
         ({"law_test.jsonl": "{}\n[1\n"}, "line 2 is not JSON"),
         ({"law_test.jsonl": "3\n"}, "line 1 is no object"),
         ({"law_train.csv": ROW, "law_dev.csv": ROW}, "has the splits dev, train, and mmlu asks"),

@@ -21,6 +21,9 @@ from openba_jax.evaluation.sources.tables import (
     read_tables,
 )
 
+LONGEST_SUBJECT = 200
+"""Bytes of the name of a subject, after which files of results are called."""
+
 SEED = 42
 """With which the original draws demonstrations."""
 
@@ -75,6 +78,12 @@ def read_questions(source: Path, reading: Reading) -> dict[str, list[Question]]:
     for questions in subjects.values():
         for question in questions:
             _check_options(question, reading)
+    for name in subjects:
+        if "/" in name or "\0" in name or len(name.encode()) > LONGEST_SUBJECT:
+            raise UserError(
+                f"{source}: the subject {name!r:.60} cannot name a file of results; rename it, "
+                f"without '/' and within {LONGEST_SUBJECT} bytes."
+            )
     if TOTAL in subjects:
         raise UserError(f"{source}: {TOTAL} is the name of the figures over all subjects; rename.")
     return subjects
