@@ -19,7 +19,13 @@ from openba_jax import cli
 from openba_jax.cli import gin_values
 from openba_jax.errors import UserError
 from openba_jax.files import json_text, write_json
-from openba_jax.paths import check_output_file, check_output_folder, local, reject_overlap
+from openba_jax.paths import (
+    check_output_file,
+    check_output_folder,
+    local,
+    reject_overlap,
+    same_or_inside,
+)
 
 if TYPE_CHECKING:
     from openba_jax.evaluation.benchmarks.base import (
@@ -110,6 +116,9 @@ def evaluate(
     stores = [str(local(store)) for store in stores]
     folder = local(model_dir)
     asked = [benchmark(name, preset, shots) for name in gin_values.several(benchmarks)]
+    labels = [each.label for each in asked]
+    if twice := [label for label in labels if labels.count(label) > 1]:
+        raise UserError(f"BENCHMARKS names {twice[0]} twice; name it once.")
     if questions and not asked:
         raise UserError("BENCHMARKS is empty, and QUESTIONS need one that reads and asks them.")
     places = places_of(questions, [each.name for each in asked]) if questions else {}
@@ -124,7 +133,13 @@ def evaluate(
                 reject_overlap(file, output, "token store")
     if export and (without := [each.name for each in asked if not each.exports]):
         raise UserError(f"{without[0]} has no files of the original's; ask it without EXPORT.")
-    others = check_figures([local(file) for file in gin_values.several(compare)])
+    compared = [local(file) for file in gin_values.several(compare)]
+    others = check_figures(compared)
+    for output in outputs:
+        for file in compared:
+            reject_overlap(file, output, "file or folder of COMPARE")
+        if results is not None:
+            _reject_own_file(output, results, labels)
     lengths = None if feature_lengths is None else gin_values.feature_lengths(feature_lengths)
     loaded = [(each, each.load(places[each.name])) for each in asked if questions]
     measured = get_mixture(mixture) if mixture else None
@@ -159,6 +174,23 @@ def evaluate(
     return figures
 
 
+def _reject_own_file(output: Path, results: Path, labels: Sequence[str]) -> None:
+    """Checks that OUTPUT_FILE is none of what is written below RESULTS_DIR.
+
+    Raises:
+      UserError: it is.
+    """
+    from openba_jax.evaluation.report.report import FIGURES, PLOT, TABLES
+    from openba_jax.evaluation.results_folder import folder_name
+
+    for name in (FIGURES, TABLES, PLOT, *map(folder_name, labels)):
+        if same_or_inside(output, results / name):
+            raise UserError(
+                f"OUTPUT_FILE {output} is or lies in {name}, which RESULTS_DIR has of its own; "
+                "name another file."
+            )
+
+
 def _without_figures(unasked: Mapping[str, UnaskableBenchmarkError]) -> str:
     """One sentence about the benchmarks that could not be asked."""
     reasons = [str(error).removesuffix(".") for error in unasked.values()]
@@ -185,7 +217,8 @@ def _measured(
     asked = AskedModel(placed.model, placed.params, placed.vocabulary, **sizes, **options)
     folders: list[ResultsFolder | None] = [None] * len(loaded)
     if results is not None:  # All are checked before the first is asked.
-        same = {"model": _model_identity(model_dir), **sizes, **options}
+        identity = [*_model_identity(model_dir), placed.vocabulary.fingerprint]
+        same = {"model": identity, **sizes, **options}
         folders = [
             ResultsFolder(results, benchmark, {**same, "questions": fingerprint(subjects)})
             for benchmark, subjects in loaded

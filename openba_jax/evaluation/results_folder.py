@@ -34,7 +34,7 @@ class ResultsFolder:
         Raises:
           UserError: the folder has records for other settings; the message names one.
         """
-        self.path = folder / benchmark.label.replace(":", ".")
+        self.path = folder / folder_name(benchmark.label)
         # As JSON gives them back.
         whole = {"benchmark": benchmark.name, **benchmark.settings, **settings}
         self._settings: dict[str, Any] = json.loads(json_text(whole, self.path))
@@ -81,6 +81,11 @@ class ResultsFolder:
 
     def _file(self, subject: str) -> Path:
         return self.path / f"{subject}.jsonl"
+
+
+def folder_name(label: str) -> str:
+    """What the folder of a benchmark is called."""
+    return label.replace(":", ".")
 
 
 def fingerprint(subjects: Subjects) -> str:

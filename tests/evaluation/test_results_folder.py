@@ -98,6 +98,23 @@ def test_records_figures_tables_and_exports(folder: Path, tmp_path: Path) -> Non
     assert not (tmp_path / "third").exists()
 
 
+def test_outputs_are_no_files_of_each_other(folder: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    total = {"accuracy": 0.5, "interval": [0.4, 0.6], "chance": 0.25}
+    figures = {"model": "m", "benchmarks": {"mmlu": {"total": total}}}
+    (other / "figures.json").write_text(json.dumps(figures))
+    for name in ("figures.json", "tables.md", "ceval.ppl_0/law.jsonl"):
+        with pytest.raises(UserError, match="which RESULTS_DIR has of its own"):
+            _evaluate(folder, tmp_path / "r", output_file=str(tmp_path / "r" / name))
+    output = str(other / "figures.json")
+    with pytest.raises(UserError, match="file or folder of COMPARE"):
+        _evaluate(folder, tmp_path / "r", output_file=output, compare=[output])
+    with pytest.raises(UserError, match="BENCHMARKS names ceval:ppl_5 twice"):
+        _evaluate(folder, tmp_path / "r", benchmarks=["ceval", "ceval:ppl_5"])
+    assert not (tmp_path / "r").exists()
+
+
 def test_damaged_records_are_refused(folder: Path, tmp_path: Path) -> None:
     _evaluate(folder, tmp_path)
     file = tmp_path / "ceval.ppl_0" / "law.jsonl"
