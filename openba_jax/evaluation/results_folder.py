@@ -32,7 +32,8 @@ class ResultsFolder:
           settings: what they hold for besides the benchmark's own settings, for JSON.
 
         Raises:
-          UserError: the folder has records for other settings; the message names one.
+          UserError: the folder has records for other settings, and the message names one; or
+            records without settings, or it is a file.
         """
         self.path = folder / folder_name(benchmark.label)
         # As JSON gives them back.
@@ -47,6 +48,13 @@ class ResultsFolder:
                         f"is {self._settings.get(name)!r}; name another RESULTS_DIR, or remove "
                         "this folder."
                     )
+        elif any(self.path.glob("*.jsonl")):
+            raise UserError(
+                f"{self.path} has results without {SETTINGS}, which says what they are of; name "
+                "another RESULTS_DIR, or remove this folder."
+            )
+        if self.path.exists() and not self.path.is_dir():
+            raise UserError(f"{self.path} is no folder; name another RESULTS_DIR, or remove it.")
 
     def read(self, subject: str, count: int) -> list[Record] | None:
         """The records of a subject of so many items; None where it has not been asked.

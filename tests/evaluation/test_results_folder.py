@@ -55,6 +55,12 @@ def test_what_was_asked_is_not_asked_again(folder: Path, tmp_path: Path, monkeyp
     for change in ({"batch_size": 4}, {"preset": "original"}, {"template": "Say: {}"}):
         with pytest.raises(UserError, match=r"has results for .* = .*, and now it is"):
             _evaluate(folder, results, **change)
+    (results / "ceval.ppl_0" / "settings.json").unlink()
+    with pytest.raises(UserError, match=r"has results without settings\.json"):
+        _evaluate(folder, results)
+    (tmp_path / "ceval.ppl_0").touch()
+    with pytest.raises(UserError, match=r"ceval\.ppl_0 is no folder"):
+        _evaluate(folder, tmp_path)
     with pytest.raises(UserError, match="EXPORT and COMPARE write below RESULTS_DIR"):
         _evaluate(folder, results, results_dir="", export=True)
 
