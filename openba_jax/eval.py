@@ -19,10 +19,20 @@ from openba_jax import cli
 from openba_jax.cli import gin_values
 from openba_jax.errors import UserError
 from openba_jax.files import json_text, write_json
-from openba_jax.paths import check_output_file, check_output_folder, local, reject_overlap
+from openba_jax.paths import (
+    check_output_file,
+    check_output_folder,
+    local,
+    reject_overlap,
+    same_or_inside,
+)
 
 if TYPE_CHECKING:
-    from openba_jax.evaluation.benchmarks.base import Benchmark, Subjects
+    from openba_jax.evaluation.benchmarks.base import (
+        Benchmark,
+        Subjects,
+        UnaskableBenchmarkError,
+    )
     from openba_jax.inference.loading import PlacedModel
     from openba_jax.objectives.mixture import Mixture
 
@@ -78,7 +88,8 @@ def evaluate(
     Raises:
       UserError: there is nothing to measure, a benchmark is unknown, model or files cannot be used,
         results there are for other settings, the mixture is for another kind of models, a figure
-        would not be finite, or memory is full.
+        would not be finite, or memory is full. Where some benchmarks cannot be asked at all, the
+        figures of the others are written first.
     """
     import jax
 
@@ -105,6 +116,9 @@ def evaluate(
     stores = [str(local(store)) for store in stores]
     folder = local(model_dir)
     asked = [benchmark(name, preset, shots) for name in gin_values.several(benchmarks)]
+    labels = [each.label for each in asked]
+    if twice := [label for label in labels if labels.count(label) > 1]:
+        raise UserError(f"BENCHMARKS names {twice[0]} twice; name it once.")
     if questions and not asked:
         raise UserError("BENCHMARKS is empty, and QUESTIONS need one that reads and asks them.")
     places = places_of(questions, [each.name for each in asked]) if questions else {}
@@ -119,7 +133,13 @@ def evaluate(
                 reject_overlap(file, output, "token store")
     if export and (without := [each.name for each in asked if not each.exports]):
         raise UserError(f"{without[0]} has no files of the original's; ask it without EXPORT.")
-    others = check_figures([local(file) for file in gin_values.several(compare)])
+    compared = [local(file) for file in gin_values.several(compare)]
+    others = check_figures(compared)
+    for output in outputs:
+        for file in compared:
+            reject_overlap(file, output, "file or folder of COMPARE")
+        if results is not None:
+            _reject_own_file(output, results, labels)
     lengths = None if feature_lengths is None else gin_values.feature_lengths(feature_lengths)
     loaded = [(each, each.load(places[each.name])) for each in asked if questions]
     measured = get_mixture(mixture) if mixture else None
@@ -134,19 +154,47 @@ def evaluate(
     }
     options = {"parse_special": parse_special, "template": template}
     figures: dict[str, Any] = {}
+    unasked: dict[str, UnaskableBenchmarkError] = {}
     with hardware.explain_out_of_memory(), use_mesh(placed.mesh):
         if loaded:
-            figures["benchmarks"] = _measured(
+            figures["benchmarks"], unasked = _measured(
                 placed, loaded, sizes, options, folder, results, export
             )
         if measured is not None:
             figures["loss"] = _loss(placed, measured, stores, eval_batches, sizes)
-    if jax.process_index() == 0:
+    if not figures.get("benchmarks"):
+        figures.pop("benchmarks", None)
+    if jax.process_index() == 0 and figures:
         if output_file:
             write_json(check_output_file(output_file), figures)
-        if results is not None:
+        if results is not None and "benchmarks" in figures:
             write_report(results, folder.name, figures, others)
+    if unasked:
+        raise UserError(_without_figures(unasked))
     return figures
+
+
+def _reject_own_file(output: Path, results: Path, labels: Sequence[str]) -> None:
+    """Checks that OUTPUT_FILE is none of what is written below RESULTS_DIR.
+
+    Raises:
+      UserError: it is.
+    """
+    from openba_jax.evaluation.report.report import FIGURES, PLOT, TABLES
+    from openba_jax.evaluation.results_folder import folder_name
+
+    for name in (FIGURES, TABLES, PLOT, *map(folder_name, labels)):
+        if same_or_inside(output, results / name):
+            raise UserError(
+                f"OUTPUT_FILE {output} is or lies in {name}, which RESULTS_DIR has of its own; "
+                "name another file."
+            )
+
+
+def _without_figures(unasked: Mapping[str, UnaskableBenchmarkError]) -> str:
+    """One sentence about the benchmarks that could not be asked."""
+    reasons = [str(error).removesuffix(".") for error in unasked.values()]
+    return f"no figures of {', '.join(unasked)}: {'; and '.join(reasons)}."
 
 
 def _measured(
@@ -157,32 +205,39 @@ def _measured(
     model_dir: Path,
     results: Path | None,
     export: bool,
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], dict[str, UnaskableBenchmarkError]]:
+    """The figures of all benchmarks that can be asked, and why the others cannot."""
     import jax
 
     from openba_jax.evaluation.asking import AskedModel
-    from openba_jax.evaluation.benchmarks.base import TOTAL
+    from openba_jax.evaluation.benchmarks.base import TOTAL, UnaskableBenchmarkError
     from openba_jax.evaluation.measuring import measure
     from openba_jax.evaluation.results_folder import ResultsFolder, fingerprint
 
     asked = AskedModel(placed.model, placed.params, placed.vocabulary, **sizes, **options)
     folders: list[ResultsFolder | None] = [None] * len(loaded)
     if results is not None:  # All are checked before the first is asked.
-        same = {"model": _model_identity(model_dir), **sizes, **options}
+        identity = [*_model_identity(model_dir), placed.vocabulary.fingerprint]
+        same = {"model": identity, **sizes, **options}
         folders = [
             ResultsFolder(results, benchmark, {**same, "questions": fingerprint(subjects)})
             for benchmark, subjects in loaded
         ]
-    figures = {}
+    figures: dict[str, Any] = {}
+    unasked: dict[str, UnaskableBenchmarkError] = {}
     for (benchmark, subjects), folder in zip(loaded, folders, strict=True):
-        measured = measure(benchmark, subjects, asked, folder=folder, progress=True)
+        try:
+            measured = measure(benchmark, subjects, asked, folder=folder, progress=True)
+        except UnaskableBenchmarkError as error:  # It costs the others nothing.
+            unasked[benchmark.label] = error
+            continue
         cli.say(f"{measured.benchmark}, {benchmark.unit}:")
         for name, result in {**measured.subjects, TOTAL: measured.total}.items():
             cli.say(f"{name}: {result}")
         if export and folder is not None and jax.process_index() == 0:
             benchmark.export(folder.path / "original", measured.records)
         figures[measured.benchmark] = {**measured.as_dict(), "settings": dict(benchmark.settings)}
-    return figures
+    return figures, unasked
 
 
 def _model_identity(model_dir: Path) -> list[Any]:

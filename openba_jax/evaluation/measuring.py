@@ -9,7 +9,14 @@ import jax
 
 from openba_jax.errors import UserError
 from openba_jax.evaluation.asking import AskedModel
-from openba_jax.evaluation.benchmarks.base import TOTAL, Benchmark, Record, Result, Subjects
+from openba_jax.evaluation.benchmarks.base import (
+    TOTAL,
+    Benchmark,
+    Record,
+    Result,
+    Subjects,
+    UnaskableBenchmarkError,
+)
 from openba_jax.evaluation.progress import bar as progress_bar
 from openba_jax.evaluation.results_folder import ResultsFolder
 
@@ -60,12 +67,20 @@ def measure(
       progress: show a bar on a terminal.
 
     Raises:
-      UserError: no item can be asked, or what the model answers is not finite.
+      UnaskableBenchmarkError: no item can be asked.
+      UserError: what the model answers is not finite, or records are damaged.
     """
     records: dict[str, list[Record]] = {}
     if folder is not None and jax.process_count() == 1:
         kept = {name: folder.read(name, len(items)) for name, items in subjects.items()}
         records = {name: each for name, each in kept.items() if each is not None}
+        for name, each in records.items():
+            try:
+                benchmark.result(each)
+            except (KeyError, TypeError, IndexError, AttributeError) as error:
+                raise UserError(
+                    f"the records of {name} in {folder.path} are damaged ({error!r}); remove them."
+                ) from error
     total, done = sum(map(len, subjects.values())), sum(map(len, records.values()))
     with progress_bar(benchmark.label, total, done, progress) as advance:
         for name, items in subjects.items():
@@ -81,12 +96,12 @@ def summarize(benchmark: Benchmark, records: dict[str, list[Record]]) -> Measure
     """The figures of the records of all subjects.
 
     Raises:
-      UserError: no item could be asked.
+      UnaskableBenchmarkError: no item could be asked.
     """
     every = [record for each in records.values() for record in each]
     if all(record["skipped"] is not None for record in every):
-        raise UserError(
-            f"none of the {len(every)} questions of {benchmark.name} can be asked; see the "
+        raise UnaskableBenchmarkError(
+            f"none of the {len(every)} questions of {benchmark.label} can be asked; see the "
             "warnings, and give larger TASK_FEATURE_LENGTHS if they are too long."
         )
     by_category: dict[str, list[Record]] = {}

@@ -32,9 +32,10 @@ class ResultsFolder:
           settings: what they hold for besides the benchmark's own settings, for JSON.
 
         Raises:
-          UserError: the folder has records for other settings; the message names one.
+          UserError: the folder has records for other settings, and the message names one; or
+            records without settings, or it is a file.
         """
-        self.path = folder / benchmark.label.replace(":", ".")
+        self.path = folder / folder_name(benchmark.label)
         # As JSON gives them back.
         whole = {"benchmark": benchmark.name, **benchmark.settings, **settings}
         self._settings: dict[str, Any] = json.loads(json_text(whole, self.path))
@@ -47,6 +48,13 @@ class ResultsFolder:
                         f"is {self._settings.get(name)!r}; name another RESULTS_DIR, or remove "
                         "this folder."
                     )
+        elif any(self.path.glob("*.jsonl")):
+            raise UserError(
+                f"{self.path} has results without {SETTINGS}, which says what they are of; name "
+                "another RESULTS_DIR, or remove this folder."
+            )
+        if self.path.exists() and not self.path.is_dir():
+            raise UserError(f"{self.path} is no folder; name another RESULTS_DIR, or remove it.")
 
     def read(self, subject: str, count: int) -> list[Record] | None:
         """The records of a subject of so many items; None where it has not been asked.
@@ -61,6 +69,8 @@ class ResultsFolder:
             records = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
         except (OSError, ValueError) as error:
             raise UserError(f"{file} is damaged ({error}); remove it.") from error
+        if not all(isinstance(each, dict) and "skipped" in each for each in records):
+            raise UserError(f"{file} is damaged (a line is no record); remove it.")
         if len(records) != count:
             raise UserError(
                 f"{file} has {len(records)} records, and there are {count} questions; remove it."
@@ -78,7 +88,12 @@ class ResultsFolder:
         write_atomically(file, "".join(lines))
 
     def _file(self, subject: str) -> Path:
-        return self.path / f"{subject.replace('/', '_')}.jsonl"
+        return self.path / f"{subject}.jsonl"
+
+
+def folder_name(label: str) -> str:
+    """What the folder of a benchmark is called."""
+    return label.replace(":", ".")
 
 
 def fingerprint(subjects: Subjects) -> str:

@@ -117,3 +117,15 @@ def test_the_nearest_name_is_suggested() -> None:
         registry.benchmark("mmlu", preset="orginal")
     with pytest.raises(UserError, match="ppl_0 of piqa shows no demonstrations, and SHOTS is 3"):
         registry.benchmark("piqa:ppl_0", shots=3)
+    with pytest.raises(UserError, match="PRESET is 'orginal'"):
+        registry.benchmark("json_choice", preset="orginal")
+    for name in ("json_choice", "translation"):
+        with pytest.raises(UserError, match=f"{name} shows no demonstrations, and SHOTS is 3"):
+            registry.benchmark(name, shots=3)
+    with pytest.raises(UserError, match="gsm8k has 5 examples, and SHOTS is 6"):
+        registry.benchmark("gsm8k", shots=6)
+    assert registry.benchmark("gsm8k").settings["shots"] == 5
+    assert registry.benchmark("gsm8k", shots=0).settings["shots"] == 0
+    for shots in (-1, 2.5, "3"):
+        with pytest.raises(UserError, match=f"SHOTS is {shots!r}; it must be None or a whole"):
+            registry.benchmark("gsm8k", shots=shots)  # type: ignore[arg-type]

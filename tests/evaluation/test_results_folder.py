@@ -55,6 +55,12 @@ def test_what_was_asked_is_not_asked_again(folder: Path, tmp_path: Path, monkeyp
     for change in ({"batch_size": 4}, {"preset": "original"}, {"template": "Say: {}"}):
         with pytest.raises(UserError, match=r"has results for .* = .*, and now it is"):
             _evaluate(folder, results, **change)
+    (results / "ceval.ppl_0" / "settings.json").unlink()
+    with pytest.raises(UserError, match=r"has results without settings\.json"):
+        _evaluate(folder, results)
+    (tmp_path / "ceval.ppl_0").touch()
+    with pytest.raises(UserError, match=r"ceval\.ppl_0 is no folder"):
+        _evaluate(folder, tmp_path)
     with pytest.raises(UserError, match="EXPORT and COMPARE write below RESULTS_DIR"):
         _evaluate(folder, results, results_dir="", export=True)
 
@@ -91,7 +97,28 @@ def test_records_figures_tables_and_exports(folder: Path, tmp_path: Path) -> Non
     (tmp_path / "bad.json").write_text("[]")
     with pytest.raises(UserError, match="has no figures of benchmarks"):
         _evaluate(folder, tmp_path / "third", compare=[str(tmp_path / "bad.json")])
+    for broken in (3, {}, {"total": {}}, {"total": {"accuracy": None}}, {"total": [1]}):
+        (tmp_path / "bad.json").write_text(json.dumps({"benchmarks": {"mmlu": broken}}))
+        with pytest.raises(UserError, match="has no whole figures of mmlu"):
+            _evaluate(folder, tmp_path / "third", compare=[str(tmp_path / "bad.json")])
     assert not (tmp_path / "third").exists()
+
+
+def test_outputs_are_no_files_of_each_other(folder: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    total = {"accuracy": 0.5, "interval": [0.4, 0.6], "chance": 0.25}
+    figures = {"model": "m", "benchmarks": {"mmlu": {"total": total}}}
+    (other / "figures.json").write_text(json.dumps(figures))
+    for name in ("figures.json", "tables.md", "ceval.ppl_0/law.jsonl"):
+        with pytest.raises(UserError, match="which RESULTS_DIR has of its own"):
+            _evaluate(folder, tmp_path / "r", output_file=str(tmp_path / "r" / name))
+    output = str(other / "figures.json")
+    with pytest.raises(UserError, match="file or folder of COMPARE"):
+        _evaluate(folder, tmp_path / "r", output_file=output, compare=[output])
+    with pytest.raises(UserError, match="BENCHMARKS names ceval:ppl_5 twice"):
+        _evaluate(folder, tmp_path / "r", benchmarks=["ceval", "ceval:ppl_5"])
+    assert not (tmp_path / "r").exists()
 
 
 def test_damaged_records_are_refused(folder: Path, tmp_path: Path) -> None:
@@ -101,9 +128,32 @@ def test_damaged_records_are_refused(folder: Path, tmp_path: Path) -> None:
     file.write_text(text.splitlines()[0] + "\n")
     with pytest.raises(UserError, match=r"has 1 records, and there are 5 questions; remove it"):
         _evaluate(folder, tmp_path)
+    for line in ("3", "{}", '{"skipped": null}'):
+        file.write_text(f"{line}\n" * 5)
+        with pytest.raises(UserError, match="damaged"):
+            _evaluate(folder, tmp_path)
     file.write_text(text[:100])
     with pytest.raises(UserError, match="is damaged"):
         _evaluate(folder, tmp_path)
+
+
+def test_a_benchmark_that_cannot_be_asked_costs_the_others_nothing(
+    folder: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "figures.json"
+    arguments = {"feature_lengths": {"inputs": 90, "targets": 16}, "output_file": str(output)}
+    with pytest.raises(UserError, match="no figures of ceval:ABCD_0: none of the 8 questions"):
+        _evaluate(folder, tmp_path / "r", benchmarks=["ceval:ABCD_0", "ceval:ppl_0"], **arguments)
+    for file in (output, tmp_path / "r" / "figures.json"):
+        figures = json.loads(file.read_text())["benchmarks"]
+        assert list(figures) == ["ceval:ppl_0"]
+        assert figures["ceval:ppl_0"]["total"]["count"] == 8
+    assert "ceval:ppl_0" in (tmp_path / "r" / "tables.md").read_text()
+    output.unlink()
+    with pytest.raises(UserError, match="no figures of ceval:ABCD_0"):
+        _evaluate(folder, tmp_path / "s", benchmarks=["ceval:ABCD_0"], **arguments)
+    assert not output.exists()
+    assert not (tmp_path / "s" / "figures.json").exists()
 
 
 def test_figures_of_choices() -> None:

@@ -10,7 +10,9 @@ import pytest
 
 from openba_jax.errors import UserError
 from openba_jax.evaluation.benchmarks import registry
+from openba_jax.evaluation.generation import sources
 from openba_jax.evaluation.question import Question
+from openba_jax.evaluation.sources import openba_json
 from openba_jax.evaluation.sources.places import places_of
 from openba_jax.evaluation.sources.questions import Reading, read_questions
 from openba_jax.evaluation.sources.schemas import question_of
@@ -69,6 +71,9 @@ def test_published_columns(fields: dict[str, Any], text, options, answer, passag
         ({"question": " ", "A": "a", "B": "b", "answer": "A"}, "has no question"),
         ({"question": "q", "answer": "A"}, "has 0 options"),
         ({"question": "q", "choices": ["a", None], "answer": 0}, "option B is None"),
+        ({"question": "q", "A": "a", "B": None, "C": "c", "answer": "C"}, "option B is None"),
+        ({"question": "q", "res1": "a", "res3": "c", "answer": "B"}, "option B is None"),
+        ({"question": "q", "choices": {"text": "a", "label": 5}, "answer": "A"}, "has 0 options"),
     ],
 )
 def test_rows_that_are_no_question(fields: dict[str, Any], message: str) -> None:
@@ -208,12 +213,15 @@ def test_demonstrations_of_the_original_are_drawn(tmp_path: Path) -> None:
         ({"law_test.csv": "who,I,you,me,they,\n"}, "neither a header"),
         ({"law_test.csv": ROW + "who,I,you,me,they,\n"}, "row 2: the answer is missing"),
         ({"law_test.csv": '"who,I\n'}, "is not CSV"),
+        ({"a.csv": f"subject,question,A,B,C,D,answer\na/b,{ROW}"}, "cannot name a file of results"),
+        ({"a.csv": f"subject,question,A,B,C,D,answer\n{'b' * 201},{ROW}"}, "within 200 bytes"),
         ({"law_test.jsonl": "{}\n[1\n"}, "line 2 is not JSON"),
         ({"law_test.jsonl": "3\n"}, "line 1 is no object"),
         ({"law_train.csv": ROW, "law_dev.csv": ROW}, "has the splits dev, train, and mmlu asks"),
         ({"law_test.parquet": "no"}, "is no Parquet file"),
         ({"law_test.arrow": "no"}, "is no Arrow file"),
         ({"total_test.csv": ROW}, "total is the name of the figures"),
+        ({"a/law_test.csv": ROW, "b/law_test.csv": ROW}, "two files of law test, of which .*b/law"),
     ],
 )
 def test_refusals(tmp_path: Path, files: dict[str, str | bytes], message: str) -> None:
@@ -262,6 +270,42 @@ def test_easy_and_challenge_lie_in_one_folder(tmp_path: Path) -> None:
         _write(tmp_path, f"{name}.json", json.dumps([{"demo": [], "data": item}] * count))
     assert list(registry.benchmark("arc_e").load(tmp_path)) == ["ARC-Easy-Test"]
     assert list(registry.benchmark("arc_c").load(tmp_path)) == ["ARC-Challenge-Test"]
+
+    (tmp_path / "ARC-Easy-Test.json").unlink()
+    with pytest.raises(UserError, match=r"has no file of arc_e; .*Challenge.* another benchmark"):
+        registry.benchmark("arc_e").load(tmp_path)
+
+
+def test_easy_and_challenge_as_tables_lie_in_one_folder(tmp_path: Path) -> None:
+    for name in ("ARC-Easy", "ARC-Challenge"):
+        _write(tmp_path, f"{name}/test.csv", f"question,A,B,C,D,answer\n{name},1,2,3,4,A\n")
+    for benchmark, name in (("arc_e", "ARC-Easy"), ("arc_c", "ARC-Challenge")):
+        found = registry.benchmark(benchmark).load(tmp_path)
+        assert [[each.text for each in part] for part in found.values()] == [[name]]
+
+
+def test_questions_of_other_benchmarks_are_not_asked(tmp_path: Path) -> None:
+    (tmp_path / "MMLU").mkdir()
+    with pytest.raises(UserError, match="has a folder for mmlu and none for sciq"):
+        places_of(str(tmp_path), ["sciq"])
+
+
+def test_files_of_one_name_and_names_in_capitals(tmp_path: Path) -> None:
+    fields = {"question": "q", "ans": "A", "res1": "a", "res2": "b"}
+    questions = json.dumps([{"demo": [], "data": fields}])
+    _write(tmp_path, "a.JSON", questions)
+    _write(tmp_path, "below/b.json", questions)
+    assert sorted(openba_json.load(tmp_path)) == ["a", "b"]
+    assert sorted(openba_json.load(tmp_path / "a.JSON")) == ["a"]
+    _write(tmp_path, "b.json", questions)
+    with pytest.raises(UserError, match="two files of the subject b"):
+        openba_json.load(tmp_path)
+    _write(tmp_path, "words/LAW_TEST.CSV", ROW)
+    assert list(read_questions(tmp_path / "words", FOUR)) == ["LAW"]
+    for name in ("en-zh.jsonl", "en-zh.more.jsonl"):
+        _write(tmp_path, f"wmt/{name}", '{"text": "a", "summary": "b"}\n')
+    with pytest.raises(UserError, match="are both of the subject en-zh"):
+        sources.subjects(sources.files(tmp_path / "wmt", sources.TABLES))
 
 
 def test_real_files_of_piqa(shared_dir: Path) -> None:

@@ -14,9 +14,10 @@ import pytest
 from openba_jax.errors import UserError
 from openba_jax.evaluation.asking import AskedModel
 from openba_jax.evaluation.benchmarks import registry
+from openba_jax.evaluation.benchmarks.base import ORIGINAL
 from openba_jax.evaluation.prompting.framing import frame_question
 from openba_jax.evaluation.prompting.template import Template, numbered
-from openba_jax.evaluation.prompting.templated import ORIGINAL, TemplatedChoices
+from openba_jax.evaluation.prompting.templated import TemplatedChoices
 from openba_jax.evaluation.question import Question
 from openba_jax.inference.prompts import UnusablePromptError
 

@@ -13,6 +13,7 @@ BENCHMARK = TemplatedChoices(
         options=(3, 4, 5),
         demo_splits=("train", "dev", "validation"),
         file_pattern="challenge",
+        other_pattern="easy",
     ),
     {**original.ARC, "harness": harness.QUESTION},
     "ABCD_0",

@@ -16,6 +16,10 @@ from typing import Any, ClassVar, Protocol, Self
 from openba_jax.errors import UserError
 from openba_jax.evaluation.asking import AskedModel
 
+CORRECTED, ORIGINAL = "corrected", "original"
+PRESETS = (CORRECTED, ORIGINAL)
+"""Without the mistakes of the original (docs/evaluation.md), or with them."""
+
 TOTAL = "total"
 """What the figures over all subjects stand under; no subject has this name."""
 
@@ -33,6 +37,10 @@ Advance = Callable[[int], object]
 def ignore_progress(count: int) -> None:
     """Where nobody looks."""
     del count
+
+
+class UnaskableBenchmarkError(UserError):
+    """A model cannot be asked a whole benchmark; other benchmarks are not concerned."""
 
 
 class Result(Protocol):
@@ -97,6 +105,7 @@ class Benchmark(abc.ABC):
           `skipped`, and counts as failed.
 
         Raises:
+          UnaskableBenchmarkError: the model lacks what every item needs.
           UserError: what the model answers is not finite.
         """
 
@@ -115,7 +124,11 @@ class Benchmark(abc.ABC):
         Raises:
           UserError: it has no such settings.
         """
-        del preset, shots
+        del preset
+        if shots:
+            raise UserError(
+                f"{self.name} shows no demonstrations, and SHOTS is {shots}; leave SHOTS out."
+            )
         if template:
             raise UserError(f"{self.name} has no templates; ask for it without {template!r}.")
         return self

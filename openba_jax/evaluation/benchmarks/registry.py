@@ -7,7 +7,7 @@ import importlib
 from typing import cast
 
 from openba_jax.errors import UserError
-from openba_jax.evaluation.benchmarks.base import Benchmark
+from openba_jax.evaluation.benchmarks.base import PRESETS, Benchmark
 
 _ROOM = "openba_jax.evaluation"
 _CHOICES = (
@@ -37,8 +37,12 @@ def benchmark(name: str, preset: str = "corrected", shots: int | None = None) ->
 
     Raises:
       UserError: no benchmark has that name, and the message names the nearest; or it has no such
-        settings.
+        settings, or there are none.
     """
+    if preset not in PRESETS:
+        raise UserError(f"PRESET is {preset!r}; it must be one of {', '.join(PRESETS)}.")
+    if shots is not None and (not isinstance(shots, int) or isinstance(shots, bool) or shots < 0):
+        raise UserError(f"SHOTS is {shots!r}; it must be None or a whole number of at least 0.")
     name, _, template = name.partition(":")
     if name not in BENCHMARKS:
         close = difflib.get_close_matches(name, BENCHMARKS, 1)

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Self
 
 from absl import logging
 
+from openba_jax.errors import UserError
 from openba_jax.evaluation.asking import AskedModel
 from openba_jax.evaluation.benchmarks.base import Advance, Benchmark, Record, ignore_progress
 from openba_jax.inference.prompts import UnusablePromptError
@@ -96,12 +97,14 @@ class Generations(Benchmark):
       unit: the name of the main figure.
       stop: strings that end an answer.
       max_new_tokens: longest answer; shorter where the model's targets are.
+      most_shots: how many examples there are; 0: questions have none.
       shots: examples at most; None: all that there are.
     """
 
     unit: ClassVar[str] = "exact_match"
     stop: ClassVar[StopStrings] = StopStrings()
     max_new_tokens: ClassVar[int] = 256
+    most_shots: ClassVar[int] = 0
     shots: int | None = None
 
     @abc.abstractmethod
@@ -119,7 +122,12 @@ class Generations(Benchmark):
 
     def configured(self, template: str = "", preset: str = "", shots: int | None = None) -> Self:
         """The benchmark with other settings, see `Benchmark.configured`."""
-        chosen = copy.copy(super().configured(template, preset, shots))
+        if shots and 0 < self.most_shots < shots:
+            raise UserError(
+                f"{self.name} has {self.most_shots} examples, and SHOTS is {shots}; take fewer."
+            )
+        inherited = None if self.most_shots else shots
+        chosen = copy.copy(super().configured(template, preset, inherited))
         chosen.shots = shots
         return chosen
 
@@ -129,7 +137,7 @@ class Generations(Benchmark):
         return {
             "stop": list(self.stop.strings),
             "max_new_tokens": self.max_new_tokens,
-            "shots": self.shots,
+            "shots": self.most_shots if self.shots is None else self.shots,
         }
 
     def answers(

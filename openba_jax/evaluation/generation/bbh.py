@@ -39,6 +39,7 @@ class BBH(Generations):
     """Exact match of what stands before the next question."""
 
     name = "bbh"
+    most_shots = SHOTS
     stop = StopStrings(("</s>", "Q", "\n\n"))
 
     def load(self, source: Path) -> Subjects:
@@ -48,7 +49,10 @@ class BBH(Generations):
           UserError: a file is no task of BBH, or malformed, or its examples are missing.
         """
         inner = source / "bbh" if (source / "bbh").is_dir() else source
-        return {sources.subject(path): _task(path) for path in sources.files(inner, (".json",))}
+        return {
+            name: _task(path)
+            for name, path in sources.subjects(sources.files(inner, (".json",))).items()
+        }
 
     def figures(self, records: Sequence[Record]) -> Figures:
         """The share of answers that are the right one, letter by letter."""

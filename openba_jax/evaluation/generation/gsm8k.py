@@ -26,6 +26,7 @@ class GSM8K(Generations):
     """The number behind `####`, or the last one."""
 
     name = "gsm8k"
+    most_shots = SHOTS
     stop = StopStrings(("Question:", "</s>", "<|im_end|>"))
 
     def load(self, source: Path) -> Subjects:

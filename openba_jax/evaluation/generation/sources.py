@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,23 @@ def files(source: Path, endings: tuple[str, ...]) -> list[Path]:
     found = [path for path in found if path.is_file() and path.name.lower().endswith(endings)]
     if not found:
         raise UserError(f"{source} holds no file of questions ({', '.join(endings)}).")
+    return found
+
+
+def subjects(paths: Sequence[Path]) -> dict[str, Path]:
+    """Files by subject.
+
+    Raises:
+      UserError: two are of one subject, or see `subject`.
+    """
+    found: dict[str, Path] = {}
+    for path in paths:
+        name = subject(path)
+        if name in found:
+            raise UserError(
+                f"{found[name]} and {path} are both of the subject {name}; keep one of them."
+            )
+        found[name] = path
     return found
 
 

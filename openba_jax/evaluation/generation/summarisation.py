@@ -58,7 +58,7 @@ class Summarisation(Generations):
         """
         _scorer()
         found = sources.files(source, sources.TABLES)
-        return {sources.subject(path): _documents(path) for path in found}
+        return {name: _documents(path) for name, path in sources.subjects(found).items()}
 
     def figures(self, records: Sequence[Record]) -> Figures:
         """The mean of each of `METRICS`."""

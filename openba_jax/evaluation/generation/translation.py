@@ -42,7 +42,7 @@ class Translation(CorpusGenerations):
         """
         _sacrebleu()
         found = sources.files(source, sources.TABLES)
-        return {sources.subject(path): _direction(path) for path in found}
+        return {name: _direction(path) for name, path in sources.subjects(found).items()}
 
     def figures(self, records: Sequence[Record]) -> Figures:
         """BLEU and chrF of the corpus, from 0 to 1."""

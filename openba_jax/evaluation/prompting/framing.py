@@ -6,8 +6,8 @@ import functools
 from typing import NamedTuple
 
 from openba_jax.data.vocabularies.base import Vocabulary
-from openba_jax.errors import UserError
 from openba_jax.evaluation.asking import AskedModel
+from openba_jax.evaluation.benchmarks.base import UnaskableBenchmarkError
 from openba_jax.evaluation.choosing import FramedLetters, FramedQuestion
 from openba_jax.evaluation.prompting.template import MARK, Template, numbered
 from openba_jax.evaluation.question import Question
@@ -52,8 +52,8 @@ def frame_question(
         are blanks, and the sentinel of answers is not scored where its id is 250199 alone.
 
     Raises:
-      UserError: the model has no sentinels, or its vocabulary not the letters, that the template
-        needs.
+      UnaskableBenchmarkError: the model has no sentinels, or its vocabulary not the letters,
+        that the template needs.
       UnusablePromptError: the question cannot be asked: it is too long without demonstrations, or
         an option has no token, or is too long.
     """
@@ -156,7 +156,7 @@ def _with_sentinels(
 
 def _with_sentinel_frame(asked: AskedModel) -> Vocabulary:
     if not isinstance(asked.frame, SentinelFrame):
-        raise UserError(
+        raise UnaskableBenchmarkError(
             "templates called r_ppl give every demonstration a sentinel, which this model has not "
             "been trained on; take another template."
         )
@@ -171,7 +171,7 @@ def _letters(asked: AskedModel, decoder: str, letters: str) -> tuple[list[int], 
         ids = _pieces(vocabulary)
         missing = [letter for letter in letters if letter not in ids]
         if missing:
-            raise UserError(
+            raise UnaskableBenchmarkError(
                 f"{vocabulary} has no piece {missing[0]!r}, which a template of letters needs; "
                 "take one that compares options."
             )

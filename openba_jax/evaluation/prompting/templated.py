@@ -13,7 +13,7 @@ from absl import logging
 
 from openba_jax.errors import UserError
 from openba_jax.evaluation.asking import AskedModel
-from openba_jax.evaluation.benchmarks.base import Record, Subjects
+from openba_jax.evaluation.benchmarks.base import CORRECTED, ORIGINAL, Record, Subjects
 from openba_jax.evaluation.benchmarks.choices import ChoiceBenchmark, mean_log_likelihood
 from openba_jax.evaluation.choosing import FramedLetters, FramedQuestion
 from openba_jax.evaluation.prompting.framing import frame_question
@@ -22,10 +22,6 @@ from openba_jax.evaluation.prompting.template import Template, Templates, number
 from openba_jax.evaluation.question import Question
 from openba_jax.evaluation.report import exports as original_files
 from openba_jax.evaluation.sources.questions import Reading, read_questions
-
-CORRECTED, ORIGINAL = "corrected", "original"
-PRESETS = (CORRECTED, ORIGINAL)
-"""Without the mistakes of the original (docs/evaluation.md), or with them."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,10 +76,6 @@ class TemplatedChoices(ChoiceBenchmark):
         self, template: str = "", preset: str = CORRECTED, shots: int | None = None
     ) -> Self:
         """The benchmark with another template, see `Benchmark.configured`."""
-        if preset not in PRESETS:
-            raise UserError(f"PRESET is {preset!r}; it must be one of {', '.join(PRESETS)}.")
-        if shots is not None and shots < 0:
-            raise UserError(f"SHOTS is {shots}; it must be None or at least 0.")
         template = template or self.template_name
         if template not in self.templates:
             close = difflib.get_close_matches(template, self.templates, 1)

@@ -21,16 +21,24 @@ from openba_jax.evaluation.score import LETTERS
 
 
 def load(folder: Path) -> dict[str, list[Question]]:
-    """Reads all `*.json` of a folder; each is a subject of the name of its file.
+    """Reads all `*.json` of a folder and below it, or one file; each is a subject of its name.
 
     Raises:
-      UserError: the folder has no `*.json`, or a file cannot be read or is no list of questions;
-        the message names the file and the number of the question, counted from 1.
+      UserError: the folder has no `*.json` or two of one name, or a file cannot be read or is no
+        list of questions; the message names the file and the number of the question, counted
+        from 1.
     """
-    files = sorted(folder.glob("*.json"))
+    below = [folder] if folder.is_file() else sorted(folder.rglob("*"))
+    files = [file for file in below if file.is_file() and file.suffix.lower() == ".json"]
     if not files:
         raise UserError(f"{folder} holds no question file (*.json).")
-    return {_subject(file): read_questions(file) for file in files}
+    subjects: dict[str, list[Question]] = {}
+    for file in files:
+        name = _subject(file)
+        if name in subjects:
+            raise UserError(f"{folder} has two files of the subject {name}; keep one of them.")
+        subjects[name] = read_questions(file)
+    return subjects
 
 
 def read_questions(path: Path) -> list[Question]:

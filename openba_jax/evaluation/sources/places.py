@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from openba_jax.errors import UserError
+from openba_jax.evaluation.benchmarks.registry import BENCHMARKS
 from openba_jax.paths import local
 
 _FOLDERS = {"arc_e": ("arc_e", "arc_easy", "arc"), "arc_c": ("arc_c", "arc_challenge", "arc")}
@@ -22,7 +23,7 @@ def places_of(questions: str | Mapping[str, str], names: Sequence[str]) -> dict[
       names: of the benchmarks, without their templates.
 
     Raises:
-      UserError: a benchmark has none.
+      UserError: a benchmark has none, or the folder has those of other benchmarks alone.
     """
     if isinstance(questions, Mapping):
         missing = [name for name in names if name not in questions]
@@ -36,6 +37,11 @@ def places_of(questions: str | Mapping[str, str], names: Sequence[str]) -> dict[
         raise UserError(
             f"{folder} has no folder for {min(several)}, and it has some for other benchmarks; "
             "add it, or name all in QUESTIONS: {'mmlu': 'FOLDER', ...}."
+        )
+    if several and (other := next((n for n in BENCHMARKS if _below(folder, n)), "")):
+        raise UserError(
+            f"{folder} has a folder for {other} and none for {min(several)}, whose questions these "
+            "are not; name its own folder in QUESTIONS."
         )
     return places
 

@@ -13,7 +13,16 @@ from openba_jax.evaluation.benchmarks.base import TOTAL
 from openba_jax.evaluation.question import Question
 from openba_jax.evaluation.sources import openba_json
 from openba_jax.evaluation.sources.schemas import question_of
-from openba_jax.evaluation.sources.tables import SPLITS, Table, kind_of, read_tables
+from openba_jax.evaluation.sources.tables import (
+    SPLITS,
+    Table,
+    kind_of,
+    question_files,
+    read_tables,
+)
+
+LONGEST_SUBJECT = 200
+"""Bytes of the name of a subject, after which files of results are called."""
 
 SEED = 42
 """With which the original draws demonstrations."""
@@ -31,8 +40,9 @@ class Reading:
       demos: how many demonstrations a question may have.
       drawn: they are drawn as the original does, `random.sample` with the seed 42; else they are
         the first.
-      file_pattern: what the names of the files of this benchmark match, where a folder holds
-        those of several.
+      file_pattern: what the names of the files of this benchmark, or of folders above them, match,
+        where a folder holds those of several.
+      other_pattern: what those of another benchmark match, which are not read.
     """
 
     name: str
@@ -42,6 +52,7 @@ class Reading:
     demos: int = 5
     drawn: bool = False
     file_pattern: str = ""
+    other_pattern: str = ""
 
 
 def read_questions(source: Path, reading: Reading) -> dict[str, list[Question]]:
@@ -58,23 +69,49 @@ def read_questions(source: Path, reading: Reading) -> dict[str, list[Question]]:
       UserError: there are none, files are of several kinds or not UTF-8, or a question is
         malformed or has another number of options; the message names it.
     """
-    if kind_of(source) == ".json":
-        subjects = _from_json(source, reading)
+    kind = kind_of(source)
+    files = _own(question_files(source), source, reading)
+    if kind == ".json":
+        subjects = _from_json(files, source, reading)
     else:
-        subjects = _from_tables(read_tables(source), source, reading)
+        subjects = _from_tables(read_tables(source, files), source, reading)
     for questions in subjects.values():
         for question in questions:
             _check_options(question, reading)
+    for name in subjects:
+        if "/" in name or "\0" in name or len(name.encode()) > LONGEST_SUBJECT:
+            raise UserError(
+                f"{source}: the subject {name!r:.60} cannot name a file of results; rename it, "
+                f"without '/' and within {LONGEST_SUBJECT} bytes."
+            )
     if TOTAL in subjects:
         raise UserError(f"{source}: {TOTAL} is the name of the figures over all subjects; rename.")
     return subjects
 
 
-def _from_json(source: Path, reading: Reading) -> dict[str, list[Question]]:
-    files = [source] if source.is_file() else sorted(source.rglob("*.json"))
-    if reading.file_pattern:
-        pattern = re.compile(reading.file_pattern, re.IGNORECASE)
-        files = [file for file in files if pattern.search(file.stem)] or files
+def _own(files: Sequence[Path], source: Path, reading: Reading) -> list[Path]:
+    """The files of the benchmark, where the folder may hold those of another one."""
+    if not reading.file_pattern:
+        return list(files)
+
+    def matching(pattern: str) -> list[Path]:
+        names = {
+            file: str(file.relative_to(source.parent if source.is_file() else source))
+            for file in files
+        }
+        return [file for file in files if re.search(pattern, names[file], re.IGNORECASE)]
+
+    others = set(matching(reading.other_pattern))
+    own = matching(reading.file_pattern) or [file for file in files if file not in others]
+    if files and not own:
+        raise UserError(
+            f"{source} has no file of {reading.name}; {files[0]} is of another benchmark; name a "
+            "folder that has some, or leave this benchmark out."
+        )
+    return own
+
+
+def _from_json(files: Sequence[Path], source: Path, reading: Reading) -> dict[str, list[Question]]:
     subjects: dict[str, list[Question]] = {}
     for file in files:
         name = _without_split(file.stem)

@@ -49,7 +49,10 @@ def _options(fields: Mapping[str, Any], asked: Any) -> tuple[list[Any], list[str
     if isinstance(asked, Mapping) and "choices" in asked:
         choices = asked["choices"]
     if isinstance(choices, Mapping):
-        return list(choices.get("text", ())), [str(label) for label in choices.get("label", ())]
+        texts, names = choices.get("text"), choices.get("label")
+        if not isinstance(texts, list | tuple) or not isinstance(names, list | tuple):
+            return [], letters
+        return list(texts), [str(name) for name in names]
     if isinstance(choices, Sequence) and not isinstance(choices, str):
         if choices and all(isinstance(choice, Mapping) for choice in choices):
             labels = [str(choice.get("label")) for choice in choices]
@@ -58,12 +61,20 @@ def _options(fields: Mapping[str, Any], asked: Any) -> tuple[list[Any], list[str
     if "sol1" in fields:
         return [fields["sol1"], fields.get("sol2")], letters
     if "A" in fields:
-        return [fields[letter] for letter in LETTERS if fields.get(letter) is not None], letters
-    if numbered := [name for name in fields if re.fullmatch(r"res\d+", name)]:
-        return [fields[name] for name in sorted(numbered)], letters
+        return _without_gap([fields.get(letter) for letter in LETTERS]), letters
+    if numbered := [int(name[3:]) for name in fields if re.fullmatch(r"res\d+", name)]:
+        names = [f"res{number}" for number in range(1, max(numbered) + 1)]
+        return _without_gap([fields.get(name) for name in names]), letters
     if "passage" in fields:
         return ["no", "yes"], letters
     return [], letters
+
+
+def _without_gap(options: list[Any]) -> list[Any]:
+    """Options without those that lack at the end; one that lacks before keeps its letter."""
+    while options and options[-1] is None:
+        options.pop()
+    return options
 
 
 def _checked(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -86,8 +86,9 @@ def kind_of(source: Path) -> str:
     if source.is_dir() and tfds_folder.is_tfds(source):
         return ".tfds"
     counts: dict[str, int] = {}
-    for file in _files(source):
-        counts[file.suffix] = counts.get(file.suffix, 0) + 1
+    for file in question_files(source):
+        suffix = file.suffix.lower()
+        counts[suffix] = counts.get(suffix, 0) + 1
     if not counts:
         known = ", ".join(f"*{suffix}" for suffix in _KINDS if suffix != ".tfds")
         raise UserError(f"{source} holds no question file ({known}, or a folder of TFDS).")
@@ -99,17 +100,22 @@ def kind_of(source: Path) -> str:
     return next(iter(counts))
 
 
-def read_tables(source: Path) -> list[Table]:
+def read_tables(source: Path, files: Sequence[Path]) -> list[Table]:
     """The rows of a folder or a file that is not of OpenBA's JSON format.
 
+    Args:
+      source: the folder or the file.
+      files: those of `question_files` that are read.
+
     Raises:
-      UserError: a file cannot be read, is not UTF-8 or damaged, or a package is missing.
+      UserError: a file cannot be read, is not UTF-8 or damaged, two are of one subject and split
+        and no shards, or a package is missing.
     """
     kind = kind_of(source)
     if kind == ".tfds":
         return [Table("", SPLITS.get(name, name), rows) for name, rows in tfds_folder.read(source)]
     tables: dict[tuple[str, str], list[tuple[str, Mapping[str, Any]]]] = {}
-    for file in _files(source):
+    for file in files:
         subject, split = subject_and_split(file, source)
         try:
             rows = list(_READERS[kind](file))
@@ -119,6 +125,11 @@ def read_tables(source: Path) -> list[Table]:
             raise UserError(f"{file} cannot be read: {error.strerror or error}.") from error
         if not rows:
             raise UserError(f"{file} holds no question.")
+        if (subject, split) in tables and not _SHARD.search(file.stem):
+            raise UserError(
+                f"{source} has two files of {' '.join(filter(None, (subject, split)))}, of which "
+                f"{file} is one; keep one of them."
+            )
         tables.setdefault((subject, split), []).extend(rows)
     return [Table(subject, split, rows) for (subject, split), rows in tables.items()]
 
@@ -139,8 +150,9 @@ def subject_and_split(file: Path, source: Path) -> tuple[str, str]:
     return subject, split
 
 
-def _files(source: Path) -> list[Path]:
+def question_files(source: Path) -> list[Path]:
+    """The files of a known kind in a folder and below it, in order; or the file itself."""
     if source.is_file():
         return [source]
-    files = (file for file in source.rglob("*") if file.suffix in _KINDS and file.is_file())
+    files = (file for file in source.rglob("*") if file.suffix.lower() in _KINDS and file.is_file())
     return sorted(file for file in files if file.name not in _METADATA)
