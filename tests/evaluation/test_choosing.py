@@ -35,7 +35,7 @@ def _framed(asked: AskedModel, letters: bool, count: int = 6):
     head = rng.integers(3, 200, 70).tolist()
     framed: list[FramedQuestion | FramedLetters] = []
     for n in range(count):
-        prompt = head[: 70 if n < 4 else 20] + rng.integers(3, 200, 3 + 9 * n).tolist()
+        prompt = head[: 70 if n < 4 else 10] + rng.integers(3, 200, 3 + 9 * n).tolist()
         if letters:
             framed.append(FramedLetters(prompt, [7, 8], rng.integers(3, 200, 2 + n % 3).tolist()))
         else:
