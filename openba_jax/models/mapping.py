@@ -10,6 +10,7 @@ import dataclasses
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
+from openba_jax.errors import UserError
 from openba_jax.models.config import ModelConfig
 
 
@@ -101,6 +102,22 @@ class HuggingFace(Protocol):
 
     def generation_fields(self, config: ModelConfig) -> dict[str, Any]:
         """`generation_config.json` of a configuration."""
+
+
+def training_argument(
+    arguments: Mapping[str, Any], name: str, kind: type = int, default: Any = None
+) -> Any:
+    """A training argument of a Megatron folder; a whole number stands for a float, too.
+
+    Raises:
+      UserError: it is missing without a default, or of another type.
+    """
+    value = arguments.get(name, default)
+    if kind is float and type(value) is int:
+        value = float(value)
+    if type(value) is not kind:
+        raise UserError(f"the training argument {name} is {value!r}.")
+    return value
 
 
 class Megatron(Protocol):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 from openba_jax.errors import UserError
 from openba_jax.models.config import ModelConfig
 from openba_jax.models.llama.config import LlamaConfig
-from openba_jax.models.mapping import Row, Tensors, linear
+from openba_jax.models.mapping import Row, Tensors, linear, training_argument
 
 _ROOT = "language_model"
 _EMBEDDING = f"{_ROOT}/embedding/word_embeddings/weight"
@@ -86,14 +87,7 @@ class LlamaMegatron:
                     "GPTs cannot be read."
                 )
 
-        def number(name: str, kind: type = int, default: Any = None) -> Any:
-            value = arguments.get(name, default)
-            if kind is float and type(value) is int:
-                value = float(value)
-            if type(value) is not kind:
-                raise UserError(f"the training argument {name} is {value!r}.")
-            return value
-
+        number = functools.partial(training_argument, arguments)
         if _EMBEDDING not in tensors.shapes:
             raise UserError(f"tensor {_EMBEDDING} is missing.")
         heads = number("num_attention_heads")

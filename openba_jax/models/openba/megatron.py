@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from openba_jax.errors import UserError
 from openba_jax.models.config import ModelConfig
-from openba_jax.models.mapping import Row, Tensors, linear, norm
+from openba_jax.models.mapping import Row, Tensors, linear, norm, training_argument
 from openba_jax.models.openba.config import OpenBAConfig
 from openba_jax.models.openba.widths import check_constants, ffn_hidden_size, rule_of_width
 from openba_jax.models.padding import VOCABULARY_MULTIPLE
@@ -73,14 +74,7 @@ class OpenBAMegatron:
             if (value := arguments.get(name, known)) != known:
                 raise UserError(f"the training argument {name} is {value!r}, not {known!r}.")
 
-        def number(name: str, kind: type = int, default: Any = None) -> Any:
-            value = arguments.get(name, default)
-            if kind is float and type(value) is int:
-                value = float(value)
-            if type(value) is not kind:
-                raise UserError(f"the training argument {name} is {value!r}.")
-            return value
-
+        number = functools.partial(training_argument, arguments)
         wide = f"{_FIRST}.mlp.w1.weight"
         for name in (_EMBEDDING, wide):
             if name not in tensors.shapes:
