@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+import difflib
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from openba_jax.errors import UserError
-from openba_jax.models.axes import LAYERS, axis_of, join
+from openba_jax.models.axes import LAYERS, AxisTable, axis_of, join
 from openba_jax.models.base import Model
+from openba_jax.pruning.criteria import registry
+from openba_jax.pruning.criteria.base import RANDOM, Scores
 from openba_jax.pruning.plan import Plan, pruned_model
-from openba_jax.pruning.scores import CRITERIA, RANDOM, Scores
-from openba_jax.pruning.selection import best, drawn, targets_of
+from openba_jax.pruning.selection import Selection, best, drawn, targets_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,8 +30,9 @@ class Stage:
       mlp: feed-forward units to reach; None leaves them.
       sizes: sizes to reach of any axes, by key (`decoder/layers`) or by name (`mlp`).
       vocabulary: pieces to keep by frequency; None leaves the vocabulary.
-      method: how all but named layers and the vocabulary are chosen: `random`, or a name of
-        `scores.CRITERIA`.
+      method: how all but named layers and the vocabulary are chosen: a name of
+        `criteria.registry.names()`; or one for each key or name of an axis, `*` for those that are
+        not named: `{"layers": "block_influence", "*": "taylor"}`.
       seed: for methods that draw.
       slices: equal parts of heads and units, one for each device of tensor parallelism, that keep
         the same places each; for methods that draw.
@@ -46,7 +49,7 @@ class Stage:
     mlp: int | None = None
     sizes: Mapping[str, int] = dataclasses.field(default_factory=dict)
     vocabulary: int | None = None
-    method: str = RANDOM
+    method: str | Mapping[str, str] = RANDOM
     seed: int = 1234
     slices: int = 1
     recover_tokens: int = 0
@@ -91,6 +94,33 @@ class Stage:
         """Layers to drop, by stack."""
         named = {"encoder": self.drop_encoder, "decoder": self.drop_decoder, **self.drop}
         return {stack: numbers for stack, numbers in named.items() if numbers}
+
+    def methods_of(self, targets: Collection[str]) -> dict[str, str]:
+        """How each of some keys is chosen.
+
+        Raises:
+          UserError: `method` has none for a key, names what is not cut, or one is unknown.
+        """
+        if isinstance(self.method, str):
+            check_method(self.method)
+            return dict.fromkeys(targets, self.method)
+        found: dict[str, str] = {}
+        used: set[str] = set()
+        for key in targets:
+            name = next((n for n in (key, axis_of(key), ELSE) if n in self.method), None)
+            if name is None:
+                raise UserError(
+                    f"stage {self.name} has no method for {key}; give one for it, or for "
+                    f"{ELSE!r}, all that is not named."
+                )
+            used.add(name)
+            found[key] = self.method[name]
+            check_method(found[key])
+        if unused := sorted(set(self.method) - used):
+            raise UserError(
+                f"stage {self.name} has a method for {unused[0]}, which it does not cut."
+            )
+        return found
 
     @property
     def cuts(self) -> bool:
@@ -147,8 +177,11 @@ LLAMA_STAGES = (
 """The published cut of LLaMA-2, from `llama2_7b` (docs/original.md, LLaMA)."""
 
 
-Scorer = Callable[[Sequence[str]], Scores]
-"""Scores the keys that are asked for."""
+Scorer = Callable[[str, Sequence[str]], Scores]
+"""(name of a criterion, keys) -> their scores."""
+
+ELSE = "*"
+"""In `Stage.method`, all that is not named."""
 
 
 def only_stack(model: Model) -> str:
@@ -167,15 +200,19 @@ def only_stack(model: Model) -> str:
     return model.stacks[0]
 
 
-def check_method(method: str) -> None:
-    """Checks that a method of a stage is known.
+def check_method(method: str | Mapping[str, str]) -> None:
+    """Checks that a method of a stage, or each of several, is known.
 
     Raises:
       UserError: it is not.
     """
-    if method != RANDOM and method not in CRITERIA:
-        known = ", ".join((RANDOM, *CRITERIA))
-        raise UserError(f"no pruning method is called {method!r}; known are {known}.")
+    if not isinstance(method, str):
+        for each in method.values():
+            check_method(each)
+    elif method not in (known := registry.names()):
+        close = difflib.get_close_matches(method, known, 1)
+        hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}."
+        raise UserError(f"no pruning method is called {method!r}; {hint}")
 
 
 def apply_stage(
@@ -191,7 +228,7 @@ def apply_stage(
     Args:
       stage: what to cut.
       plan: that of the loaded model.
-      scorer: scores the loaded model by the stage's method, unless that is `random`.
+      scorer: scores the loaded model by the stage's methods, unless these are `random`.
       vocabulary_rows: `PrunedVocabulary.rows`, counted in the loaded model, if the stage cuts the
         vocabulary.
       one_based: the layers that the stage drops are counted from 1.
@@ -200,7 +237,6 @@ def apply_stage(
       UserError: the stage asks for what the loaded model cannot give, its method is unknown, or
         scores or rows are missing.
     """
-    check_method(stage.method)
     for stack in stage.dropped:
         if (key := join(stack, LAYERS)) in stage.all_sizes or LAYERS in stage.all_sizes:
             raise UserError(
@@ -212,14 +248,9 @@ def apply_stage(
     if stage.all_sizes:
         axes = pruned_model(loaded).axes
         targets = targets_of(axes, stage.all_sizes)
-        if stage.method == RANDOM:
-            selection = drawn(axes, targets, stage.seed, stage.slices)
-        elif scorer is None:
-            raise UserError(f"pruning by {stage.method} needs the parameters of the model.")
-        else:
-            selection = best(axes, scorer(list(targets)), targets, stage.method)
-        keep = loaded.to_ancestor(selection.keep)
-        plan = plan.narrow(keep, stage=stage.name, **selection.record)
+        for selection in _selections(stage, axes, targets, scorer):
+            keep = loaded.to_ancestor(selection.keep)
+            plan = plan.narrow(keep, stage=stage.name, **selection.record)
     if stage.dropped:
         plan = plan.drop_layers(stage.dropped, stage=stage.name, one_based=one_based)
     if stage.vocabulary is not None:
@@ -232,6 +263,30 @@ def apply_stage(
         record = {"stage": stage.name, "method": "frequency", "pieces": stage.vocabulary}
         plan = plan.narrow(rows, **record)
     return plan
+
+
+def _selections(
+    stage: Stage, axes: AxisTable, targets: Mapping[str, int], scorer: Scorer | None
+) -> Iterator[Selection]:
+    """What a stage draws, and then what it chooses by scores."""
+    methods = stage.methods_of(targets)
+    at_random = {key: size for key, size in targets.items() if methods[key] == RANDOM}
+    if at_random:
+        yield drawn(axes, at_random, stage.seed, stage.slices)
+    scored = {key: size for key, size in targets.items() if key not in at_random}
+    if not scored:
+        return
+    if scorer is None:
+        raise UserError(
+            f"stage {stage.name} cuts by {methods[next(iter(scored))]}, which needs the parameters "
+            "of the model."
+        )
+    scores: Scores = {}
+    for method in dict.fromkeys(methods[key] for key in scored):
+        scores |= scorer(method, [key for key in scored if methods[key] == method])
+    by = {methods[key] for key in scored}
+    name = by.pop() if len(by) == 1 else {key: methods[key] for key in scored}
+    yield best(axes, scores, scored, name)
 
 
 def merge_stages(stages: Sequence[Stage], name: str = "all_at_once") -> Stage:
