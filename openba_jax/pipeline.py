@@ -38,7 +38,8 @@ def main(argv: Sequence[str]) -> None:
     from openba_jax.distillation.settings import Distillation
     from openba_jax.files import explain_full_disk, only_process
     from openba_jax.pruning.stages import Stage
-    from openba_jax.staged.run import Pipeline, claim_folder
+    from openba_jax.staged.checks import claim_folder
+    from openba_jax.staged.run import Pipeline
     from openba_jax.staged.settings import Data, Phase
     from openba_jax.training import gin_bindings  # noqa: F401 - registers the other names
 

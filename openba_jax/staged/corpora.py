@@ -80,7 +80,9 @@ class Corpora:
             save_tokenizer(folder, vocabulary)
         return open_vocabulary(path)
 
-    def batches(self, vocabulary: Vocabulary, mixture_name: str, part: int = 0) -> BatchLoader:
+    def batches(
+        self, vocabulary: Vocabulary, mixture_name: str, part: int = 0, evaluated_on: str = ""
+    ) -> BatchLoader:
         """Batches of a mixture; stores are made beside the tokenizer where they are missing.
 
         Args:
@@ -88,6 +90,7 @@ class Corpora:
           mixture_name: what to draw.
           part: another part of the run gets other batches to train on, and the same ones to
             evaluate on.
+          evaluated_on: mixture to evaluate on; empty: the same one.
         """
         mixture = get_mixture(mixture_name)
         kinds = {task.kind for task in mixture.tasks}
@@ -113,6 +116,7 @@ class Corpora:
             decoder_length=self.data.decoder_length,
             seed=self._seed + part,
             held_out=self.data.held_out,
+            evaluation_mixture=get_mixture(evaluated_on) if evaluated_on else None,
         )
 
     def token_counts(self, vocabulary: Vocabulary) -> list[Path]:

@@ -101,6 +101,7 @@ class Models:
       eval_every: steps between evaluations of a recovery.
       checkpoint_every: steps.
       say: shows a line.
+      evaluated_on: mixture that all recoveries are evaluated on; empty: each on its own.
     """
 
     root: Path
@@ -115,6 +116,7 @@ class Models:
     eval_every: int
     checkpoint_every: int
     say: Callable[[str], None]
+    evaluated_on: str = ""
 
     @property
     def first(self) -> str:
@@ -194,7 +196,7 @@ class Models:
         Returns:
           The steps of training.
         """
-        mixture = stage.recover_objective or self.recover.mixture
+        mixture = self.evaluated_on or stage.recover_objective or self.recover.mixture
         steps = self.corpora.data.steps(stage.recover_tokens)
         pruned = pruned_name(stage.name) if steps else stage.name
         if model_folder.latest_step(self.folder(pruned)) is None:
@@ -263,7 +265,7 @@ class Models:
         self, vocabulary: Vocabulary, stage: Stage, window: ScheduleWindow
     ) -> BatchLoader:
         mixture = stage.recover_objective or self.recover.mixture
-        return self.corpora.batches(vocabulary, mixture, window.part)
+        return self.corpora.batches(vocabulary, mixture, window.part, self.evaluated_on)
 
     def _train(
         self,

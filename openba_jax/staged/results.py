@@ -25,10 +25,27 @@ from openba_jax.staged.models import Models, pruned_name, tuned_name
 from openba_jax.staged.plots import Curve
 from openba_jax.staged.recovery import NEAR, tokens_to_reach
 from openba_jax.staged.report import Row
+from openba_jax.staged.settings import Data
 from openba_jax.training import metrics
 
 SCORED_AT_ONCE = 64
 """Questions of a batch."""
+
+
+def score(folder: Path, data: Data, mesh_shape: Sequence[int]) -> dict[str, Any]:
+    """Asks a model the questions of a run; returns scores in the form of `openba-eval`'s files."""
+    placed = loading.load(folder, mesh_shape)
+    asked = AskedModel(
+        placed.model,
+        placed.params,
+        placed.vocabulary,
+        data.encoder_length,
+        data.decoder_length,
+        batch_size=placed.rows(SCORED_AT_ONCE),
+    )
+    with use_mesh(placed.mesh):
+        subjects = json_choice.load(Path(data.questions))
+        return measure(json_choice.BENCHMARK, subjects, asked).as_dict()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,19 +67,8 @@ class Results:
             return {}
         path = self.models.root / "scores" / f"{name}.json"
         if not path.exists():
-            placed = loading.load(self.models.folder(name), self.models.mesh_shape)
-            lengths = data.encoder_length, data.decoder_length
-            asked = AskedModel(
-                placed.model,
-                placed.params,
-                placed.vocabulary,
-                *lengths,
-                batch_size=placed.rows(SCORED_AT_ONCE),
-            )
-            with use_mesh(placed.mesh):
-                subjects = json_choice.load(Path(data.questions))
-                measured = measure(json_choice.BENCHMARK, subjects, asked)
-            write_json(path, measured.as_dict())
+            measured = score(self.models.folder(name), data, self.models.mesh_shape)
+            write_json(path, measured)
         stored = json.loads(path.read_text(encoding="utf-8"))
         scores = {**stored["subjects"], TOTAL: stored[TOTAL]}
         return {subject: Score.from_dict(fields) for subject, fields in scores.items()}

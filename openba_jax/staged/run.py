@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import sys
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from openba_jax.checkpoints import model_folder
@@ -14,23 +14,13 @@ from openba_jax.cli import gin_values
 from openba_jax.data.vocabularies.base import Vocabulary
 from openba_jax.data.vocabularies.registry import open_vocabulary
 from openba_jax.errors import UserError
-from openba_jax.evaluation.benchmarks import json_choice
-from openba_jax.files import write_atomically
 from openba_jax.models.config import ModelConfig
 from openba_jax.models.registry import family, model_of
-from openba_jax.objectives.mixture import get_mixture, mixture_names
 from openba_jax.paths import check_output_folder, local, reject_overlap
 from openba_jax.pruning.plan import Plan
-from openba_jax.pruning.stages import (
-    NO_COMPENSATION,
-    RANDOM,
-    Stage,
-    apply_stage,
-    check_method,
-    merge_stages,
-)
-from openba_jax.pruning.vocabulary import SPECIAL_TOKENS
+from openba_jax.pruning.stages import Stage, merge_stages
 from openba_jax.staged.ancestor import Ancestor, open_ancestor
+from openba_jax.staged.checks import check_data, check_mixtures, check_stages
 from openba_jax.staged.corpora import Corpora
 from openba_jax.staged.models import FROM_SCRATCH, Models, ScheduleWindow
 from openba_jax.staged.results import Results
@@ -105,11 +95,11 @@ class Pipeline:
             raise UserError(f"eval_every is {self.eval_every}; it must be at least 1.")
         self._check_origin()
         model, plan, pieces = self._beginning()
-        _check_mixtures(self._mixtures, model)
+        check_mixtures(self._mixtures, model)
         if self.tune is not None and self.tune.tokens < 1:
             raise UserError(f"tune trains on {self.tune.tokens} tokens; give its Phase some.")
-        _check_data(self.data)
-        _check_stages(self.stages, plan, pieces)
+        check_data(self.data)
+        check_stages(self.stages, plan, pieces)
 
     def _check_origin(self) -> None:
         """Checks that the run has one ancestor, and text for all that it trains.
@@ -272,96 +262,3 @@ def _clocked() -> Callable[[str], None]:
         sys.stdout.flush()
 
     return say
-
-
-def _check_mixtures(mixtures: Collection[str], model: ModelConfig) -> None:
-    """Checks that a model reads what the mixtures make.
-
-    Raises:
-      UserError: a mixture is unknown, or for models of another kind.
-    """
-    wanted = model_of(model).layout
-    for name in sorted(mixtures):
-        if (layout := get_mixture(name).layout) != wanted:
-            known = [each for each in mixture_names() if get_mixture(each).layout == wanted]
-            raise UserError(
-                f"the mixture {name} is for models of the kind {layout!r}, and the family "
-                f"{model.family} is of the kind {wanted!r}, for which there are {', '.join(known)}."
-            )
-
-
-def _check_data(data: Data) -> None:
-    """Checks that losses and answers can be measured.
-
-    Raises:
-      UserError: there is no batch to evaluate on, or the questions cannot be read.
-    """
-    if data.eval_batches < 1:
-        raise UserError(f"eval_batches is {data.eval_batches}; it must be at least 1.")
-    if data.questions:
-        json_choice.load(Path(data.questions))
-
-
-def _check_stages(stages: Sequence[Stage], plan: Plan, pieces: int) -> None:
-    """Checks that every stage can be cut and recovered.
-
-    Args:
-      stages: the schedule.
-      plan: of the ancestor.
-      pieces: of its vocabulary.
-
-    Raises:
-      UserError: the plan of a stage does not fit the model before it, its method is unknown, its
-        vocabulary is no smaller one, or it neither cuts nor trains.
-    """
-    for stage in stages:
-        check_method(stage.method)
-        # Other methods score parameters, which are not there yet; sizes are the same.
-        cut = dataclasses.replace(stage, method=RANDOM, compensation=NO_COMPENSATION)
-        plan = apply_stage(dataclasses.replace(cut, vocabulary=None), plan)
-        if stage.vocabulary is not None:
-            if not SPECIAL_TOKENS <= stage.vocabulary <= pieces:
-                raise UserError(
-                    f"stage {stage.name} cannot prune a vocabulary of {pieces} pieces to "
-                    f"{stage.vocabulary}; choose {SPECIAL_TOKENS} to {pieces}."
-                )
-            pieces = stage.vocabulary
-        if not stage.cuts and not stage.recover_tokens:
-            raise UserError(
-                f"stage {stage.name} neither cuts nor trains; give it sizes, layers to drop or "
-                "recover_tokens."
-            )
-
-
-def claim_folder(folder: Path, settings: str) -> None:
-    """Makes the output folder, or checks that it is of a pipeline with the same settings.
-
-    Raises:
-      UserError: the folder holds something else, or a run with other settings.
-    """
-    marker = folder / "pipeline.gin"
-    mine = {marker, marker.with_name(f"{marker.name}.tmp")}  # The latter of a run that was killed.
-    if marker.exists():
-        begun = marker.read_text(encoding="utf-8")
-        if begun == settings:
-            return
-        # A mistake that ended a run before it made anything can be mended in the same folder.
-        if any(path.is_file() and path not in mine for path in folder.rglob("*")):
-            raise UserError(
-                f"{folder} holds a run with other settings ({_difference(begun, settings)}; all of "
-                f"them are in its {marker.name}); name another folder, or repeat the settings."
-            )
-    elif folder.exists() and (
-        not folder.is_dir() or any(path not in mine for path in folder.iterdir())
-    ):
-        raise UserError(f"{folder} holds something else; name a folder that is new or empty.")
-    write_atomically(marker, settings)
-
-
-def _difference(begun: str, asked: str) -> str:
-    """The first line that only one of two settings has."""
-    there, here = begun.splitlines(), asked.splitlines()
-    for line in here:
-        if line not in there:
-            return f"new is {line.strip()}"
-    return "missing is " + next((line.strip() for line in there if line not in here), "nothing")

@@ -20,7 +20,8 @@ from openba_jax.errors import UserError
 from openba_jax.models.config import ModelConfig
 from openba_jax.models.registry import named_config
 from openba_jax.pruning.stages import Stage
-from openba_jax.staged.run import Pipeline, claim_folder
+from openba_jax.staged.checks import claim_folder
+from openba_jax.staged.run import Pipeline
 from openba_jax.staged.settings import Data, Phase
 
 REPOSITORY = Path(__file__).resolve().parents[2]

@@ -16,7 +16,8 @@ from openba_jax.errors import UserError
 from openba_jax.models.registry import named_config
 from openba_jax.pruning.stages import Stage
 from openba_jax.staged.ancestor import open_ancestor
-from openba_jax.staged.run import Pipeline, claim_folder
+from openba_jax.staged.checks import claim_folder
+from openba_jax.staged.run import Pipeline
 from openba_jax.staged.settings import Phase
 
 TOKENS = 8 * (48 + 24)  # of one step
