@@ -31,8 +31,8 @@ class Distillation:
 
         (1 - w) CE + w T^2 D(teacher / T, student / T) + h H
 
-    with cross entropy CE, divergence D at temperature T, weight w, and the mean squared difference
-    H of the residual streams, as a share of the mean square of the teacher's (`distillation.hidden`).
+    with cross entropy CE, divergence D at temperature T and weight w; H is the mean squared
+    difference of the residual streams, as a share of the mean square of the teacher's.
 
     Attributes:
       teacher: a model folder, or `DIR/checkpoints/<step>` in one.
@@ -49,7 +49,7 @@ class Distillation:
     teacher: str
     divergence: str = "forward_kl"
     temperature: float = 1.0
-    weight: float | Schedule = 1.0
+    weight: float | Schedule = 0.5
     hidden_weight: float | Schedule = 0.0
     hidden_layers: str = "all"
     teacher_dtype: str = "bfloat16"

@@ -10,7 +10,7 @@ import abc
 import dataclasses
 import functools
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, NamedTuple, Self
+from typing import Any, ClassVar, Literal, NamedTuple, Self, cast
 
 import flax.linen as nn
 import jax
@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from openba_jax.errors import UserError
 from openba_jax.models.axes import AxisTable, Coupling, axis_table
 from openba_jax.models.config import ModelConfig
+from openba_jax.nn import probes
 from openba_jax.nn.losses import Head
 
 Params = Mapping[str, Any]
@@ -88,7 +89,6 @@ class Model(abc.ABC):
     def init_boxed(self, rng: jax.Array) -> Any:
         """Fresh parameters, each in an `nn.LogicallyPartitioned` with the names of its axes."""
 
-    @abc.abstractmethod
     def hidden(
         self, params: Params, batch: Batch, dropout_rng: jax.Array | None = None
     ) -> jax.Array:
@@ -103,10 +103,45 @@ class Model(abc.ABC):
         Returns:
           `[batch, length, embed]` in `config.dtype`.
         """
+        return cast(jax.Array, self.apply_hidden(params, batch, dropout_rng))
+
+    def observe(
+        self,
+        params: Params,
+        batch: Batch,
+        probe: probes.Probe,
+        dropout_rng: jax.Array | None = None,
+    ) -> tuple[jax.Array, probes.Observations]:
+        """As `hidden`, with what a probe keeps of the modules on the way.
+
+        Args:
+          params: the parameters.
+          batch: as of `hidden`.
+          probe: sees every module after its call.
+          dropout_rng: as of `hidden`.
+
+        Returns:
+          `hidden`, and what was kept, see `probes.Observations`.
+        """
+        with probes.probing(probe):
+            hidden, variables = self.apply_hidden(
+                params, batch, dropout_rng, mutable=[probes.COLLECTION]
+            )
+        return hidden, probes.observations(variables)
 
     @abc.abstractmethod
+    def apply_hidden(
+        self, params: Params, batch: Batch, dropout_rng: jax.Array | None, **options: Any
+    ) -> Any:
+        """`module.apply` of what makes `hidden`; the options are those of `apply`."""
+
+    @abc.abstractmethod
+    def real_tokens(self, batch: Batch) -> dict[str, jax.Array]:
+        """For each stack which of its tokens are no padding, bool `[batch, length]`."""
+
     def count_tokens(self, batch: Batch) -> jax.Array:
         """Tokens of a batch that are no padding, an int32 scalar."""
+        return sum((jnp.sum(real) for real in self.real_tokens(batch).values()), jnp.int32(0))
 
     @abc.abstractmethod
     def head(self, params: Params) -> Head:

@@ -68,12 +68,12 @@ class DecoderOnly(Model):
         tokens = jnp.ones((1, 2), jnp.int32)
         return self.module.init(rng, tokens, tokens, enable_dropout=False)["params"]
 
-    def hidden(
-        self, params: Params, batch: Batch, dropout_rng: jax.Array | None = None
-    ) -> jax.Array:
-        """The output `[batch, length, embed]`, see `Model.hidden`."""
-        options: dict[str, Any] = {name: batch[name] for name in PACKING if name in batch}
-        hidden = self.module.apply(
+    def apply_hidden(
+        self, params: Params, batch: Batch, dropout_rng: jax.Array | None, **options: Any
+    ) -> Any:
+        """See `Model.apply_hidden`."""
+        options |= {name: batch[name] for name in PACKING if name in batch}
+        return self.module.apply(
             {"params": params},
             batch["decoder_input_tokens"],
             enable_dropout=dropout_rng is not None,
@@ -81,11 +81,10 @@ class DecoderOnly(Model):
             method="hidden_states",
             **options,
         )
-        return cast(jax.Array, hidden)
 
-    def count_tokens(self, batch: Batch) -> jax.Array:
-        """Tokens that are no padding, an int32 scalar."""
-        return jnp.sum(batch["decoder_segment_ids"] > 0)
+    def real_tokens(self, batch: Batch) -> dict[str, jax.Array]:
+        """Tokens that are no padding, see `Model.real_tokens`."""
+        return {"decoder": batch["decoder_segment_ids"] > 0}
 
     def encode(self, params: Params, inputs: jax.Array, room: int = 0) -> Cache:
         """The cache of all inputs but the last token of each row, with room for more."""

@@ -74,24 +74,25 @@ class EncoderDecoder(Model):
         tokens = jnp.ones((1, 2), jnp.int32)
         return self.module.init(rng, tokens, tokens, tokens, enable_dropout=False)["params"]
 
-    def hidden(
-        self, params: Params, batch: Batch, dropout_rng: jax.Array | None = None
-    ) -> jax.Array:
-        """The decoder output `[batch, length, embed]`, see `Model.hidden`."""
-        return self._apply(
-            "hidden_states",
-            params,
+    def apply_hidden(
+        self, params: Params, batch: Batch, dropout_rng: jax.Array | None, **options: Any
+    ) -> Any:
+        """See `Model.apply_hidden`."""
+        options |= {name: batch[name] for name in PACKING if name in batch}
+        return self.module.apply(
+            {"params": params},
             batch["encoder_input_tokens"],
             batch["decoder_input_tokens"],
             enable_dropout=dropout_rng is not None,
             rngs=None if dropout_rng is None else {"dropout": dropout_rng},
-            **{name: batch[name] for name in PACKING if name in batch},
+            method="hidden_states",
+            **options,
         )
 
-    def count_tokens(self, batch: Batch) -> jax.Array:
-        """Inputs and targets that are no padding, an int32 scalar."""
+    def real_tokens(self, batch: Batch) -> dict[str, jax.Array]:
+        """Inputs and targets that are no padding, see `Model.real_tokens`."""
         inputs, targets = batch["encoder_input_tokens"], batch["decoder_target_tokens"]
-        return jnp.sum(inputs > 0) + jnp.sum(targets > 0)
+        return {"encoder": inputs > 0, "decoder": targets > 0}
 
     def encode(self, params: Params, inputs: jax.Array, room: int = 0) -> jax.Array:
         """The encoder output `[batch, length, embed]`; what follows has its own room."""
