@@ -11,6 +11,8 @@ from openba_jax.checkpoints.folders import new_folder
 from openba_jax.checkpoints.formats.native import Native
 from openba_jax.checkpoints.inspection import InspectedCheckpoint
 from openba_jax.checkpoints.registry import FORMATS, detect, open_checkpoint
+from openba_jax.data.vocabularies.base import Vocabulary
+from openba_jax.data.vocabularies.registry import open_vocabulary
 from openba_jax.errors import UserError
 from openba_jax.models.base import Model
 from openba_jax.paths import local
@@ -42,6 +44,11 @@ class Ancestor:
     def native(self) -> bool:
         """Whether it is a model folder, which is used where it lies."""
         return Native().recognises(self.path)
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """Its vocabulary."""
+        return open_vocabulary(self.tokenizer)
 
     def identity(self) -> str:
         """What tells this checkpoint from another one: its step and a digest of what it holds.

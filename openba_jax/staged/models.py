@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import optax
@@ -285,7 +285,6 @@ class Models:
         if batches.mixture.rule is not None:
             moving = adaptation.Adaptation(batches.mixture, self._target_losses(batches.mixture))
             eval_every = eval_every or self.checkpoint_every
-        learning: dict[str, Any] = {} if distillation is None else {"distillation": distillation}
         self.say(f"training {name}: {steps} steps")
         return trainer.train(
             model_dir=str(self.folder(name)),
@@ -304,7 +303,7 @@ class Models:
             checkpoint_every=self.checkpoint_every,
             eval_every=eval_every,
             adaptation=moving,
-            **learning,
+            distillation=distillation,
             max_to_keep=1,
         )
 

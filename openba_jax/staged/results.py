@@ -90,12 +90,12 @@ class Results:
         """The line of the table for a model that was trained for so many steps."""
         data = self.models.corpora.data
         model = self.models.model(name)
-        evaluations = self._evaluations(name)
-        before = None if parent is None else self._evaluations(parent)[-1]["loss"]
+        evaluated = evaluations(self.models, name)
+        before = None if parent is None else evaluations(self.models, parent)[-1]["loss"]
         trains = parent is None or step > 0
         pruned = pruned_name(name) if step else name
-        tokens = [data.tokens(record["step"]) for record in evaluations]
-        losses = [record["loss"] for record in evaluations]
+        tokens = [data.tokens(record["step"]) for record in evaluated]
+        losses = [record["loss"] for record in evaluated]
         return Row(
             name=name,
             parameters=parameter_count(model),
@@ -115,7 +115,7 @@ class Results:
 
     def curve(self, name: str, start: int, control: bool = False) -> Curve:
         """The losses of a model over its tokens."""
-        trained, evaluated = self._records(name, "train"), self._evaluations(name)
+        trained, evaluated = records(self.models, name, "train"), evaluations(self.models, name)
         tokens = self.models.corpora.data.tokens
         return Curve(
             name=name,
@@ -178,19 +178,22 @@ class Results:
         """Whether models are tuned."""
         return self.models.tune is not None
 
-    def _evaluations(self, name: str) -> list[dict[str, Any]]:
-        """The held-out losses of a model: of its training, or what was measured instead."""
-        measured = self.models.losses(name)
-        if measured.exists():
-            return [{"step": 0, **json.loads(measured.read_text(encoding="utf-8"))}]
-        return self._records(name, "eval")
 
-    def _records(self, name: str, split: str) -> list[dict[str, Any]]:
-        # What a given ancestor has written of its own training is not of this run.
-        if self.models.losses(name).exists():
-            return []
-        return [
-            dict(record)
-            for record in metrics.read(self.models.folder(name) / metrics.METRICS)
-            if record["split"] == split
-        ]
+def evaluations(models: Models, name: str) -> list[dict[str, Any]]:
+    """The held-out losses of a model by `step`: of its training, or what was measured instead."""
+    measured = models.losses(name)
+    if measured.exists():
+        return [{"step": 0, **json.loads(measured.read_text(encoding="utf-8"))}]
+    return records(models, name, "eval")
+
+
+def records(models: Models, name: str, split: str) -> list[dict[str, Any]]:
+    """What the training of a model has written; nothing of one that was only measured."""
+    # What a given ancestor has written of its own training is not of this run.
+    if models.losses(name).exists():
+        return []
+    return [
+        dict(record)
+        for record in metrics.read(models.folder(name) / metrics.METRICS)
+        if record["split"] == split
+    ]

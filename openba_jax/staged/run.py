@@ -12,7 +12,6 @@ from pathlib import Path
 from openba_jax.checkpoints import model_folder
 from openba_jax.cli import gin_values
 from openba_jax.data.vocabularies.base import Vocabulary
-from openba_jax.data.vocabularies.registry import open_vocabulary
 from openba_jax.errors import UserError
 from openba_jax.models.config import ModelConfig
 from openba_jax.models.registry import family, model_of
@@ -149,8 +148,8 @@ class Pipeline:
     def _beginning(self) -> tuple[ModelConfig, Plan, int]:
         """The configuration of the ancestor, its plan, and the pieces of its vocabulary."""
         if self._opened is not None:
-            pieces = open_vocabulary(self._opened.tokenizer).piece_count
-            return self._opened.model.config, self._opened.plan, pieces
+            opened = self._opened
+            return opened.model.config, opened.plan, opened.vocabulary.piece_count
         assert self.model is not None
         plan = Plan.identity(model_of(self.model), "")
         return self.model, plan, self.data.vocabulary_size
