@@ -123,7 +123,7 @@ def keys_of(cell: Cell, steps: Sequence[Step], phase: Phase, eval_every: int) ->
             "method": stage.method,
             "slices": stage.slices,
             "compensation": stage.compensation,
-            "seed": [stage.seed, cell.seed] if draws(stage) else None,
+            "seed": [stage.seed, cell.seed] if draws(stage) and stage.name != SHAPE else None,
             "calibration": stage.calibration_batches if looks_at_text(stage) else None,
         }
         pruned = _key(pruned_name(stage.name), cut)
