@@ -17,7 +17,8 @@ from jax.sharding import Mesh
 
 from openba_jax import paths
 from openba_jax.checkpoints import model_folder, training_state
-from openba_jax.distillation.descent import Party, Rows, vocabulary_rows
+from openba_jax.distillation import hidden
+from openba_jax.distillation.descent import Party, Rows, descent, vocabulary_rows
 from openba_jax.distillation.divergences import divergence
 from openba_jax.distillation.loss import distilled_sums
 from openba_jax.distillation.settings import Distillation, value_at
@@ -43,11 +44,13 @@ class Teacher:
       source: where it lies.
       whole: the model as it lies there, in the types that it has as a teacher.
       rows: what the student's vocabulary is in its own; None: the same.
+      matched: the layers whose hidden states the student's are compared with.
     """
 
-    source: Path
+    source: Path = dataclasses.field(compare=False)  # No part of the compiled program.
     whole: Model
     rows: Rows | None
+    matched: tuple[hidden.Match, ...] = ()
 
     @functools.cached_property
     def model(self) -> Model:
@@ -103,7 +106,7 @@ class DistilledLoss:
     Its one constant is the tree of the teacher's parameters.
 
     Attributes:
-      settings: the settings.
+      settings: the settings, without the place of the teacher.
       teacher: the teacher.
     """
 
@@ -125,10 +128,15 @@ class DistilledLoss:
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """What is minimised, and sums for the log; see `StepLoss`."""
         # Outside of what is differentiated: no gradient reaches the teacher.
-        taught = jax.lax.stop_gradient(constants[0])
-        teacher_hidden = self.teacher.model.hidden(taught, batch)
+        taught, matched = jax.lax.stop_gradient(constants[0]), self.teacher.matched
+        teacher_hidden, teacher_streams = self.teacher.model.observe(
+            taught, batch, hidden.streams(matched, teacher=True)
+        )
+        student_hidden, student_streams = model.observe(
+            params, batch, hidden.streams(matched, teacher=False), dropout_rng
+        )
         minimised, counts = distilled_sums(
-            model.hidden(params, batch, dropout_rng),
+            student_hidden,
             model.head(params),
             batch,
             teacher_hidden,
@@ -137,6 +145,10 @@ class DistilledLoss:
             self.settings.temperature,
             value_at(self.settings.weight, step),
         )
+        if matched:
+            error = hidden.hidden_error(matched, student_streams, teacher_streams, model, batch)
+            minimised += value_at(self.settings.hidden_weight, step) * error
+            counts["hidden_error_sum"] = error
         return minimised, {**counts, "minimised_sum": minimised}
 
 
@@ -162,6 +174,10 @@ def open_teacher(settings: Distillation, student: Party) -> Teacher:
         found, plan_of_folder(folder), model_folder.tokenizer_path(folder), f"the teacher {source}"
     )
     rows = vocabulary_rows(student, teacher)
+    matched: tuple[hidden.Match, ...] = ()
+    if settings.compares_hidden:
+        keep = descent(student, teacher)
+        matched = hidden.matches(keep, found, settings.hidden_layers)
     whole = found.replace(
         dtype=student.model.config.dtype,
         param_dtype=settings.teacher_dtype,
@@ -170,7 +186,7 @@ def open_teacher(settings: Distillation, student: Party) -> Teacher:
         dropout_rate=0.0,
         attention_dropout_rate=0.0,
     )
-    return Teacher(source, whole, rows)
+    return Teacher(source, whole, rows, matched)
 
 
 class Lesson(NamedTuple):
@@ -210,7 +226,7 @@ def prepare(
     with sharding.use_mesh(mesh):  # What the teacher cannot do, it refuses here.
         jax.eval_shape(teacher.model.hidden, teacher.model.abstract_params(), dict(batch))
     params, digest = teacher.restore(mesh)
-    loss = DistilledLoss(settings, teacher)
+    loss = DistilledLoss(dataclasses.replace(settings, teacher=""), teacher)
     return Lesson(loss, (params,), _identity(settings, teacher, digest))
 
 

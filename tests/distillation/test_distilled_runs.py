@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,14 +11,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import SMALL_VOCABULARY
-from toy_run import ToyBatches, saved_state, toy_config, toy_model, toy_optimizer, toy_train
+from toy_cuts import SMALL_VOCABULARY, cut
+from toy_run import (
+    ToyBatches,
+    folder_hashes,
+    saved_state,
+    toy_config,
+    toy_model,
+    toy_optimizer,
+    toy_train,
+)
 
 from openba_jax.checkpoints import model_folder, training_state
 from openba_jax.distillation import teacher as teaching
-from openba_jax.distillation.descent import Party, Rows
+from openba_jax.distillation.descent import Party, Rows, descent
 from openba_jax.distillation.settings import Distillation, cosine_weight, linear_weight
 from openba_jax.errors import UserError
+from openba_jax.models.registry import model_of, named_config
 from openba_jax.parallel import sharding
 from openba_jax.pruning.plan import Plan
 from openba_jax.pruning.saved_plan import plan_of_folder
@@ -57,57 +65,58 @@ class FailingBatches(ToyBatches):
         return super().batch(step, rows)
 
 
+def changed(source: Path, target: Path, factor: float, **sizes: Any) -> Path:
+    """A model folder with other values, or of another size."""
+    model, params, _, _ = training_state.load_model(source)
+    model = model.replace(**sizes)
+    if sizes:
+        params = jax.jit(model.init)(jax.random.key(1))
+    training_state.create(target, model, jax.tree.map(lambda p: p * factor, params))
+    return target
+
+
 def test_a_student_comes_nearer_to_its_teacher(
     tmp_path: Path, ancestor: Path, narrow: Path
 ) -> None:
-    settings = Distillation(str(ancestor), weight=1.0, teacher_dtype="float32")
-    result = recover(tmp_path / "run", narrow, settings, train_steps=40, eval_every=20)
+    settings = Distillation(str(ancestor), weight=1.0)
+    result = recover(tmp_path / "run", narrow, settings, train_steps=30, eval_every=30)
     train = records(result.model_dir)
-    assert train[-1]["divergence"] < 0.5 * train[0]["divergence"]
-    # By the divergence alone it comes nearer to the data, too, and says both.
+    assert train[-1]["divergence"] < 0.7 * train[0]["divergence"]
+    # By the divergence alone it comes nearer to the data, too, and the log says both.
     evaluations = records(result.model_dir, "eval")
     assert evaluations[-1]["loss"] < evaluations[0]["loss"]
     for record in train:
         assert record["minimised"] == pytest.approx(record["divergence"], rel=1e-6)
         assert record["loss"] > record["divergence"]
-
-
-def test_without_weight_it_is_plain_training(tmp_path: Path, ancestor: Path, narrow: Path) -> None:
-    plain = recover(tmp_path / "plain", narrow, None)
-    settings = Distillation(str(ancestor), weight=0.0)
-    distilled = recover(tmp_path / "distilled", narrow, settings)
-    assert distilled.train_loss == pytest.approx(plain.train_loss, rel=1e-5)
-    first = records(distilled.model_dir)[0]
-    assert first["minimised"] == pytest.approx(first["loss"], rel=1e-6)
-    assert first["divergence"] > 0
+        assert "hidden_error" not in record
 
 
 def test_goes_on_bit_for_bit(tmp_path: Path, ancestor: Path, narrow: Path) -> None:
-    settings = Distillation(str(ancestor), weight=linear_weight(1.0, 0.25, 8), temperature=2.0)
+    settings = Distillation(
+        str(ancestor), weight=linear_weight(1.0, 0.25, 8), temperature=2.0, hidden_weight=0.5
+    )
     whole = recover(tmp_path / "whole", narrow, settings)
     with pytest.raises(RuntimeError, match="the disk fell out"):
         recover(tmp_path / "run", narrow, settings, batches=FailingBatches())
     assert model_folder.latest_step(tmp_path / "run") == 8
-    # The schedule may be another object of the same values; the teacher may have moved.
+    # The teacher may have moved.
     moved = shutil.copytree(ancestor, tmp_path / "moved" / "ancestor")
-    same = dataclasses.replace(
-        settings, teacher=str(moved), weight=lambda step: linear_weight(1.0, 0.25, 8)(step)
-    )
-    recover(tmp_path / "run", narrow, same)
+    recover(tmp_path / "run", narrow, dataclasses.replace(settings, teacher=str(moved)))
     assert_same_run(tmp_path / "run", whole.model_dir)
+    train = records(whole.model_dir)
+    assert train[-1]["hidden_error"] < train[0]["hidden_error"]
 
 
 def test_goes_on_with_nothing_else(tmp_path: Path, ancestor: Path, narrow: Path) -> None:
-    settings = Distillation(str(ancestor))
+    settings = Distillation(str(ancestor), weight=1.0)
     run = tmp_path / "run"
     recover(run, narrow, settings, train_steps=4)
-    before = sorted(path.name for path in run.rglob("*"))
-    other = tmp_path / "other"
-    toy_train(other, model=toy_model(dropout_rate=0.0), train_steps=4, seed=1)
-    for changed, message in (
+    before = folder_hashes(run)
+    other = changed(ancestor, tmp_path / "other", 1.125)
+    for now, message in (
         (
             dataclasses.replace(settings, weight=0.75),
-            r"distillation\.weight was 0\.5 in .* is 0\.75",
+            r"distillation\.weight was 1\.0 in .* is 0\.75",
         ),
         (dataclasses.replace(settings, weight=cosine_weight(1, 0, 9)), r"distillation\.weight"),
         (
@@ -118,17 +127,20 @@ def test_goes_on_with_nothing_else(tmp_path: Path, ancestor: Path, narrow: Path)
             dataclasses.replace(settings, teacher=str(other)),
             r"distillation\.teacher\.parameters was",
         ),
+        (dataclasses.replace(settings, hidden_weight=1), r"distillation\.hidden_.* was None"),
         (None, r"distillation\.divergence was 'forward_kl' in .* is None now"),
     ):
         with pytest.raises(UserError, match=message):
-            recover(run, narrow, changed, train_steps=8)
-    assert sorted(path.name for path in run.rglob("*")) == before
-    allowed = recover(run, narrow, None, train_steps=8, allow_changes=True)
+            recover(run, narrow, now, train_steps=8)
+        assert folder_hashes(run) == before
+    # Between two records of the log, which a new loss goes on with.
+    allowed = recover(run, narrow, None, train_steps=6, allow_changes=True)
     assert "distillation.divergence" in records(allowed.model_dir, metrics.CHANGES)[0]
-    plain = tmp_path / "plain"
-    recover(plain, narrow, None, train_steps=4)
     with pytest.raises(UserError, match=r"distillation\.divergence was None in .*"):
-        recover(plain, narrow, settings, train_steps=8)
+        recover(run, narrow, settings, train_steps=8)
+    # A schedule is known by its values, not by its object.
+    constant = dataclasses.replace(settings, weight=lambda step: 1.0)
+    assert constant.identity() == dataclasses.replace(constant, weight=lambda _: 1).identity()
 
 
 def test_a_cut_vocabulary_is_the_teachers_renormalised(ancestor: Path, few_words: Path) -> None:
@@ -136,42 +148,27 @@ def test_a_cut_vocabulary_is_the_teachers_renormalised(ancestor: Path, few_words
     taught = teaching.open_teacher(Distillation(str(ancestor), teacher_dtype="float32"), student)
     kept = (*range(18), 25, 30)
     assert taught.rows == Rows((*kept, 30, 30, 30, 30), 20)
-    mesh = sharding.make_mesh()
-    params, digest = taught.restore(mesh)
+    params, digest = taught.restore(sharding.make_mesh())
     whole, whole_params, _, _ = training_state.load_model(ancestor)
     assert digest == teaching.digest_of(whole_params)
     batch = ToyBatches(vocab=SMALL_VOCABULARY).batch(0)
-    head = taught.head(params)
-    log_p = jax.nn.log_softmax(head.logits(taught.model.hidden(params, batch)))
+    logits = jax.jit(lambda p: taught.head(p).logits(taught.model.hidden(p, batch)))
     # The whole teacher reads the same text in its own ids.
     ids = np.asarray(taught.rows.kept)
     own = {n: ids[a] if n.endswith("_tokens") else a for n, a in batch.items()}
-    logits = whole.head(whole_params).logits(whole.hidden(whole_params, own))
-    expected = jax.nn.log_softmax(logits[..., np.array(kept)])
-    np.testing.assert_allclose(log_p[..., :20], expected, atol=2e-5)
-    assert (log_p[..., 20:] < -15).all()
+    of_whole = jax.jit(lambda p: whole.head(p).logits(whole.hidden(p, own)))(whole_params)
+    expected = jax.nn.log_softmax(of_whole[..., np.array(kept)])
+    found = jax.nn.log_softmax(logits(params))
+    np.testing.assert_allclose(found[..., :20], expected, atol=2e-5)
+    assert (found[..., 20:] < -15).all()
 
 
-def test_recovers_after_a_cut_of_the_vocabulary(
-    tmp_path: Path, ancestor: Path, few_words: Path
-) -> None:
-    batches = ToyBatches(vocab=SMALL_VOCABULARY)
-    for name in ("forward_kl", "reverse_kl", "js"):
-        settings = Distillation(str(ancestor), name, weight=1.0)
-        run = recover(
-            tmp_path / name, few_words, settings, batches=batches, train_steps=30, accumulation=2
-        )
-        train = records(run.model_dir)
-        assert train[-1]["divergence"] < 0.7 * train[0]["divergence"], name
-
-
-def test_accumulation_changes_no_gradient(ancestor: Path, narrow: Path) -> None:
-    settings = Distillation(str(ancestor), weight=0.5)
+def test_sums_of_micro_batches_are_those_of_the_batch(ancestor: Path, few_words: Path) -> None:
     mesh = sharding.make_mesh()
-    batch = jax.tree.map(jnp.asarray, ToyBatches().batch(0))
-    lesson = teaching.prepare(settings, party(narrow), mesh, batch)
-    model, params, _, _ = training_state.load_model(narrow)
-    model = model.replace(dropout_rate=0.0)
+    batch = jax.tree.map(jnp.asarray, ToyBatches(vocab=SMALL_VOCABULARY).batch(0))
+    settings = Distillation(str(ancestor), "reverse_kl", hidden_weight=0.3)
+    lesson = teaching.prepare(settings, party(few_words), mesh, batch)
+    model, params, _, _ = training_state.load_model(few_words)
 
     def gradients(count: int) -> Any:
         return jax.jit(
@@ -180,10 +177,27 @@ def test_accumulation_changes_no_gradient(ancestor: Path, narrow: Path) -> None:
             )
         )(params, lesson.constants)
 
+    whole, parts = gradients(1), gradients(4)
+    assert whole[1].keys() == {
+        *("loss_sum", "weight_sum", "correct_sum", "divergence_sum", "hidden_error_sum"),
+        "minimised_sum",
+    }
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(whole))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=1e-3), whole, parts)
+
+
+def test_without_weight_it_is_cross_entropy(ancestor: Path, narrow: Path) -> None:
+    mesh = sharding.make_mesh()
+    batch = jax.tree.map(jnp.asarray, ToyBatches().batch(0))
+    lesson = teaching.prepare(Distillation(str(ancestor), weight=0.0), party(narrow), mesh, batch)
+    model, params, _, _ = training_state.load_model(narrow)
+    plain = jax.jit(lambda p: train_step.summed_gradients(model, p, batch, None, 1))(params)
+    distilled = jax.jit(
+        lambda p, c: train_step.summed_gradients(model, p, batch, None, 1, lesson.loss, 0, c)
+    )(params, lesson.constants)
+    assert distilled[1]["minimised_sum"] == pytest.approx(float(plain[1]["loss_sum"]), rel=1e-6)
     jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4),
-        gradients(1),
-        gradients(4),
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), plain[0], distilled[0]
     )
 
 
@@ -207,48 +221,41 @@ def test_a_step_that_is_not_finite_is_skipped(ancestor: Path, narrow: Path) -> N
     assert not bool(sums["skipped"])
 
 
-def test_any_size_of_the_same_pieces_teaches(tmp_path: Path, ancestor: Path) -> None:
+def test_any_size_of_the_same_pieces_teaches(ancestor: Path) -> None:
     student = toy_model(embed_dim=12, num_heads=2, head_dim=6, decoder_layers=1)
-    result = toy_train(
-        tmp_path / "run", model=student, distillation=Distillation(str(ancestor)), train_steps=4
-    )
-    assert result.step == 4
-
-
-def broken(source: Path, target: Path) -> Path:
-    model, params, _, _ = training_state.load_model(source)
-    params = jax.tree.map(lambda p: np.full(p.shape, np.nan, p.dtype), params)
-    training_state.create(target, model, params)
-    return target
+    pupil = Party(student, None, None, "the student")
+    taught = teaching.open_teacher(Distillation(str(ancestor)), pupil)
+    assert (taught.rows, taught.matched) == (None, ())
+    assert taught.whole.config.param_dtype == "bfloat16"
+    with pytest.raises(UserError, match="the student has no pruning plan, so that nothing says"):
+        teaching.open_teacher(Distillation(str(ancestor), hidden_weight=1.0), pupil)
 
 
 def test_mistakes_are_named_before_anything_is_written(
     tmp_path: Path, ancestor: Path, narrow: Path, few_words: Path
 ) -> None:
-    small = ToyBatches(vocab=SMALL_VOCABULARY)
-    other = tmp_path / "other"
-    toy_train(other, model=toy_model(vocab_size=40), train_steps=4)
-    wide = tmp_path / "wide"
-    toy_train(wide, model=toy_model(mlp_dim=40), train_steps=4)
-    empty = tmp_path / "empty"
-    empty.mkdir()
+    small = {"batches": ToyBatches(vocab=SMALL_VOCABULARY)}
+    other = changed(ancestor, tmp_path / "other", 1, vocab_size=40)
+    wide = changed(ancestor, tmp_path / "wide", 1, mlp_dim=40)
+    broken = changed(ancestor, tmp_path / "broken", np.nan)
+    decoder = model_of(named_config("tiny_llama"))
+    training_state.create(tmp_path / "llama", decoder, jax.jit(decoder.init)(jax.random.key(0)))
+    (tmp_path / "empty").mkdir()
     run = tmp_path / "run"
-    cases: list[tuple[str, Path, dict[str, Any], str]] = [
+    for teacher, student, changes, message in (
         ("/nowhere", narrow, {}, "the teacher /nowhere does not exist; give a model folder"),
-        (str(empty), narrow, {}, "empty/config.json"),
+        (str(tmp_path / "empty"), narrow, {}, r"empty/config\.json"),
         (str(run), narrow, {}, "teacher"),
-        (str(broken(ancestor, tmp_path / "broken")), narrow, {}, "broken.* holds NaN or infinite"),
+        (str(broken), narrow, {}, "broken.* holds NaN or infinite"),
         (str(other), narrow, {}, r"vocabulary of 32 rows and .*other one of 40"),
-        (str(wide), few_words, {"batches": small}, "does not descend from .*of another shape"),
-        (str(narrow), few_words, {"batches": small}, "keeps|pruned before|different ancestors"),
+        (str(wide), few_words, small, r"does not descend from .*of another shape"),
+        (str(tmp_path / "llama"), narrow, {}, "of the kind 'decoder_only' and the student of the"),
         (str(ancestor / "checkpoints" / "7"), narrow, {}, "no checkpoint of step 7"),
         ("", narrow, {}, "a path is empty"),
-    ]
-    for teacher, student, changes, message in cases[:6] + cases[7:]:
+    ):
         with pytest.raises(UserError, match=message):
             recover(run, student, Distillation(teacher), **changes)
         assert not run.exists(), teacher
-    assert cases[6]
 
 
 @pytest.mark.parametrize(
@@ -278,15 +285,19 @@ def test_a_digest_is_of_values_and_places() -> None:
     assert len({digest, teaching.digest_of(swapped), teaching.digest_of(small)}) == 3
 
 
-def test_the_plan_of_another_model_is_refused(ancestor: Path, narrow: Path) -> None:
+def test_the_plan_of_another_model_is_refused(
+    tmp_path: Path, ancestor: Path, narrow: Path, few_words: Path
+) -> None:
     child = plan_of_folder(narrow)
     assert child is not None
-    config = toy_config(dropout_rate=0.0, mlp_dim=40)
-    stranger = Plan(config.to_dict(), child.source, {})
-    from openba_jax.distillation.descent import descent
-    from openba_jax.models.registry import model_of
-
-    with pytest.raises(UserError, match="does not descend from"):
-        descent(party(narrow), Party(model_of(config), stranger, None, "stranger"))
+    wider = model_of(toy_config(dropout_rate=0.0, mlp_dim=40))
+    for stranger in (
+        Party(wider, None, None, "it"),
+        Party(wider, Plan.identity(wider, "x"), None, "it"),
+    ):
+        with pytest.raises(UserError, match="does not descend from it"):
+            descent(party(narrow), stranger)
     assert descent(party(narrow), party(ancestor))["embed"] == child.keep["embed"]
-    assert json.dumps(child.to_dict())
+    assert descent(party(few_words), party(narrow)).keys() == {"vocab"}
+    with pytest.raises(UserError, match=r"plan keeps .* \d+, which was pruned before"):
+        descent(party(narrow), party(cut(ancestor, tmp_path / "other", "other width")))
