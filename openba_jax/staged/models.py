@@ -41,7 +41,7 @@ BEFORE = "before"
 FROM_SCRATCH = "from_scratch"
 
 CALIBRATION_PART = 1000
-"""Parts of a run from here on are batches that cuts are calibrated on; no training sees them."""
+"""Parts from here on are what cuts look at: the text of the training, in orders of their own."""
 
 
 class ScheduleWindow(NamedTuple):
