@@ -232,11 +232,16 @@ def check_tokenizer(folder: PathLike, tokenizer: PathLike) -> None:
     own = tokenizer_path(folder)
     if own is None or not Path(tokenizer).is_file():
         return
-    if _tokenizer_content(own) != _tokenizer_content(Path(tokenizer)):
+    if not same_tokenizer(own, tokenizer):
         raise UserError(
             f"{tokenizer} is not the tokenizer of the model in {folder}; give {own}, and stores "
             "made with it."
         )
+
+
+def same_tokenizer(tokenizer: PathLike, other: PathLike) -> bool:
+    """Whether two files of tokenizers, with the settings beside them, read texts alike."""
+    return _tokenizer_content(Path(tokenizer)) == _tokenizer_content(Path(other))
 
 
 def check_tokenizer_kind(model: Model, tokenizer: PathLike) -> None:

@@ -15,6 +15,9 @@ from openba_jax.pruning.criteria.base import RANDOM, Scores
 from openba_jax.pruning.plan import Plan, pruned_model
 from openba_jax.pruning.selection import Selection, best, drawn, targets_of
 
+NO_COMPENSATION = "none"
+"""What is left of the parameters after a cut stays as it is, as in the original."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
@@ -38,6 +41,12 @@ class Stage:
         the same places each; for methods that draw.
       recover_tokens: tokens of training after the cut.
       recover_objective: what it trains on: `ul2`, `d_ul2`, `o_ul2`; empty without recovery.
+      compensation: how what reads the cut axes is fitted anew right after the cut; `none`: it is
+        not.
+      calibration_batches: how many batches a method or a compensation that needs text may see.
+      distillation: how the recovery learns from a teacher, a `Distillation`, whose teacher is a
+        model folder, `ancestor`, or `before`, the model that this stage cuts; None: from text
+        alone.
     """
 
     name: str
@@ -54,13 +63,17 @@ class Stage:
     slices: int = 1
     recover_tokens: int = 0
     recover_objective: str = ""
+    compensation: str = NO_COMPENSATION
+    calibration_batches: int = 8
+    distillation: Any = None
 
     def __post_init__(self) -> None:
         """Checks that nothing is given twice, and that slices have something to draw.
 
         Raises:
           UserError: `sizes` names an axis, or `drop` a stack, that has a field of its own, and that
-            field is set; `slices` is below 1, or above 1 where nothing is drawn.
+            field is set; `slices` is below 1, or above 1 where nothing is drawn; or there are less
+            than 0 tokens or no calibration batches.
         """
         for stack in self.drop:
             if getattr(self, f"drop_{stack}", ()):
@@ -75,6 +88,13 @@ class Stage:
                     f"{self.sizes[name]}; give it once."
                 )
 
+        if self.recover_tokens < 0 or self.calibration_batches < 1:
+            name, least = (
+                ("recover_tokens", 0) if self.recover_tokens < 0 else ("calibration_batches", 1)
+            )
+            raise UserError(
+                f"stage {self.name} has {getattr(self, name)} {name}; give {least} or more."
+            )
         if self.slices < 1:
             raise UserError(f"stage {self.name} has {self.slices} slices; it must be 1 or more.")
         if self.slices > 1 and not (self.all_sizes and self.method == RANDOM):
@@ -293,8 +313,8 @@ def merge_stages(stages: Sequence[Stage], name: str = "all_at_once") -> Stage:
     """One stage that cuts what several cut, and recovers with the sum of their tokens.
 
     The control of the staged schedule. Sizes are those of the last stage that sets them; method,
-    seed and slices those of the last stage that cuts width; the objective that of the last that
-    recovers.
+    seed, slices and compensation those of the last stage that cuts width; objective and
+    distillation those of the last that recovers.
 
     Raises:
       UserError: there is nothing to merge.
@@ -320,10 +340,14 @@ def merge_stages(stages: Sequence[Stage], name: str = "all_at_once") -> Stage:
         drop=dropped,
         vocabulary=last("vocabulary", stages),
         sizes=_last_sizes(stages),
-        **{field: last(field, cutting) for field in ("method", "seed", "slices")},
+        **{field: last(field, cutting) for field in _OF_CUTS},
         recover_tokens=sum(stage.recover_tokens for stage in stages),
-        recover_objective=last("recover_objective", recovering),
+        **{field: last(field, recovering) for field in _OF_RECOVERIES},
     )
+
+
+_OF_CUTS = ("method", "seed", "slices", "compensation", "calibration_batches")
+_OF_RECOVERIES = ("recover_objective", "distillation")
 
 
 def _last_sizes(stages: Sequence[Stage]) -> dict[str, int]:

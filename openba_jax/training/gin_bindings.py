@@ -14,6 +14,8 @@ from openba_jax.checkpoints.registry import check_is_model_folder
 from openba_jax.cli import gin_values
 from openba_jax.data.loader import BatchLoader
 from openba_jax.data.vocabularies.registry import open_vocabulary
+from openba_jax.distillation import settings as distillation_settings
+from openba_jax.distillation.settings import Distillation, Schedule
 from openba_jax.errors import UserError
 from openba_jax.evaluation.while_training import BenchmarkEvaluator
 from openba_jax.models import registry
@@ -143,6 +145,40 @@ def benchmarks(
     )
 
 
+def distillation(
+    teacher: str,
+    loss: str = Distillation.divergence,
+    temperature: float = Distillation.temperature,
+    weight: float | Schedule = Distillation.weight,
+    hidden_weight: float | Schedule = Distillation.hidden_weight,
+    hidden_layers: str = Distillation.hidden_layers,
+    teacher_dtype: str = Distillation.teacher_dtype,
+) -> Distillation | None:
+    """What a run is distilled from; None without a teacher.
+
+    Args:
+      teacher: a model folder, or `DIR/checkpoints/<step>` in one; "": there is none.
+      loss: the divergence; this and the others: see `Distillation`.
+      temperature: divides the logits of both.
+      weight: of the divergence.
+      hidden_weight: of the difference of hidden states.
+      hidden_layers: which ones are compared.
+      teacher_dtype: type of the teacher's parameters.
+
+    Raises:
+      UserError: a value is not what it should be, or there are some and no teacher.
+    """
+    settings = Distillation(
+        teacher, loss, temperature, weight, hidden_weight, hidden_layers, teacher_dtype
+    )
+    if not teacher and settings != Distillation(teacher):
+        raise UserError(
+            "DISTILLATION_* and TEACHER_DTYPE are for runs with a teacher, and TEACHER is empty; "
+            "name a model folder, or leave them out."
+        )
+    return settings if teacher else None
+
+
 def _configurable(function: Callable[..., Any]) -> Callable[..., Any]:
     """Makes a function known to gin under its own name, its arguments checked."""
     made = gin_values.checked(function)
@@ -160,4 +196,7 @@ adamw = _configurable(optimizer.adamw)
 token_batches = _configurable(token_batches)
 adaptation = _configurable(adaptation)
 benchmarks = _configurable(benchmarks)
+distillation = _configurable(distillation)
+linear_weight = _configurable(distillation_settings.linear_weight)
+cosine_weight = _configurable(distillation_settings.cosine_weight)
 train = _configurable(trainer.train)

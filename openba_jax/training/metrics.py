@@ -110,6 +110,9 @@ class MetricWriter:
             self.flush()
 
 
+_IN_AVERAGES = ("loss_sum", "correct_sum", "weight_sum")
+
+
 def train_record(steps: Sequence[Mapping[str, np.ndarray]], tokens: int) -> dict[str, Any]:
     """The record of an interval of training.
 
@@ -118,13 +121,22 @@ def train_record(steps: Sequence[Mapping[str, np.ndarray]], tokens: int) -> dict
       tokens: tokens seen since the run began, padding excluded.
 
     Returns:
-      `loss`, `accuracy` per target token, unless there was none; the mean `grad_norm` of the steps
-      that were not skipped, unless all were; the last `learning_rate`; `tokens`.
+      `loss`, `accuracy` and what else the loss has summed per target token, unless there was none;
+      the mean `grad_norm` of the steps that were not skipped, unless all were; the last
+      `learning_rate`; `tokens`.
     """
     norms = [float(step["grad_norm"]) for step in steps if not step.get("skipped")]
     means = averages(steps) if any(float(step["weight_sum"]) for step in steps) else {}
+    others = [name for name in steps[-1] if name.endswith("_sum") and name not in _IN_AVERAGES]
+    for name in others if means else ():
+        # Steps before a change of the loss lack what it adds.
+        counted = [step for step in steps if name in step]
+        weight = math.fsum(float(step["weight_sum"]) for step in counted)
+        if weight:
+            total = math.fsum(float(step[name]) for step in counted)
+            means[name.removesuffix("_sum")] = total / weight
     return {
-        **{name: means[name] for name in ("loss", "accuracy") if name in means},
+        **{name: mean for name, mean in means.items() if name != "targets"},
         **({"grad_norm": math.fsum(norms) / len(norms)} if norms else {}),
         "learning_rate": float(steps[-1]["learning_rate"]),
         "tokens": tokens,

@@ -34,9 +34,10 @@ def check_finite(
       newest: step of the newest checkpoint, for the message.
 
     Raises:
-      UserError: The loss or the norm of the gradients is not finite.
+      UserError: A sum of the loss or the norm of the gradients is not finite.
     """
-    for name in ("loss_sum", "grad_norm"):
+    names = [name for name in (steps[0] if steps else ()) if name.endswith("_sum")]
+    for name in (*names, "grad_norm"):
         if not all(math.isfinite(float(values[name])) for values in steps):
             raise UserError(
                 f"{name} is not finite in the steps before {step} of {folder}, which began with "

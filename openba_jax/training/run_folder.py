@@ -1,9 +1,9 @@
 """The model folder of a run: everything is checked before anything is written.
 
 A run that is refused leaves its folder as it was. What a run computes is saved with its
-checkpoints, as its identity: the data, the seed and the evaluation batches. Together with the
-configuration of the model it must be the same whenever the run goes on, unless `allow_changes` says
-otherwise. Not part of it are the optimizer's settings, which people tune on the way and which
+checkpoints, as its identity: the data, the seed, the evaluation batches, the teacher. Together with
+the configuration of the model it must be the same whenever the run goes on, unless `allow_changes`
+says otherwise. Not part of it are the optimizer's settings, which people tune on the way and which
 `config.gin` records, and what changes rounding alone: mesh, accumulation, compute type.
 """
 
@@ -21,10 +21,12 @@ from absl import logging
 from jax.experimental import multihost_utils
 
 from openba_jax.checkpoints import model_folder
+from openba_jax.distillation.descent import Party
 from openba_jax.errors import UserError
 from openba_jax.files import only_process, write_atomically
 from openba_jax.models.base import Model
 from openba_jax.parallel import sharding
+from openba_jax.pruning.plan import Plan
 from openba_jax.pruning.saved_plan import plan_of_folder
 from openba_jax.training import train_step
 
@@ -57,6 +59,13 @@ class RunFolder:
     changes: Changes
     plan: Mapping[str, Any] | None
     tokenizer: Path | None
+
+    @property
+    def student(self) -> Party:
+        """The model as that which learns from a teacher."""
+        plan = plan_of_folder(self.path) if self.plan is None else Plan.from_dict(self.plan)
+        tokenizer = self.tokenizer or model_folder.tokenizer_path(self.path)
+        return Party(self.model, plan, tokenizer, f"the model of {self.path}")
 
 
 @contextlib.contextmanager
@@ -169,8 +178,8 @@ def compare(
             folder,
         )
     else:
-        # Earlier versions did not save everything.
-        old = dict(_flat({**identity, **before}))
+        # Earlier versions did not save everything; what they could not do, they did not.
+        old = dict(_flat({**identity, "distillation": None, **before}))
         new = dict(_flat(identity))
         changes = {
             name: (old.get(name), new.get(name))

@@ -6,9 +6,10 @@ batch, so that accumulation changes nothing but memory.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import flax
 import jax
@@ -42,6 +43,74 @@ class TrainState:
     step: Any
     params: Any
     opt_state: Any
+
+
+class StepLoss(Protocol):
+    """What a step minimises; hashable, since compiled programs are kept by it."""
+
+    def __hash__(self) -> int:
+        """Equal losses are the same program."""
+
+    def shardings(self, mesh: Mesh) -> tuple[Any, ...]:
+        """Of the arrays that it reads besides parameters and batch: trees of shardings."""
+
+    def __call__(
+        self,
+        model: Model,
+        params: Any,
+        batch: Batch,
+        dropout_rng: jax.Array | None,
+        step: jax.typing.ArrayLike,
+        constants: tuple[Any, ...],
+    ) -> tuple[jax.Array, Metrics]:
+        """Sums over target tokens, not means: what is accumulated is divided once.
+
+        Args:
+          model: the model.
+          params: its parameters, with respect to which the loss is differentiated.
+          batch: arrays `[batch, ...]`.
+          dropout_rng: a key, or None for no dropout.
+          step: number of steps taken, int32 scalar.
+          constants: trees of arrays that lie as `shardings` says.
+
+        Returns:
+          What is minimised, float32; and float32 sums for the log, whose names end in `_sum`, among
+          them `loss_sum`, the cross entropy in nats, `weight_sum` and `correct_sum`.
+        """
+
+
+@dataclasses.dataclass(frozen=True)
+class OfTargets:
+    """A `StepLoss` that depends on the batch's targets alone.
+
+    Attributes:
+      loss: of hidden states and head.
+    """
+
+    loss: Loss = token_cross_entropy
+
+    def shardings(self, mesh: Mesh) -> tuple[Any, ...]:
+        """There are no constants."""
+        del mesh
+        return ()
+
+    def __call__(
+        self,
+        model: Model,
+        params: Any,
+        batch: Batch,
+        dropout_rng: jax.Array | None,
+        step: jax.typing.ArrayLike,
+        constants: tuple[Any, ...],
+    ) -> tuple[jax.Array, Metrics]:
+        """The loss, which is its own `loss_sum`."""
+        del step, constants
+        hidden = model.hidden(params, batch, dropout_rng)
+        loss_sum, counts = self.loss(hidden, model.head(params), batch)
+        return loss_sum, {"loss_sum": loss_sum, **counts}
+
+
+CROSS_ENTROPY = OfTargets()
 
 
 def new_state(params: Any, optimizer: Optimizer) -> TrainState:
@@ -116,7 +185,9 @@ def summed_gradients(
     batch: Batch,
     dropout_rng: jax.Array | None,
     accumulation: int,
-    loss: Loss = token_cross_entropy,
+    loss: StepLoss = CROSS_ENTROPY,
+    step: jax.typing.ArrayLike = 0,
+    constants: tuple[Any, ...] = (),
 ) -> tuple[Any, Metrics]:
     """Gradients of the summed loss, and the sums that go with it.
 
@@ -127,19 +198,19 @@ def summed_gradients(
       dropout_rng: a key, or None for no dropout.
       accumulation: micro-batches, taken one after the other.
       loss: what is minimised.
+      step: number of steps taken, for the loss.
+      constants: what else the loss reads.
 
     Returns:
-      Gradients, float32, as `params`; `loss_sum`, `weight_sum`, `correct_sum`, float32 scalars.
+      Gradients, float32, as `params`; the sums of the loss, float32 scalars.
     """
 
     def sums(rows: Batch, rng: jax.Array | None) -> tuple[Any, Metrics]:
         def loss_of(params: Any) -> tuple[jax.Array, Metrics]:
-            return loss(model.hidden(params, rows, rng), model.head(params), rows)
+            return loss(model, params, rows, rng, step, constants)
 
-        differentiated = jax.value_and_grad(loss_of, has_aux=True)
-        (loss_sum, counts), gradients = differentiated(params)
-        gradients = jax.tree.map(lambda g: g.astype(jnp.float32), gradients)
-        return gradients, {"loss_sum": loss_sum, **counts}
+        (_, counts), gradients = jax.value_and_grad(loss_of, has_aux=True)(params)
+        return jax.tree.map(lambda g: g.astype(jnp.float32), gradients), counts
 
     if accumulation == 1:
         return sums(batch, dropout_rng)
@@ -168,9 +239,9 @@ def make_train_step(
     *,
     accumulation: int = 1,
     seed: int = 0,
-    loss: Loss = token_cross_entropy,
+    loss: StepLoss = CROSS_ENTROPY,
     skip_not_finite: bool = False,
-) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+) -> Callable[..., tuple[TrainState, Metrics]]:
     """The compiled step of training.
 
     Args:
@@ -184,16 +255,20 @@ def make_train_step(
         they are; the step counts for the learning rate and for dropout, and its metrics are 0.
 
     Returns:
-      `(state, batch) -> (state, metrics)`. The given state is donated: its buffers are gone
-      afterwards. Metrics are scalars: `loss_sum`, `correct_sum`, `weight_sum` (float32, over
-      target tokens), `tokens` (int32, those that are no padding),
-      `grad_norm` (before clipping), `learning_rate`; and `skipped` (bool) where steps may be.
+      `(state, batch, *constants of the loss) -> (state, metrics)`. The given state is donated: its
+      buffers are gone afterwards. Metrics are scalars: the sums of the loss over target tokens
+      (float32; `loss_sum`, `correct_sum`, `weight_sum` and what the loss adds), `tokens` (int32,
+      those that are no padding), `grad_norm` (before clipping), `learning_rate`; and `skipped`
+      (bool) where steps may be.
     """
     use_dropout = model.config.uses_dropout
 
-    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+    def train_step(state: TrainState, batch: Batch, *constants: Any) -> tuple[TrainState, Metrics]:
         rng = jax.random.fold_in(jax.random.key(seed), state.step) if use_dropout else None
-        gradients, metrics = summed_gradients(model, state.params, batch, rng, accumulation, loss)
+        gradients, metrics = summed_gradients(
+            model, state.params, batch, rng, accumulation, loss, state.step, constants
+        )
+        sums = tuple(metrics)
         weight = metrics["weight_sum"]
         # A batch without a single target gives zero gradients rather than NaN.
         scale = 1.0 / jnp.where(weight > 0, weight, 1.0)
@@ -208,11 +283,11 @@ def make_train_step(
         }
         params = optax.apply_updates(state.params, updates)
         if skip_not_finite:
-            finite = jnp.isfinite(metrics["loss_sum"]) & jnp.isfinite(metrics["grad_norm"])
+            counted = (*sums, "grad_norm")
+            finite = jnp.isfinite(jnp.stack([metrics[name] for name in counted])).all()
             params = _where(finite, params, state.params)
             opt_state = _where(finite, opt_state, state.opt_state)
-            sums = ("loss_sum", "weight_sum", "correct_sum", "grad_norm")
-            metrics |= {name: jnp.where(finite, metrics[name], 0) for name in sums}
+            metrics |= {name: jnp.where(finite, metrics[name], 0) for name in counted}
             metrics["skipped"] = ~finite
         return TrainState(state.step + 1, params, opt_state), metrics
 
@@ -220,7 +295,7 @@ def make_train_step(
     return sharding_lib.jit_on_mesh(
         train_step,
         mesh,
-        in_shardings=(shardings, sharding_lib.batch_sharding(mesh)),
+        in_shardings=(shardings, sharding_lib.batch_sharding(mesh), *loss.shardings(mesh)),
         out_shardings=(shardings, sharding_lib.replicated(mesh)),
         donate_argnums=0,
     )

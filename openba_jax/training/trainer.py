@@ -22,6 +22,8 @@ from jax.sharding import Mesh
 
 from openba_jax import paths
 from openba_jax.checkpoints import model_folder, training_state
+from openba_jax.distillation import teacher
+from openba_jax.distillation.settings import Distillation
 from openba_jax.errors import UserError
 from openba_jax.evaluation.loss import LossOnBatches, local_rows
 from openba_jax.evaluation.while_training import BenchmarkEvaluator
@@ -81,6 +83,7 @@ def train(
     extra_files: Mapping[str, str] | None = None,
     adaptation: Adaptation | None = None,
     benchmarks: BenchmarkEvaluator | None = None,
+    distillation: Distillation | None = None,
     param_dtype: str | None = None,
     not_finite: str = "stop",
     max_skipped: int = 10,
@@ -116,6 +119,7 @@ def train(
         of the denoisers at every `eval_every` steps (D-UL2).
       benchmarks: what is asked every so many steps, or at every evaluation; besides, before the
         first step and after the last.
+      distillation: the teacher, and what is minimised besides cross entropy; None: nothing.
       param_dtype: type in which parameters and moments are kept, `float32` or `bfloat16`. None: as
         the run has them, and `float32` for a new run, whatever the initial model has.
       not_finite: what to do about a step whose loss or gradient is not finite: `"stop"`, or
@@ -131,7 +135,8 @@ def train(
       UserError: The folder holds something else, cannot be written, or overlaps with a model that
         is read; another process is training in it; the run differs from the one that is there; a
         checkpoint is damaged or does not fit; sizes do not fit the mesh; a batch does not fit the
-        model; a parameter or the loss is not finite; or disk or memory are full.
+        model; the student cannot learn from the teacher; a parameter or the loss is not finite; or
+        disk or memory are full.
       KeyboardInterrupt: Ctrl-C was pressed; the run is saved.
       SystemExit: SIGTERM came; the run is saved.
     """
@@ -158,7 +163,8 @@ def train(
     mesh = sharding.make_mesh(mesh_shape)
     train_step.check_batch_size(batches.batch_size, accumulation, mesh)
     rows = local_rows(mesh, batches.batch_size)
-    feeding.check_ids(batches.batch(0, rows), 0, model)
+    first_batch = batches.batch(0, rows)
+    feeding.check_ids(first_batch, 0, model)
     feeding.warn_of_lengths(batches, model)
     if adaptation is not None and adaptation.source_model:
         paths.reject_overlap(adaptation.source_model, folder, "model of TARGET_LOSSES")
@@ -167,6 +173,10 @@ def train(
     if adaptation is not None and eval_every is None:
         raise UserError(
             f"{adaptation.mixture.name} moves its rates at evaluations; set EVAL_PERIOD."
+        )
+    if distillation is not None:
+        paths.reject_overlap(
+            model_folder.split_path(paths.local(distillation.teacher))[0], folder, "teacher"
         )
     with contextlib.ExitStack() as stack:
         stack.enter_context(explain_full_disk(folder))
@@ -184,11 +194,19 @@ def train(
             allow_changes=allow_changes,
         )
         model = run.model
+        loss: train_step.StepLoss = train_step.CROSS_ENTROPY
+        constants: tuple[Any, ...] = ()
+        distilled_from = None
+        if distillation is not None:
+            loss, constants, distilled_from = teacher.prepare(
+                distillation, run.student, mesh, first_batch
+            )
         identity = {
             "data": dict(batches.identity()),
             "seed": seed,
             "evaluation_batches": eval_batches,
             "adaptation": None if adaptation is None else adaptation.identity(),
+            "distillation": distilled_from,
         }
         begin = _Beginning(None, {}, 0, run.changes, ())
         abstract = train_step.abstract_state(model, optimizer, mesh)
@@ -230,6 +248,7 @@ def train(
             mesh,
             accumulation=accumulation,
             seed=seed,
+            loss=loss,
             skip_not_finite=not_finite == "skip",
         )
         skips = Skips(max_skipped, **saved.get("skipped", {}))
@@ -253,7 +272,7 @@ def train(
         untimed, clock = 0, time.perf_counter()
         steps = range(start, train_steps)
         for before, batch in feeding.on_devices(batches, steps, model, mesh, moves_after):
-            state, step_metrics = step_fn(state, batch)
+            state, step_metrics = step_fn(state, batch, *constants)
             pending.append(step_metrics)
             jax.block_until_ready(pending[-MAX_STEPS_IN_FLIGHT:][0])
             if before == start:  # This step was compiled; the clock runs from here.

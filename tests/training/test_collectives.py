@@ -41,6 +41,7 @@ batch = {{
     "decoder_target_tokens": rows(decoder, jnp.int32),
     "decoder_loss_weights": rows(decoder, jnp.float32),
 }}
+loss = train_step.OfTargets(loss)
 step = train_step.make_train_step(model, adamw, mesh, accumulation=accumulation, loss=loss)
 state = train_step.abstract_state(model, adamw, mesh)
 print(step.lower(state, batch).compile().as_text())

@@ -1,0 +1,1 @@
+"""Distillation: a student learns from the distribution of a teacher (docs/distillation.md)."""

@@ -1,0 +1,151 @@
+"""`Distillation`: which teacher a run has, and what it minimises besides cross entropy."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from openba_jax.distillation.divergences import divergence
+from openba_jax.errors import UserError
+
+Schedule = Callable[[jax.typing.ArrayLike], jax.typing.ArrayLike]
+"""(step, from 0) -> value, as optax's schedules."""
+
+HIDDEN_LAYERS = ("all", "last")
+TEACHER_DTYPES = ("bfloat16", "float32")
+
+_STEPS_COMPARED = (0, *(10**n for n in range(7)), *(3 * 10**n for n in range(7)))
+"""Two schedules are taken for the same if they agree at these steps."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Distillation:
+    """What a run is distilled from, and how.
+
+    A step minimises, per target token and in nats,
+
+        (1 - w) CE + w T^2 D(teacher / T, student / T) + h H
+
+    with cross entropy CE, divergence D at temperature T and weight w; H is the mean squared
+    difference of the residual streams, as a share of the mean square of the teacher's.
+
+    Attributes:
+      teacher: a model folder, or `DIR/checkpoints/<step>` in one.
+      divergence: a name of `distillation.divergences.DIVERGENCES`.
+      temperature: divides the logits of both; above 0.
+      weight: w, from 0 to 1, or a schedule of it.
+      hidden_weight: h, at least 0, or a schedule of it; 0: hidden states are not compared.
+      hidden_layers: `"all"`: the stream after each layer of the student; `"last"`: of each stack
+        after its last layer.
+      teacher_dtype: type in which the parameters of the teacher are held, `"bfloat16"` or
+        `"float32"`. It computes in the compute type of the student.
+    """
+
+    teacher: str
+    divergence: str = "forward_kl"
+    temperature: float = 1.0
+    weight: float | Schedule = 0.5
+    hidden_weight: float | Schedule = 0.0
+    hidden_layers: str = "all"
+    teacher_dtype: str = "bfloat16"
+
+    def __post_init__(self) -> None:
+        """Checks each value by itself; nothing is read.
+
+        Raises:
+          UserError: one is not what it should be.
+        """
+        divergence(self.divergence)
+        _check_number("temperature", self.temperature)
+        if not self.temperature > 0:
+            raise UserError(
+                f"the temperature of the distillation is {self.temperature}; it must be above 0."
+            )
+        _check_range("weight", self.weight, 1.0)
+        _check_range("hidden weight", self.hidden_weight, math.inf)
+        for name, known in (("hidden_layers", HIDDEN_LAYERS), ("teacher_dtype", TEACHER_DTYPES)):
+            if getattr(self, name) not in known:
+                raise UserError(
+                    f"{name} of the distillation is {getattr(self, name)!r}; it must be "
+                    f"{known[0]!r} or {known[1]!r}."
+                )
+
+    @property
+    def compares_hidden(self) -> bool:
+        """Whether hidden states are compared."""
+        return callable(self.hidden_weight) or self.hidden_weight > 0
+
+    def identity(self) -> dict[str, Any]:
+        """What the loss depends on besides the teacher, ready for JSON."""
+        identity = {
+            "divergence": self.divergence,
+            "temperature": self.temperature,
+            "weight": _known_by(self.weight),
+            "teacher_dtype": self.teacher_dtype,
+        }
+        if self.compares_hidden:
+            identity["hidden_weight"] = _known_by(self.hidden_weight)
+            identity["hidden_layers"] = self.hidden_layers
+        return identity
+
+
+def linear_weight(start: float, end: float, steps: int) -> Schedule:
+    """A weight that goes from `start` to `end` in so many steps, on a line, and then stays.
+
+    Raises:
+      UserError: `steps` is below 1.
+    """
+    return _between(start, end, steps, lambda share: share)
+
+
+def cosine_weight(start: float, end: float, steps: int) -> Schedule:
+    """A weight that goes from `start` to `end` in so many steps, on half a cosine, and then stays.
+
+    Raises:
+      UserError: `steps` is below 1.
+    """
+    return _between(start, end, steps, lambda share: 0.5 - 0.5 * jnp.cos(jnp.pi * share))
+
+
+def value_at(weight: float | Schedule, step: jax.typing.ArrayLike) -> jax.Array:
+    """A weight at a step, float32 scalar."""
+    return jnp.asarray(weight(step) if callable(weight) else weight, jnp.float32)
+
+
+def _between(
+    start: float, end: float, steps: int, shape: Callable[[jax.Array], jax.Array]
+) -> Schedule:
+    if steps < 1:
+        raise UserError(f"a weight cannot change in {steps} steps; give at least 1.")
+
+    def schedule(step: jax.typing.ArrayLike) -> jax.Array:
+        share = jnp.clip(jnp.asarray(step, jnp.float32) / steps, 0.0, 1.0)
+        return start + (end - start) * shape(share)
+
+    return schedule
+
+
+def _known_by(weight: float | Schedule) -> Any:
+    """A number, or the values of a schedule, for comparison with those of another run."""
+    if not callable(weight):
+        return weight
+    return {str(step): float(value_at(weight, step)) for step in sorted(_STEPS_COMPARED)}
+
+
+def _check_range(name: str, weight: float | Schedule, most: float) -> None:
+    for value in [weight] if not callable(weight) else _known_by(weight).values():
+        _check_number(name, value)
+        if not 0 <= value <= most:
+            bound = "at least 0" if most == math.inf else f"from 0 to {most:g}"
+            raise UserError(f"the {name} of the distillation is {value}; it must be {bound}.")
+
+
+def _check_number(name: str, value: Any) -> None:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not math.isfinite(value):
+        raise UserError(f"the {name} of the distillation is {value!r}; it must be a finite number.")
