@@ -12,7 +12,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from openba_jax.pruning.scores import RANDOM
+from openba_jax.pruning.criteria.base import RANDOM
 from openba_jax.pruning.stages import Stage, merge_stages
 from openba_jax.staged.models import ANCESTOR, BEFORE, FROM_SCRATCH, ScheduleWindow, pruned_name
 from openba_jax.staged.settings import Phase

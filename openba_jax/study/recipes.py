@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from openba_jax.errors import UserError
-from openba_jax.pruning.scores import RANDOM
+from openba_jax.pruning.criteria.base import RANDOM
 from openba_jax.pruning.stages import NO_COMPENSATION, Stage
 from openba_jax.staged.models import ScheduleWindow
 from openba_jax.staged.settings import Phase
