@@ -28,11 +28,12 @@ from openba_jax.models.axes import LAYERS, VOCAB, Leaf
 from openba_jax.paths import local, reject_overlap
 from openba_jax.pruning import saved_scores
 from openba_jax.pruning.calibration import Calibration
+from openba_jax.pruning.compensation.refit import check_compensation, refitted
 from openba_jax.pruning.criteria.base import Scores, Subject
 from openba_jax.pruning.criteria.registry import score
 from openba_jax.pruning.plan import Plan, pruned_model, relative
 from openba_jax.pruning.saved_plan import plan_of
-from openba_jax.pruning.stages import Stage, apply_stage
+from openba_jax.pruning.stages import NO_COMPENSATION, Stage, apply_stage
 from openba_jax.pruning.targets import check_tools, misfits
 from openba_jax.pruning.transform import take_leaf
 from openba_jax.pruning.vocabulary import pieces_of, prune_vocabulary, sum_counts
@@ -75,7 +76,8 @@ class PrunedCheckpoint:
         self.data: Mapping[str, Any] = inner.data if keep_optimizer else {}
         self.carried: Mapping[str, Any] = inner.carried
         self._inner = inner
-        self._keep = relative(child, parent)
+        self.child = child
+        self.keep = relative(child, parent)
 
     def dtype(self, leaf: Leaf) -> np.dtype:
         """The type of a leaf."""
@@ -83,7 +85,7 @@ class PrunedCheckpoint:
 
     def read(self, leaf: Leaf, rows: RowSlice = None) -> np.ndarray:
         """A leaf, its axes as in `model.axes.paths`; `rows` slices its axis `vocab`."""
-        before, keep, span = self._before(leaf), self._keep, None
+        before, keep, span = self._before(leaf), self.keep, None
         if rows is not None:
             wanted = np.asarray(keep.get(VOCAB, range(self.model.axes.sizes[VOCAB])))[rows]
             # Kept rows stand in their old order, so that those between them are few.
@@ -100,7 +102,7 @@ class PrunedCheckpoint:
         """The leaf that a kept one was."""
         if leaf.layer is None:
             return leaf
-        layers = self._keep.get(self.model.axes.key(leaf.path, LAYERS))
+        layers = self.keep.get(self.model.axes.key(leaf.path, LAYERS))
         return leaf if layers is None else Leaf(leaf.path, layers[leaf.layer], leaf.slot)
 
 
@@ -133,7 +135,7 @@ def prune_checkpoint(
       one_based: the layers that the stage drops are counted from 1.
       tools: names of `targets.TOOLS`; what they refuse, or run badly, of the new sizes is logged as
         warnings before anything is written.
-      calibration: text that the stage's criteria look at, for those that look at text.
+      calibration: text for the stage's criteria and its compensation, for those that look at text.
       scores: a file of scores to choose by, see `saved_scores`; by default they are computed. What
         was chosen by lies beside the plan.
       progress: show a bar on a terminal.
@@ -144,11 +146,12 @@ def prune_checkpoint(
     Raises:
       UserError: the stage asks for what the model cannot give, a tool is unknown, `source` is no
         checkpoint or lacks what is to be kept, `scores` are of another checkpoint or criterion, a
-        criterion lacks text or gives a score that is not finite, `output` holds something, cannot
-        be written, overlaps with `source`, `counts` or `scores` or is being written, or the disk is
-        full.
+        criterion or a compensation lacks text, gives values that are not finite, or finds nothing
+        to do, `output` holds something, cannot be written, overlaps with `source`, `counts` or
+        `scores` or is being written, or the disk is full.
     """
     check_tools(tools)
+    check_compensation(stage.compensation)
     source, output = local(source), local(output)
     counts = [local(file) for file in counts]
     found = detect(source)
@@ -171,12 +174,13 @@ def prune_checkpoint(
             logging.warning("%s", sentence)
         shown = progress and sys.stderr.isatty()
         with (
+            _compensated(stage, opened, cut, calibration, shown) as (fitted, child),
             tqdm(
                 total=total_bytes(cut), unit="B", unit_scale=True, desc="pruning", disable=not shown
             ) as bar,
             new_folder(output) as folder,
         ):
-            inspected = InspectedCheckpoint(cut, advance=bar.update)
+            inspected = InspectedCheckpoint(fitted, advance=bar.update)
             writer.write(inspected, folder)
             scorer.save(folder / saved_scores.FILE)
             if found_values := inspected.warnings():
@@ -184,6 +188,33 @@ def prune_checkpoint(
                     f"{found_values[0].rstrip('.')}; nothing is written. Prune a sound checkpoint."
                 )
     return child
+
+
+@contextlib.contextmanager
+def _compensated(
+    stage: Stage,
+    whole: Checkpoint,
+    cut: PrunedCheckpoint,
+    calibration: Calibration | None,
+    shown: bool,
+) -> Iterator[tuple[Checkpoint, Plan]]:
+    """What is written after a cut, and its plan, which records how it was fitted."""
+    if stage.compensation == NO_COMPENSATION:
+        yield cut, cut.child
+        return
+    if calibration is None:
+        raise UserError(
+            f"the compensation {stage.compensation} needs text to fit on; give calibration batches."
+        )
+    layers = sum(cut.model.axes.depth(stack) for stack in cut.model.stacks)
+    with contextlib.ExitStack() as stack:
+        with tqdm(total=layers, unit="layer", desc="fitting", disable=not shown) as bar:
+            fitted, record = stack.enter_context(
+                refitted(whole, cut, cut.keep, calibration, stage.compensation, bar.update)
+            )
+        child = cut.child.narrow({}, stage=stage.name, method="compensation", **record)
+        fitted.plan = json.dumps(child.to_dict())
+        yield fitted, child
 
 
 class _Scorer:
