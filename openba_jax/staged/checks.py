@@ -12,7 +12,8 @@ from openba_jax.files import write_atomically
 from openba_jax.models.config import ModelConfig
 from openba_jax.models.registry import model_of
 from openba_jax.objectives.mixture import get_mixture, mixture_names
-from openba_jax.pruning.plan import Plan
+from openba_jax.pruning.plan import Plan, pruned_model
+from openba_jax.pruning.selection import targets_of
 from openba_jax.pruning.stages import NO_COMPENSATION, RANDOM, Stage, apply_stage, check_method
 from openba_jax.pruning.vocabulary import SPECIAL_TOKENS
 from openba_jax.staged.settings import Data
@@ -60,6 +61,8 @@ def check_stages(stages: Sequence[Stage], plan: Plan, pieces: int) -> None:
     """
     for stage in stages:
         check_method(stage.method)
+        if stage.all_sizes:
+            stage.methods_of(targets_of(pruned_model(plan).axes, stage.all_sizes))
         # Other methods score parameters, which are not there yet; sizes are the same.
         cut = dataclasses.replace(stage, method=RANDOM, compensation=NO_COMPENSATION)
         plan = apply_stage(dataclasses.replace(cut, vocabulary=None), plan)

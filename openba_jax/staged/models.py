@@ -22,7 +22,9 @@ from openba_jax.models.base import Model
 from openba_jax.objectives.mixture import Mixture
 from openba_jax.parallel import sharding
 from openba_jax.pruning.apply import prune_checkpoint
-from openba_jax.pruning.stages import Stage
+from openba_jax.pruning.calibration import Calibration
+from openba_jax.pruning.criteria.base import RANDOM
+from openba_jax.pruning.stages import NO_COMPENSATION, Stage
 from openba_jax.staged.ancestor import Ancestor
 from openba_jax.staged.corpora import Corpora
 from openba_jax.staged.settings import Phase
@@ -72,6 +74,22 @@ def learning_rate(phase: Phase, window: ScheduleWindow) -> optax.Schedule:
         return cosine(window.before + step) * ramp(step)
 
     return rate
+
+
+def looks_at_text(stage: Stage) -> bool:
+    """Whether a cut needs batches: for its scores, or to fit anew what it leaves."""
+    return bool(methods(stage) - _WITHOUT_TEXT) or stage.compensation != NO_COMPENSATION
+
+
+def methods(stage: Stage) -> set[str]:
+    """How a stage chooses, by whatever criteria; nothing where it cuts no sizes."""
+    if not stage.all_sizes:
+        return set()
+    return {stage.method} if isinstance(stage.method, str) else set(stage.method.values())
+
+
+_WITHOUT_TEXT = {RANDOM, "magnitude"}
+"""Methods that look at parameters alone, or at nothing."""
 
 
 def pruned_name(name: str) -> str:
@@ -198,16 +216,7 @@ class Models:
         """
         mixture = self.evaluated_on or stage.recover_objective or self.recover.mixture
         steps = self.corpora.data.steps(stage.recover_tokens)
-        pruned = pruned_name(stage.name) if steps else stage.name
-        if model_folder.latest_step(self.folder(pruned)) is None:
-            self.say(f"pruning {parent} to {stage.name}")
-            vocabulary = self.vocabulary(parent)
-            prune_checkpoint(
-                self.folder(parent),
-                self.folder(pruned),
-                stage,
-                counts=self.corpora.token_counts(vocabulary),
-            )
+        pruned = self.prune(parent, stage, window.part)
         if not steps:
             self.measure(stage.name, mixture)
             return 0
@@ -222,6 +231,45 @@ class Models:
             distillation=self._distillation(stage, parent),
             eval_every=self.eval_every,
         ).step
+
+    def prune(self, parent: str, stage: Stage, part: int) -> str:
+        """Cuts a model as a stage says, unless that is done.
+
+        Args:
+          parent: name of the model.
+          stage: what is cut.
+          part: number of the stage; what criteria look at is another text for each.
+
+        Returns:
+          The name of what is left: that of the stage if nothing is trained.
+        """
+        pruned = pruned_name(stage.name) if stage.recover_tokens else stage.name
+        if model_folder.latest_step(self.folder(pruned)) is None:
+            self.say(f"pruning {parent} to {stage.name}")
+            prune_checkpoint(
+                self.folder(parent),
+                self.folder(pruned),
+                stage,
+                counts=self.corpora.token_counts(self.vocabulary(parent)),
+                calibration=self._calibration(parent, stage, part),
+            )
+        return pruned
+
+    def _calibration(self, parent: str, stage: Stage, part: int) -> Calibration | None:
+        """The text that a cut looks at, if it looks at any."""
+        if not looks_at_text(stage):
+            return None
+        window = ScheduleWindow(0, part=CALIBRATION_PART + part)
+        batches = self._recovery_batches(self.vocabulary(parent), stage, window)
+        mesh = sharding.make_mesh(self.mesh_shape)
+        rows = local_rows(mesh, batches.batch_size)
+        count = stage.calibration_batches
+        return Calibration(
+            [batches.batch(step, rows) for step in range(count)],
+            batches.batch_size,
+            mesh,
+            source={"batches": count, "data": batches.identity()},
+        )
 
     def _distillation(self, stage: Stage, parent: str) -> Distillation | None:
         """How a stage learns from a teacher, with the folder of the teacher."""

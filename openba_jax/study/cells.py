@@ -14,9 +14,16 @@ from typing import Any
 
 from openba_jax.pruning.criteria.base import RANDOM
 from openba_jax.pruning.stages import Stage, merge_stages
-from openba_jax.staged.models import ANCESTOR, BEFORE, FROM_SCRATCH, ScheduleWindow, pruned_name
+from openba_jax.staged.models import (
+    ANCESTOR,
+    BEFORE,
+    FROM_SCRATCH,
+    ScheduleWindow,
+    looks_at_text,
+    pruned_name,
+)
 from openba_jax.staged.settings import Phase
-from openba_jax.study.recipes import Recipe, draws, looks_at_text
+from openba_jax.study.recipes import Recipe, draws
 
 SHAPE = "shape"
 """The model that random parameters take their shape from."""
@@ -120,7 +127,7 @@ def keys_of(cell: Cell, steps: Sequence[Step], phase: Phase, eval_every: int) ->
             "drop": {stack: list(numbers) for stack, numbers in stage.dropped.items()},
             "sizes": stage.all_sizes,
             "vocabulary": stage.vocabulary,
-            "method": stage.method,
+            "method": stage.method if isinstance(stage.method, str) else dict(stage.method),
             "slices": stage.slices,
             "compensation": stage.compensation,
             "seed": [stage.seed, cell.seed] if draws(stage) and stage.name != SHAPE else None,

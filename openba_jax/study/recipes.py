@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from openba_jax.errors import UserError
 from openba_jax.pruning.criteria.base import RANDOM
-from openba_jax.pruning.stages import NO_COMPENSATION, Stage
-from openba_jax.staged.models import ScheduleWindow
+from openba_jax.pruning.stages import Stage
+from openba_jax.staged.models import ScheduleWindow, looks_at_text, methods
 from openba_jax.staged.settings import Phase
 
 ONE_COSINE, PER_STAGE = "one_cosine", "per_stage"
@@ -37,7 +37,7 @@ class Recipe:
 
     name: str
     stages: Sequence[Stage]
-    method: str = ""
+    method: str | Mapping[str, str] = ""
     compensation: str = ""
     distillation: Any = None
     shares: Sequence[float] = ()
@@ -129,15 +129,4 @@ class Recipe:
 
 def draws(stage: Stage) -> bool:
     """Whether a cut is another one with another seed: it is drawn, or looks at batches."""
-    drawn = stage.method == RANDOM and bool(stage.all_sizes)
-    return drawn or looks_at_text(stage)
-
-
-def looks_at_text(stage: Stage) -> bool:
-    """Whether a cut needs batches: for its scores, or to fit anew what it leaves."""
-    scored = bool(stage.all_sizes) and stage.method not in _WITHOUT_TEXT
-    return scored or stage.compensation != NO_COMPENSATION
-
-
-_WITHOUT_TEXT = (RANDOM, "magnitude")
-"""Methods that look at parameters alone, or at nothing."""
+    return RANDOM in methods(stage) or looks_at_text(stage)

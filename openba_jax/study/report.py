@@ -66,7 +66,9 @@ def tables(results: Results) -> list[Table]:
 def _recipes(results: Results) -> Table:
     several = len(results.tokens) > 1
     head = ["recipe", *(["tokens"] if several else []), "seeds", "parameters"]
-    head += ["loss after the cut", "last loss", f"less {results.baseline}'s", "tokens to its loss"]
+    base = results.baseline
+    head += ["loss after the cut", f"excess over {base}'s", "last loss", f"less {base}'s"]
+    head.append("tokens to its loss")
     rows = [head]
     for line in summary.lines(results):
         rows.append(
@@ -76,6 +78,7 @@ def _recipes(results: Results) -> Table:
                 str(line.loss.seeds),
                 f"{line.parameters:,}",
                 _mean(line.cut),
+                _ratio(line.excess),
                 _mean(line.loss),
                 _mean(line.difference, "+.3f"),
                 _ratio(line.reach),
@@ -87,7 +90,8 @@ def _recipes(results: Results) -> Table:
         f"Recipes{tokens}",
         f"Losses on held-out batches, in nats per target token; the ancestor's is "
         f"{ancestor['loss']:.3f}, at {ancestor['parameters']:,} parameters. In brackets: intervals "
-        "of 95% over seeds (Student's t); differences are taken seed by seed. Tokens to the "
+        "of 95% over seeds (Student's t); differences are taken seed by seed. Excess: what the "
+        "loss after the cut is above the ancestor's, as a share of the baseline's. Tokens to the "
         "baseline's loss: until the loss that it ends with is reached first, as a share of its "
         "tokens, geometric mean.",
         rows,

@@ -184,6 +184,7 @@ class Study:
                 if not path.exists():
                     write_atomically(path, cell_settings(settings, cell.name))
         done = {cell.name: found for cell in cells if (found := self._read(cell)) is not None}
+        self._cut_first(cells, planned, done)
         progress = Progress(sum(cell.tokens for cell in cells if cell.name not in done), len(cells))
         text = self._report(ancestor, done)
         for number, cell in enumerate(cells, start=1):
@@ -199,6 +200,23 @@ class Study:
                 self._remove(keys, [planned[c.name][1] for c in cells if c.name not in done])
             text = self._report(ancestor, done)
         return text
+
+    def _cut_first(
+        self,
+        cells: Sequence[Cell],
+        planned: Mapping[str, tuple[list[Step], dict[str, str]]],
+        done: Mapping[str, Any],
+    ) -> None:
+        """Cuts the ancestor for the first seed: what cannot be cut so is found before hours pass.
+
+        Raises:
+          UserError: a criterion cannot score what a stage cuts, say.
+        """
+        for cell in cells:
+            if cell.seed == cells[0].seed and cell.name not in done:
+                steps, keys = planned[cell.name]
+                models = self._models(cell, keys, _line)
+                models.prune(steps[0].parent, steps[0].stage, steps[0].window.part)
 
     def _plan(self, cell: Cell) -> tuple[list[Step], dict[str, str]]:
         """What a cell does, and the keys of its models."""

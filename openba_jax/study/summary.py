@@ -58,6 +58,8 @@ class Line(NamedTuple):
       tokens: of recovery.
       parameters: of its last model.
       cut: held-out loss right after the last cut; None of random parameters.
+      excess: of the loss after the cut over the ancestor's, as a share of the baseline's; None of
+        the baseline itself, and where there is none.
       loss: held-out loss at the end.
       difference: of the losses to the baseline's, seed by seed; None of the baseline itself.
       reach: tokens until the baseline's last loss, over the baseline's tokens; likewise.
@@ -67,6 +69,7 @@ class Line(NamedTuple):
     tokens: int
     parameters: int
     cut: Mean | None
+    excess: Ratio | None
     loss: Mean
     difference: Mean | None
     reach: Ratio | None
@@ -90,6 +93,7 @@ def lines(results: Results) -> list[Line]:
                     tokens,
                     next(iter(cells.values()))["parameters"],
                     mean(cuts) if cuts else None,
+                    _excess(cells, baseline) if compared else None,
                     mean(list(_losses(cells).values())),
                     difference,
                     _reach(cells, baseline) if compared else None,
@@ -222,6 +226,20 @@ def _crossings(results: Results, recipe: str) -> list[str]:
 
 def _losses(cells: Mapping[int, Figures]) -> dict[int, float]:
     return {seed: cell["loss"] for seed, cell in cells.items()}
+
+
+def _excess(cells: Mapping[int, Figures], baseline: Mapping[int, Figures]) -> Ratio | None:
+    """What a cut costs, seed by seed, as a share of what the baseline's costs."""
+    shares: list[float | None] = []
+    for seed in sorted(set(cells) & set(baseline)):
+        mine, theirs = (
+            None if cell["loss_cut"] is None else cell["loss_cut"] - cell["loss_before"]
+            for cell in (cells[seed], baseline[seed])
+        )
+        if mine is None or theirs is None or min(mine, theirs) <= 0:
+            return None  # Random parameters, or a cut that costs nothing.
+        shares.append(mine / theirs)
+    return ratio(shares, [])
 
 
 def _reach(cells: Mapping[int, Figures], baseline: Mapping[int, Figures]) -> Ratio | None:

@@ -12,6 +12,7 @@ from tiny_ancestor import data_of
 
 from openba_jax.checkpoints import model_folder, training_state
 from openba_jax.checkpoints.registry import FORMATS, open_checkpoint
+from openba_jax.distillation.settings import Distillation
 from openba_jax.errors import UserError
 from openba_jax.models.registry import named_config
 from openba_jax.pruning.stages import Stage
@@ -23,7 +24,14 @@ from openba_jax.staged.settings import Phase
 TOKENS = 8 * (48 + 24)  # of one step
 UL2 = Phase("ul2", peak=3e-3, minimum=3e-4)
 LAYERS = Stage("layers", drop_decoder=[1])
-WIDTH = Stage("width", mlp=48, method="magnitude", recover_tokens=4 * TOKENS)
+WIDTH = Stage(
+    "width",
+    mlp=48,
+    method="activation",
+    recover_tokens=4 * TOKENS,
+    calibration_batches=2,
+    distillation=Distillation("before"),
+)
 
 
 def _pipeline(output: Path, corpus: Path, ancestor: Path, **changes) -> Pipeline:
@@ -76,6 +84,14 @@ def test_recoveries_are_evaluated_on_the_way(finished: Path) -> None:
     lines = (finished / "models/width/metrics.jsonl").read_text().splitlines()
     records = [json.loads(line) for line in lines]
     assert [each["step"] for each in records if each["split"] == "eval"] == [0, 2, 4]
+
+
+def test_a_stage_has_a_criterion_and_a_teacher_of_its_own(finished: Path) -> None:
+    step = json.loads((finished / "models/width/plan.json").read_text())["steps"][-1]
+    assert "activation" in json.dumps(step)
+    lines = (finished / "models/width/metrics.jsonl").read_text().splitlines()
+    trained = [record for line in lines if (record := json.loads(line))["split"] == "train"]
+    assert all(record["divergence"] > 0 for record in trained)
 
 
 def test_again_changes_nothing(finished: Path, corpus: Path, ancestor: Path) -> None:

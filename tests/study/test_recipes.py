@@ -53,8 +53,9 @@ def test_cells_share_what_they_make_alike() -> None:
     assert len({first["width"], other["width"], later["width"]}) == 3
     # What a seed draws, or what looks at batches, is its own.
     assert _keys(TWO)["layers.pruned"] == _keys(TWO, seed=1)["layers.pruned"]
-    drawn = Recipe("r", [WIDTH])
-    assert _keys(drawn)["width.pruned"] != _keys(drawn, seed=1)["width.pruned"]
+    for method in ("random", "taylor", {"mlp": "taylor"}):
+        drawn = Recipe("r", [WIDTH], method=method)
+        assert _keys(drawn)["width.pruned"] != _keys(drawn, seed=1)["width.pruned"]
 
 
 def test_every_setting_that_changes_a_model_changes_its_key() -> None:

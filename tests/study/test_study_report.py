@@ -44,6 +44,8 @@ RESULTS = Results(ANCESTOR, CELLS, ["slow", "fast"], "slow", [])
 def test_recipes_are_compared_seed_by_seed() -> None:
     slow, fast = summary.lines(RESULTS)
     assert slow.difference is None
+    assert slow.excess is None
+    assert fast.excess.mean.value == pytest.approx((2.5 / 3.5 * 2.6 / 3.6 * 2.5 / 3.7) ** (1 / 3))
     assert fast.difference.value == pytest.approx(-0.3)
     # Between evaluations at 10 and 20 of 40 tokens, from 1.2 to 0.9, 1.0 lies at 2/3.
     first = (10 + 10 * 2 / 3) / 40
@@ -65,7 +67,7 @@ def test_one_seed_decides_nothing() -> None:
     one = Results(ANCESTOR, [CELLS[0], CELLS[3]], ["slow", "fast"], "slow", ["slow.40.1"])
     assert "one seed tells no interval" in summary.statements(one)[0]
     table = report.tables(one)[0].rows
-    assert table[1][4] == "1.000"
+    assert table[1][5] == "1.000"
     assert "[" not in "".join(table[2])
 
 
