@@ -70,6 +70,7 @@ class BatchLoader:
         held_out: int = 0,
         evaluation_stores: Sequence[str | Path] = (),
         pack: bool = False,
+        evaluation_mixture: Mixture | None = None,
     ) -> None:
         """Opens the stores.
 
@@ -84,6 +85,8 @@ class BatchLoader:
           held_out: the last so many examples of each kind are kept from training, to evaluate on.
           evaluation_stores: stores to evaluate on instead.
           pack: let several instruction samples share a row of the training batches.
+          evaluation_mixture: what to evaluate on, of the kinds of pairs that `mixture` takes; by
+            default `mixture`.
 
         Raises:
           UserError: A store is missing, damaged, or was made with another vocabulary.
@@ -97,6 +100,7 @@ class BatchLoader:
         if held_out < 0:
             raise UserError(f"held_out is {held_out}; it must be at least 0.")
         self.mixture = mixture
+        self._evaluation_mixture = evaluation_mixture or mixture
         self.layout = mixture.layout
         self.batch_size = batch_size
         self.encoder_length = encoder_length
@@ -172,14 +176,14 @@ class BatchLoader:
         Args:
           count: how many; fewer, with a warning, where an example would come again.
           seed: of the noise.
-          mixture: another one than the training's, e.g. one task alone.
+          mixture: another one than that of the loader, e.g. one task alone.
           rows: as for `batch`.
 
         Raises:
           UserError: There are not enough held-out examples, or examples in the evaluation stores,
             for one batch.
         """
-        mixture = mixture or self.mixture
+        mixture = mixture or self._evaluation_mixture
         for kind in _kinds(mixture):
             if not self._evaluation.ranges.get(kind, (0, 0))[1]:
                 raise UserError(
@@ -221,7 +225,13 @@ class BatchLoader:
             "lengths": {"inputs": self.encoder_length, "targets": self.decoder_length},
             "seed": self._seed,
             "pack": self._pack,
+            **self._other_evaluation(),
         }
+
+    def _other_evaluation(self) -> dict[str, str]:
+        """Names the mixture to evaluate on where it is another one."""
+        name = self._evaluation_mixture.name
+        return {} if name == self.mixture.name else {"evaluation_mixture": name}
 
     def change_rates(self, step: int, rates: Sequence[float]) -> None:
         """Gives the tasks other rates from a step on; batches of earlier steps are then refused."""

@@ -6,7 +6,6 @@ The ancestor need not fit into memory, nor need the state of its optimizer.
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
 import sys
 import tempfile
@@ -27,9 +26,12 @@ from openba_jax.checkpoints.registry import FORMATS, detect
 from openba_jax.errors import UserError
 from openba_jax.models.axes import LAYERS, VOCAB, Leaf
 from openba_jax.paths import local, reject_overlap
+from openba_jax.pruning import saved_scores
+from openba_jax.pruning.calibration import Calibration
+from openba_jax.pruning.criteria.base import Scores, Subject
+from openba_jax.pruning.criteria.registry import score
 from openba_jax.pruning.plan import Plan, pruned_model, relative
 from openba_jax.pruning.saved_plan import plan_of
-from openba_jax.pruning.scores import score
 from openba_jax.pruning.stages import Stage, apply_stage
 from openba_jax.pruning.targets import check_tools, misfits
 from openba_jax.pruning.transform import take_leaf
@@ -112,6 +114,8 @@ def prune_checkpoint(
     output_format: str | None = None,
     one_based: bool = False,
     tools: Sequence[str] = (),
+    calibration: Calibration | None = None,
+    scores: str | Path | None = None,
     progress: bool = False,
 ) -> Plan:
     """Cuts a checkpoint as a stage says; the source is only read.
@@ -129,6 +133,9 @@ def prune_checkpoint(
       one_based: the layers that the stage drops are counted from 1.
       tools: names of `targets.TOOLS`; what they refuse, or run badly, of the new sizes is logged as
         warnings before anything is written.
+      calibration: text that the stage's criteria look at, for those that look at text.
+      scores: a file of scores to choose by, see `saved_scores`; by default they are computed. What
+        was chosen by lies beside the plan.
       progress: show a bar on a terminal.
 
     Returns:
@@ -136,8 +143,10 @@ def prune_checkpoint(
 
     Raises:
       UserError: the stage asks for what the model cannot give, a tool is unknown, `source` is no
-        checkpoint or lacks what is to be kept, `output` holds something, cannot be written,
-        overlaps with `source` or `counts` or is being written, or the disk is full.
+        checkpoint or lacks what is to be kept, `scores` are of another checkpoint or criterion, a
+        criterion lacks text or gives a score that is not finite, `output` holds something, cannot
+        be written, overlaps with `source`, `counts` or `scores` or is being written, or the disk is
+        full.
     """
     check_tools(tools)
     source, output = local(source), local(output)
@@ -146,12 +155,15 @@ def prune_checkpoint(
     reject_overlap(model_folder.split_path(source)[0], output, "checkpoint to prune")
     for file in counts:
         reject_overlap(file, output, "file of counts")
+    if scores is not None:
+        scores = local(scores)
+        reject_overlap(scores, output, "file of scores")
     require_free(output)  # Before what takes long.
     default = found.name if found.name in OWN_FORMATS else OWN_FORMATS[0]
     writer = FORMATS[output_format or default]
     opened = found.open(source)
     parent = plan_of(opened, source) or Plan.identity(opened.model, str(source))
-    scorer = functools.partial(score, stage.method, opened.model, opened.read)
+    scorer = _Scorer(opened, calibration, scores, source)
     with _vocabulary(stage, opened.tokenizer, counts, source) as (tokenizer, rows):
         child = apply_stage(stage, parent, scorer=scorer, vocabulary_rows=rows, one_based=one_based)
         cut = PrunedCheckpoint(opened, child, parent, tokenizer, keep_optimizer)
@@ -166,11 +178,53 @@ def prune_checkpoint(
         ):
             inspected = InspectedCheckpoint(cut, advance=bar.update)
             writer.write(inspected, folder)
+            scorer.save(folder / saved_scores.FILE)
             if found_values := inspected.warnings():
                 raise UserError(
                     f"{found_values[0].rstrip('.')}; nothing is written. Prune a sound checkpoint."
                 )
     return child
+
+
+class _Scorer:
+    """Scores a checkpoint, or reads its scores; remembers them."""
+
+    def __init__(
+        self, opened: Checkpoint, text: Calibration | None, file: Path | None, source: Path
+    ) -> None:
+        """Reads `file`, if there is one.
+
+        Raises:
+          UserError: see `saved_scores.load`.
+        """
+        self._subject = Subject(opened.model, opened.read, text)
+        self._opened = opened
+        self._file = file
+        self._saved = None if file is None else saved_scores.load(file, opened, source)
+        self._found: Scores = {}
+        self._methods: dict[str, str] = {}
+
+    def __call__(self, method: str, keys: Sequence[str]) -> Scores:
+        """Scores of some keys by a criterion."""
+        if self._saved is not None and self._file is not None:
+            found = self._saved.of(method, keys, self._file)
+        else:
+            found = score(method, self._subject, keys)
+        self._found |= found
+        self._methods |= dict.fromkeys(found, method)
+        return found
+
+    def save(self, path: Path) -> None:
+        """Writes what was scored, if anything was."""
+        if not self._found:
+            return
+        if self._saved is not None:
+            digest, text = self._saved.fingerprint, self._saved.text
+        else:
+            read = self._subject.text
+            digest = saved_scores.fingerprint(self._opened)
+            text = {} if read is None else read.source
+        saved_scores.SavedScores(self._found, self._methods, digest, text).save(path)
 
 
 @contextlib.contextmanager

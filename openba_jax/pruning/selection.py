@@ -19,7 +19,7 @@ from openba_jax.models.axes import (
     axis_of,
     join,
 )
-from openba_jax.pruning.scores import RANDOM, Scores
+from openba_jax.pruning.criteria.base import RANDOM, Scores
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,16 +65,19 @@ def targets_of(axes: AxisTable, sizes: Mapping[str, int]) -> dict[str, int]:
     return targets
 
 
-def best(axes: AxisTable, scores: Scores, targets: Mapping[str, int], method: str) -> Selection:
+def best(
+    axes: AxisTable, scores: Scores, targets: Mapping[str, int], method: str | Mapping[str, str]
+) -> Selection:
     """The indices with the highest scores; equal scores: the lower index.
 
-    The record holds for each key the share of the sum of scores that is kept.
+    The record holds for each key the share of the sum of scores that is kept, where none of them is
+    negative.
 
     Args:
       axes: of the model.
-      scores: for each target, as `scores.Scores`.
+      scores: for each target, as `criteria.base.Scores`.
       targets: sizes to reach by key.
-      method: name of the criterion, for the record.
+      method: name of the criterion, or one for each target, for the record.
 
     Raises:
       UserError: members of groups cannot be divided evenly among those that are kept.
@@ -86,7 +89,8 @@ def best(axes: AxisTable, scores: Scores, targets: Mapping[str, int], method: st
         chosen = _top(_allowed(axes, key, targets[key], score, keep), targets[key])
         kept = np.take_along_axis(score, chosen, axis=-1).sum()
         keep[key] = chosen.tolist()
-        shares[key] = float(kept) / float(score.sum()) if score.any() else 1.0
+        if score.min() >= 0:
+            shares[key] = float(kept) / float(score.sum()) if score.any() else 1.0
     return Selection(keep, _record(axes, method, targets, kept_share=shares))
 
 
@@ -232,7 +236,7 @@ def _groups_first(axes: AxisTable, keys: Any) -> list[str]:
 
 
 def _record(
-    axes: AxisTable, method: str, targets: Mapping[str, int], **more: Any
+    axes: AxisTable, method: str | Mapping[str, str], targets: Mapping[str, int], **more: Any
 ) -> dict[str, Any]:
     """What a plan remembers of a selection: the method, and sizes before and after."""
     sizes = {key: [axes.sizes[key], target] for key, target in targets.items()}

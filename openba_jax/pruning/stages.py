@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+import difflib
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from openba_jax.errors import UserError
-from openba_jax.models.axes import LAYERS, axis_of, join
+from openba_jax.models.axes import LAYERS, AxisTable, axis_of, join
 from openba_jax.models.base import Model
+from openba_jax.pruning.criteria import registry
+from openba_jax.pruning.criteria.base import RANDOM, Scores
 from openba_jax.pruning.plan import Plan, pruned_model
-from openba_jax.pruning.scores import CRITERIA, RANDOM, Scores
-from openba_jax.pruning.selection import best, drawn, targets_of
+from openba_jax.pruning.selection import Selection, best, drawn, targets_of
+
+NO_COMPENSATION = "none"
+"""What is left of the parameters after a cut stays as it is, as in the original."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,13 +33,20 @@ class Stage:
       mlp: feed-forward units to reach; None leaves them.
       sizes: sizes to reach of any axes, by key (`decoder/layers`) or by name (`mlp`).
       vocabulary: pieces to keep by frequency; None leaves the vocabulary.
-      method: how all but named layers and the vocabulary are chosen: `random`, or a name of
-        `scores.CRITERIA`.
+      method: how all but named layers and the vocabulary are chosen: a name of
+        `criteria.registry.names()`; or one for each key or name of an axis, `*` for those that are
+        not named: `{"layers": "block_influence", "*": "taylor"}`.
       seed: for methods that draw.
       slices: equal parts of heads and units, one for each device of tensor parallelism, that keep
         the same places each; for methods that draw.
       recover_tokens: tokens of training after the cut.
       recover_objective: what it trains on: `ul2`, `d_ul2`, `o_ul2`; empty without recovery.
+      compensation: how what reads the cut axes is fitted anew right after the cut; `none`: it is
+        not.
+      calibration_batches: how many batches a method or a compensation that needs text may see.
+      distillation: how the recovery learns from a teacher, a `Distillation`, whose teacher is a
+        model folder, `ancestor`, or `before`, the model that this stage cuts; None: from text
+        alone.
     """
 
     name: str
@@ -46,18 +58,22 @@ class Stage:
     mlp: int | None = None
     sizes: Mapping[str, int] = dataclasses.field(default_factory=dict)
     vocabulary: int | None = None
-    method: str = RANDOM
+    method: str | Mapping[str, str] = RANDOM
     seed: int = 1234
     slices: int = 1
     recover_tokens: int = 0
     recover_objective: str = ""
+    compensation: str = NO_COMPENSATION
+    calibration_batches: int = 8
+    distillation: Any = None
 
     def __post_init__(self) -> None:
         """Checks that nothing is given twice, and that slices have something to draw.
 
         Raises:
           UserError: `sizes` names an axis, or `drop` a stack, that has a field of its own, and that
-            field is set; `slices` is below 1, or above 1 where nothing is drawn.
+            field is set; `slices` is below 1, or above 1 where nothing is drawn; or there are less
+            than 0 tokens or no calibration batches.
         """
         for stack in self.drop:
             if getattr(self, f"drop_{stack}", ()):
@@ -72,6 +88,13 @@ class Stage:
                     f"{self.sizes[name]}; give it once."
                 )
 
+        if self.recover_tokens < 0 or self.calibration_batches < 1:
+            name, least = (
+                ("recover_tokens", 0) if self.recover_tokens < 0 else ("calibration_batches", 1)
+            )
+            raise UserError(
+                f"stage {self.name} has {getattr(self, name)} {name}; give {least} or more."
+            )
         if self.slices < 1:
             raise UserError(f"stage {self.name} has {self.slices} slices; it must be 1 or more.")
         if self.slices > 1 and not (self.all_sizes and self.method == RANDOM):
@@ -91,6 +114,33 @@ class Stage:
         """Layers to drop, by stack."""
         named = {"encoder": self.drop_encoder, "decoder": self.drop_decoder, **self.drop}
         return {stack: numbers for stack, numbers in named.items() if numbers}
+
+    def methods_of(self, targets: Collection[str]) -> dict[str, str]:
+        """How each of some keys is chosen.
+
+        Raises:
+          UserError: `method` has none for a key, names what is not cut, or one is unknown.
+        """
+        if isinstance(self.method, str):
+            check_method(self.method)
+            return dict.fromkeys(targets, self.method)
+        found: dict[str, str] = {}
+        used: set[str] = set()
+        for key in targets:
+            name = next((n for n in (key, axis_of(key), ELSE) if n in self.method), None)
+            if name is None:
+                raise UserError(
+                    f"stage {self.name} has no method for {key}; give one for it, or for "
+                    f"{ELSE!r}, all that is not named."
+                )
+            used.add(name)
+            found[key] = self.method[name]
+            check_method(found[key])
+        if unused := sorted(set(self.method) - used):
+            raise UserError(
+                f"stage {self.name} has a method for {unused[0]}, which it does not cut."
+            )
+        return found
 
     @property
     def cuts(self) -> bool:
@@ -147,8 +197,11 @@ LLAMA_STAGES = (
 """The published cut of LLaMA-2, from `llama2_7b` (docs/original.md, LLaMA)."""
 
 
-Scorer = Callable[[Sequence[str]], Scores]
-"""Scores the keys that are asked for."""
+Scorer = Callable[[str, Sequence[str]], Scores]
+"""(name of a criterion, keys) -> their scores."""
+
+ELSE = "*"
+"""In `Stage.method`, all that is not named."""
 
 
 def only_stack(model: Model) -> str:
@@ -167,15 +220,19 @@ def only_stack(model: Model) -> str:
     return model.stacks[0]
 
 
-def check_method(method: str) -> None:
-    """Checks that a method of a stage is known.
+def check_method(method: str | Mapping[str, str]) -> None:
+    """Checks that a method of a stage, or each of several, is known.
 
     Raises:
       UserError: it is not.
     """
-    if method != RANDOM and method not in CRITERIA:
-        known = ", ".join((RANDOM, *CRITERIA))
-        raise UserError(f"no pruning method is called {method!r}; known are {known}.")
+    if not isinstance(method, str):
+        for each in method.values():
+            check_method(each)
+    elif method not in (known := registry.names()):
+        close = difflib.get_close_matches(method, known, 1)
+        hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}."
+        raise UserError(f"no pruning method is called {method!r}; {hint}")
 
 
 def apply_stage(
@@ -191,7 +248,7 @@ def apply_stage(
     Args:
       stage: what to cut.
       plan: that of the loaded model.
-      scorer: scores the loaded model by the stage's method, unless that is `random`.
+      scorer: scores the loaded model by the stage's methods, unless these are `random`.
       vocabulary_rows: `PrunedVocabulary.rows`, counted in the loaded model, if the stage cuts the
         vocabulary.
       one_based: the layers that the stage drops are counted from 1.
@@ -200,7 +257,6 @@ def apply_stage(
       UserError: the stage asks for what the loaded model cannot give, its method is unknown, or
         scores or rows are missing.
     """
-    check_method(stage.method)
     for stack in stage.dropped:
         if (key := join(stack, LAYERS)) in stage.all_sizes or LAYERS in stage.all_sizes:
             raise UserError(
@@ -212,14 +268,9 @@ def apply_stage(
     if stage.all_sizes:
         axes = pruned_model(loaded).axes
         targets = targets_of(axes, stage.all_sizes)
-        if stage.method == RANDOM:
-            selection = drawn(axes, targets, stage.seed, stage.slices)
-        elif scorer is None:
-            raise UserError(f"pruning by {stage.method} needs the parameters of the model.")
-        else:
-            selection = best(axes, scorer(list(targets)), targets, stage.method)
-        keep = loaded.to_ancestor(selection.keep)
-        plan = plan.narrow(keep, stage=stage.name, **selection.record)
+        for selection in _selections(stage, axes, targets, scorer):
+            keep = loaded.to_ancestor(selection.keep)
+            plan = plan.narrow(keep, stage=stage.name, **selection.record)
     if stage.dropped:
         plan = plan.drop_layers(stage.dropped, stage=stage.name, one_based=one_based)
     if stage.vocabulary is not None:
@@ -234,12 +285,36 @@ def apply_stage(
     return plan
 
 
+def _selections(
+    stage: Stage, axes: AxisTable, targets: Mapping[str, int], scorer: Scorer | None
+) -> Iterator[Selection]:
+    """What a stage draws, and then what it chooses by scores."""
+    methods = stage.methods_of(targets)
+    at_random = {key: size for key, size in targets.items() if methods[key] == RANDOM}
+    if at_random:
+        yield drawn(axes, at_random, stage.seed, stage.slices)
+    scored = {key: size for key, size in targets.items() if key not in at_random}
+    if not scored:
+        return
+    if scorer is None:
+        raise UserError(
+            f"stage {stage.name} cuts by {methods[next(iter(scored))]}, which needs the parameters "
+            "of the model."
+        )
+    scores: Scores = {}
+    for method in dict.fromkeys(methods[key] for key in scored):
+        scores |= scorer(method, [key for key in scored if methods[key] == method])
+    by = {methods[key] for key in scored}
+    name = by.pop() if len(by) == 1 else {key: methods[key] for key in scored}
+    yield best(axes, scores, scored, name)
+
+
 def merge_stages(stages: Sequence[Stage], name: str = "all_at_once") -> Stage:
     """One stage that cuts what several cut, and recovers with the sum of their tokens.
 
     The control of the staged schedule. Sizes are those of the last stage that sets them; method,
-    seed and slices those of the last stage that cuts width; the objective that of the last that
-    recovers.
+    seed, slices and compensation those of the last stage that cuts width; objective and
+    distillation those of the last that recovers.
 
     Raises:
       UserError: there is nothing to merge.
@@ -265,10 +340,14 @@ def merge_stages(stages: Sequence[Stage], name: str = "all_at_once") -> Stage:
         drop=dropped,
         vocabulary=last("vocabulary", stages),
         sizes=_last_sizes(stages),
-        **{field: last(field, cutting) for field in ("method", "seed", "slices")},
+        **{field: last(field, cutting) for field in _OF_CUTS},
         recover_tokens=sum(stage.recover_tokens for stage in stages),
-        recover_objective=last("recover_objective", recovering),
+        **{field: last(field, recovering) for field in _OF_RECOVERIES},
     )
+
+
+_OF_CUTS = ("method", "seed", "slices", "compensation", "calibration_batches")
+_OF_RECOVERIES = ("recover_objective", "distillation")
 
 
 def _last_sizes(stages: Sequence[Stage]) -> dict[str, int]:

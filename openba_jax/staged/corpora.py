@@ -12,6 +12,7 @@ from openba_jax.data.text.preparation import prepare
 from openba_jax.data.text.rules import Instructions, TextGroups
 from openba_jax.data.vocabularies.base import Vocabulary
 from openba_jax.data.vocabularies.registry import (
+    TOKENIZER_FILES,
     open_vocabulary,
     save_tokenizer,
     tokenizer_file,
@@ -36,8 +37,20 @@ class Corpora:
 
     @property
     def tokenizer(self) -> Path:
-        """The tokenizer of the ancestor."""
-        return self._folder / "full" / TOKENIZER
+        """The tokenizer of the ancestor: the one that was adopted, or that is trained."""
+        full = self._folder / "full"
+        adopted = full / TOKENIZER_FILES["json"]
+        return adopted if adopted.exists() else full / TOKENIZER
+
+    def adopt_tokenizer(self, tokenizer: Path) -> Vocabulary:
+        """Takes over the tokenizer of an ancestor that is there already.
+
+        Raises:
+          UserError: it cannot be read.
+        """
+        if not self.tokenizer.exists():
+            save_tokenizer(self._folder / "full", tokenizer)
+        return open_vocabulary(self.tokenizer)
 
     def train_tokenizer(self) -> Vocabulary:
         """Trains the tokenizer on corpus and instructions together.
@@ -67,7 +80,9 @@ class Corpora:
             save_tokenizer(folder, vocabulary)
         return open_vocabulary(path)
 
-    def batches(self, vocabulary: Vocabulary, mixture_name: str, part: int = 0) -> BatchLoader:
+    def batches(
+        self, vocabulary: Vocabulary, mixture_name: str, part: int = 0, evaluated_on: str = ""
+    ) -> BatchLoader:
         """Batches of a mixture; stores are made beside the tokenizer where they are missing.
 
         Args:
@@ -75,16 +90,19 @@ class Corpora:
           mixture_name: what to draw.
           part: another part of the run gets other batches to train on, and the same ones to
             evaluate on.
+          evaluated_on: mixture to evaluate on; empty: the same one.
         """
         mixture = get_mixture(mixture_name)
         kinds = {task.kind for task in mixture.tasks}
         folder = Path(vocabulary.path).parent
-        stores = []
-        if "text" in kinds:
+        stores: list[Path] = []
+        if self.data.stores:
+            stores += map(Path, self.data.stores)
+        elif "text" in kinds:
             stores.append(folder / "spans")
             rule = TextGroups(group_size=self.data.group_size, batch_size=0)
             prepare([TextSource("corpus", self.data.corpus)], rule, vocabulary, stores[-1])
-        if "instructions" in kinds:
+        if "instructions" in kinds and self.data.instructions:
             stores.append(folder / "instructions")
             instructions = Instructions(max_length=self.data.encoder_length - 3)
             sources = [TextSource("instructions", self.data.instructions)]
@@ -98,11 +116,14 @@ class Corpora:
             decoder_length=self.data.decoder_length,
             seed=self._seed + part,
             held_out=self.data.held_out,
+            evaluation_mixture=get_mixture(evaluated_on) if evaluated_on else None,
         )
 
     def token_counts(self, vocabulary: Vocabulary) -> list[Path]:
         """The files of token counts of all stores that were made with a vocabulary."""
-        return sorted(Path(vocabulary.path).parent.glob("*.counts.txt"))
+        given = [Path(f"{store}.counts.txt") for store in self.data.stores]
+        made = sorted(Path(vocabulary.path).parent.glob("*.counts.txt"))
+        return [*(path for path in given if path.exists()), *made]
 
     def _texts(self) -> Iterator[str]:
         corpus, instructions = self.data.corpus, self.data.instructions
@@ -116,6 +137,6 @@ class Corpora:
         for place, record in read_records(instructions, "inputs"):
             paired = True
             yield f"{column(record, 'inputs', place)} {column(record, 'targets', place)}"
-        if not paired:
-            files = ", ".join(map(str, instructions)) or "the list of instruction files"
+        if instructions and not paired:
+            files = ", ".join(map(str, instructions))
             raise UserError(f"{files} holds no pair of inputs and targets, and tuning needs some.")

@@ -42,13 +42,15 @@ class Curve:
 def plot_losses(curves: Sequence[Curve], path: str | Path) -> None:
     """Draws loss over tokens: on the left of the ancestor, on the right of stages and controls.
 
-    Every cut is marked; controls are grey.
+    Every cut is marked; controls are grey. The first curve is the ancestor's; one that the run has
+    not trained is a dot.
     """
     from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
     figure, (ancestor, recovery) = _figure(width_ratios=(1, 3))
     for curve in curves:
-        axes = recovery if curve.start else ancestor
+        first = curve is curves[0]
+        axes = ancestor if first else recovery
         color = GREY if curve.control else BLUE
         at = (curve.start + np.asarray(curve.tokens)) / 1e6
         axes.plot(
@@ -61,9 +63,9 @@ def plot_losses(curves: Sequence[Curve], path: str | Path) -> None:
         evaluated_at = (curve.start + np.asarray(curve.evaluated_tokens)) / 1e6
         axes.plot(evaluated_at, curve.evaluated, "o", color=color, markersize=3.5)
         if curve.control:
-            end = (at[-1], curve.losses[-1])
+            end = (evaluated_at[-1], curve.evaluated[-1])
             axes.annotate(f"  {curve.name}", end, color=color, fontsize=8, va="center")
-        elif curve.start:
+        elif not first:
             axes.axvline(curve.start / 1e6, color=ORANGE, linewidth=0.8, linestyle=":")
             axes.annotate(
                 curve.name,

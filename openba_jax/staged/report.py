@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 
 from openba_jax.evaluation.score import Score
+from openba_jax.staged.plots import Curve
+from openba_jax.staged.recovery import tokens_to_reach
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,6 +26,8 @@ class Row:
       loss_before: loss of the parent, nats per target token.
       loss_pruned: loss right after the cut, on the same batches.
       loss_recovered: loss after recovery, on the same batches.
+      tokens_to_recover: positions trained on until that loss is within 5% of `loss_before`; None
+        if it never is.
       accuracy_pruned: share of questions answered rightly right after the cut.
       accuracy_recovered: the same after recovery.
       accuracy_tuned: the same after instruction tuning.
@@ -37,6 +41,7 @@ class Row:
     loss_before: float | None = None
     loss_pruned: float | None = None
     loss_recovered: float | None = None
+    tokens_to_recover: float | None = None
     accuracy_pruned: float | None = None
     accuracy_recovered: float | None = None
     accuracy_tuned: float | None = None
@@ -67,6 +72,7 @@ HEADER = (
     "loss before",
     "loss after prune",
     "loss after recovery",
+    "tokens to recover",
     "accuracy after prune",
     "accuracy after recovery",
     "accuracy after tuning",
@@ -87,15 +93,19 @@ def findings(rows: Sequence[Row], chance: float, final: str) -> list[Finding]:
     by_name = {row.name: row for row in rows}
     ancestor, last = rows[0], by_name[final]
     found = []
-    stages = [row for row in rows[1:] if row.loss_pruned and not row.control]
+    stages = [row for row in rows[1:] if row.loss_pruned and row.loss_recovered]
+    stages = [row for row in stages if not row.control]
     worse = [r.name for r in stages if (r.loss_recovered or np.inf) >= (r.loss_pruned or 0.0)]
-    found.append(
-        Finding(
-            "every stage ends with a lower loss than right after its cut",
-            not worse,
-            "not so: " + ", ".join(worse) if worse else f"{len(stages)} of {len(stages)} stages",
+    if stages:
+        found.append(
+            Finding(
+                "every stage ends with a lower loss than right after its cut",
+                not worse,
+                "not so: " + ", ".join(worse)
+                if worse
+                else f"{len(stages)} of {len(stages)} stages",
+            )
         )
-    )
     ordered = [last, *(row for row in rows if row.control)]
     for better, other in itertools.combinations(ordered, 2):
         if better.loss_recovered is None or other.loss_recovered is None:
@@ -121,8 +131,41 @@ def findings(rows: Sequence[Row], chance: float, final: str) -> list[Finding]:
     return found
 
 
+def speed_findings(curves: Sequence[Curve], final: str) -> list[Finding]:
+    """Whether the staged run reaches what each control ends at with fewer tokens.
+
+    Args:
+      curves: the ancestor first, then the stages, then controls.
+      final: name of the last stage; the losses of larger models before it do not count.
+    """
+    ancestor, stages = curves[0], [curve for curve in curves[1:] if not curve.control]
+    last = next(curve for curve in stages if curve.name == final)
+    start = stages[0].start
+    found = []
+    for control in (curve for curve in curves if curve.control):
+        if control.name == ancestor.name or control.evaluated_tokens[-1] == 0:
+            continue
+        tokens = [last.start - start + each for each in last.evaluated_tokens]
+        reached = tokens_to_reach(tokens, last.evaluated, control.evaluated[-1])
+        total = control.evaluated_tokens[-1]
+        share = "" if reached is None else f" ({reached / total:.0%})"
+        found.append(
+            Finding(
+                f"{final} reaches the last loss of {control.name} with fewer tokens of recovery",
+                reached is not None and reached < total,
+                f"{control.evaluated[-1]:.3f} "
+                + ("not reached" if reached is None else f"after {reached:,.0f}")
+                + f" of {total:,}{share}",
+            )
+        )
+    return found
+
+
 def table(rows: Sequence[Row]) -> list[list[str]]:
-    """The rows as text, `HEADER` on top."""
+    """The rows as text, `HEADER` on top; columns that no row has a figure for are left out.
+
+    A loss that is not recovered is `not reached`, and a figure that does not apply is `-`.
+    """
 
     def number(value: float | None, form: str) -> str:
         return "-" if value is None else format(value, form)
@@ -140,12 +183,22 @@ def table(rows: Sequence[Row]) -> list[list[str]]:
                 number(row.loss_before, ".3f"),
                 number(row.loss_pruned, ".3f"),
                 number(row.loss_recovered, ".3f"),
+                _tokens_to_recover(row),
                 number(row.accuracy_pruned, ".1%"),
                 number(row.accuracy_recovered, ".1%"),
                 number(row.accuracy_tuned, ".1%"),
             ]
         )
-    return lines
+    kept = [place for place in range(len(HEADER)) if {line[place] for line in lines[1:]} != {"-"}]
+    return [[line[place] for place in kept] for line in lines]
+
+
+def _tokens_to_recover(row: Row) -> str:
+    if row.loss_before is None or row.loss_recovered is None:
+        return "-"
+    if row.tokens_to_recover is None:
+        return "not reached"
+    return f"{row.tokens_to_recover:,.0f}"
 
 
 def as_text(
@@ -159,7 +212,7 @@ def as_text(
       skipped: name of a scored model -> questions that it could not be asked.
     """
     lines = table(rows)
-    widths = [max(len(line[i]) for line in lines) for i in range(len(HEADER))]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     text = ["  ".join(c.rjust(w) for c, w in zip(line, widths, strict=True)) for line in lines]
     text += [f"{'yes' if f.holds else 'NO '}  {f.claim} ({f.figures})" for f in found]
     if note := _skip_note(skipped or {}):
@@ -181,8 +234,9 @@ def as_markdown(
         text += ["", note]
     text += ["", "| this run shows that | |", "|---|---|"]
     text += [f"| {f.claim} | **{'yes' if f.holds else 'no'}**: {f.figures} |" for f in found]
-    text += ["", "| question | answer of the final model |", "|---|---|"]
-    text += ["| " + " | ".join(map(_cell, sample)) + " |" for sample in samples]
+    if samples:
+        text += ["", "| question | answer of the final model |", "|---|---|"]
+        text += ["| " + " | ".join(map(_cell, sample)) + " |" for sample in samples]
     return "\n".join(text) + "\n"
 
 

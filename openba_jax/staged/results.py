@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from openba_jax.checkpoints import model_folder
 from openba_jax.data.vocabularies.registry import open_vocabulary
 from openba_jax.evaluation.asking import AskedModel
 from openba_jax.evaluation.benchmarks import json_choice
@@ -22,13 +21,31 @@ from openba_jax.models.counting import parameter_count, train_flops_per_example
 from openba_jax.parallel.sharding import use_mesh
 from openba_jax.pruning.vocabulary import sum_counts
 from openba_jax.staged import plots, report
-from openba_jax.staged.models import PRETRAIN, Models, pruned_name, tuned_name
+from openba_jax.staged.models import Models, pruned_name, tuned_name
 from openba_jax.staged.plots import Curve
+from openba_jax.staged.recovery import NEAR, tokens_to_reach
 from openba_jax.staged.report import Row
+from openba_jax.staged.settings import Data
 from openba_jax.training import metrics
 
 SCORED_AT_ONCE = 64
 """Questions of a batch."""
+
+
+def score(folder: Path, data: Data, mesh_shape: Sequence[int]) -> dict[str, Any]:
+    """Asks a model the questions of a run; returns scores in the form of `openba-eval`'s files."""
+    placed = loading.load(folder, mesh_shape)
+    asked = AskedModel(
+        placed.model,
+        placed.params,
+        placed.vocabulary,
+        data.encoder_length,
+        data.decoder_length,
+        batch_size=placed.rows(SCORED_AT_ONCE),
+    )
+    with use_mesh(placed.mesh):
+        subjects = json_choice.load(Path(data.questions))
+        return measure(json_choice.BENCHMARK, subjects, asked).as_dict()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,19 +67,8 @@ class Results:
             return {}
         path = self.models.root / "scores" / f"{name}.json"
         if not path.exists():
-            placed = loading.load(self.models.folder(name), self.models.mesh_shape)
-            lengths = data.encoder_length, data.decoder_length
-            asked = AskedModel(
-                placed.model,
-                placed.params,
-                placed.vocabulary,
-                *lengths,
-                batch_size=placed.rows(SCORED_AT_ONCE),
-            )
-            with use_mesh(placed.mesh):
-                subjects = json_choice.load(Path(data.questions))
-                measured = measure(json_choice.BENCHMARK, subjects, asked)
-            write_json(path, measured.as_dict())
+            measured = score(self.models.folder(name), data, self.models.mesh_shape)
+            write_json(path, measured)
         stored = json.loads(path.read_text(encoding="utf-8"))
         scores = {**stored["subjects"], TOTAL: stored[TOTAL]}
         return {subject: Score.from_dict(fields) for subject, fields in scores.items()}
@@ -83,25 +89,33 @@ class Results:
     ) -> Row:
         """The line of the table for a model that was trained for so many steps."""
         data = self.models.corpora.data
-        model = model_folder.load_model(self.models.folder(name))
-        evaluations = self._records(name, "eval")
+        model = self.models.model(name)
+        evaluated = evaluations(self.models, name)
+        before = None if parent is None else evaluations(self.models, parent)[-1]["loss"]
+        trains = parent is None or step > 0
+        pruned = pruned_name(name) if step else name
+        tokens = [data.tokens(record["step"]) for record in evaluated]
+        losses = [record["loss"] for record in evaluated]
         return Row(
             name=name,
             parameters=parameter_count(model),
             flops=train_flops_per_example(model, data.encoder_length, data.decoder_length),
             tokens=data.tokens(step),
-            loss_before=None if parent is None else self._records(parent, "eval")[-1]["loss"],
-            loss_pruned=None if parent is None else evaluations[0]["loss"],
-            loss_recovered=evaluations[-1]["loss"],
-            accuracy_pruned=None if parent is None else self.accuracy(pruned_name(name)),
-            accuracy_recovered=self.accuracy(name),
-            accuracy_tuned=self.accuracy(tuned_name(name)) if tuned else None,
+            loss_before=before,
+            loss_pruned=None if parent is None else losses[0],
+            loss_recovered=losses[-1] if trains else None,
+            tokens_to_recover=None
+            if before is None
+            else tokens_to_reach(tokens, losses, NEAR * before),
+            accuracy_pruned=None if parent is None else self.accuracy(pruned),
+            accuracy_recovered=self.accuracy(name) if trains else None,
+            accuracy_tuned=self.accuracy(tuned_name(name)) if tuned and self._tunes else None,
             control=control,
         )
 
     def curve(self, name: str, start: int, control: bool = False) -> Curve:
         """The losses of a model over its tokens."""
-        trained, evaluated = self._records(name, "train"), self._records(name, "eval")
+        trained, evaluated = records(self.models, name, "train"), evaluations(self.models, name)
         tokens = self.models.corpora.data.tokens
         return Curve(
             name=name,
@@ -118,7 +132,8 @@ class Results:
         if not self.prompts:
             return []
         data = self.models.corpora.data
-        placed = loading.load(self.models.folder(name), self.models.mesh_shape)
+        model = tuned_name(name) if self._tunes else name
+        placed = loading.load(self.models.folder(model), self.models.mesh_shape)
         generator = Generator(
             placed.model,
             placed.params,
@@ -144,22 +159,41 @@ class Results:
         root, corpora = self.models.root, self.models.corpora
         names = sorted(path.stem for path in (root / "scores").glob("*.json"))
         scores = {name: self.scores(name) for name in names}
-        chance = scores[PRETRAIN][TOTAL].chance if scores else 0.0
+        chance = scores[self.models.first][TOTAL].chance if scores else 0.0
         skipped = {name: each[TOTAL].skipped for name, each in scores.items()}
         found = report.findings(rows, chance, final)
-        answers = self.answers(tuned_name(final))
+        found += report.speed_findings(curves, final)
+        answers = self.answers(final)
         write_json(root / "report.json", report.as_dict(rows, found, answers, scores))
         markdown = report.as_markdown(rows, found, answers, skipped)
         write_atomically(root / "report.md", markdown)
         plots.plot_losses(curves, root / "losses.png")
-        counts = sum_counts(corpora.token_counts(open_vocabulary(corpora.tokenizer)))
-        plots.plot_coverage(counts, pieces, root / "coverage.png")
+        if counted := corpora.token_counts(open_vocabulary(corpora.tokenizer)):
+            plots.plot_coverage(sum_counts(counted), pieces, root / "coverage.png")
         lines = "".join(f"{question}  ->  {answer}\n" for question, answer in answers)
         return report.as_text(rows, found, skipped) + lines
 
-    def _records(self, name: str, split: str) -> list[dict[str, Any]]:
-        return [
-            dict(record)
-            for record in metrics.read(self.models.folder(name) / metrics.METRICS)
-            if record["split"] == split
-        ]
+    @property
+    def _tunes(self) -> bool:
+        """Whether models are tuned."""
+        return self.models.tune is not None
+
+
+def evaluations(models: Models, name: str) -> list[dict[str, Any]]:
+    """The held-out losses of a model by `step`: of its training, or what was measured instead."""
+    measured = models.losses(name)
+    if measured.exists():
+        return [{"step": 0, **json.loads(measured.read_text(encoding="utf-8"))}]
+    return records(models, name, "eval")
+
+
+def records(models: Models, name: str, split: str) -> list[dict[str, Any]]:
+    """What the training of a model has written; nothing of one that was only measured."""
+    # What a given ancestor has written of its own training is not of this run.
+    if models.losses(name).exists():
+        return []
+    return [
+        dict(record)
+        for record in metrics.read(models.folder(name) / metrics.METRICS)
+        if record["split"] == split
+    ]

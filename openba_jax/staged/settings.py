@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from openba_jax.cli import gin_values
+from openba_jax.errors import UserError
 from openba_jax.paths import address_or_local, local
 
 
@@ -36,15 +37,17 @@ class Data:
 
     Attributes:
       corpus: text files, JSON lines with `text` or plain; a single one may stand by itself.
-      instructions: JSON lines with `inputs` and `targets`; likewise.
+      instructions: JSON lines with `inputs` and `targets`; likewise. None: nothing is tuned.
       questions: folder of question files; empty: nothing is scored.
-      vocabulary_size: pieces of the tokenizer that is trained.
+      vocabulary_size: pieces of the tokenizer that is trained; an ancestor brings its own.
       group_size: tokens of a group of text.
       encoder_length: positions of the encoder.
       decoder_length: positions of the decoder.
       batch_size: rows of a batch.
       held_out: groups and instructions kept for evaluation.
       eval_batches: batches that every loss of the table is measured on.
+      stores: prefixes of token stores that were made with the ancestor's tokenizer, instead of a
+        corpus; of text, of instructions, or of both.
     """
 
     corpus: str | Sequence[str]
@@ -57,22 +60,30 @@ class Data:
     batch_size: int
     held_out: int
     eval_batches: int
+    stores: str | Sequence[str] = ()
 
     def __post_init__(self) -> None:
         """Makes lists of single files, and expands `~`.
 
         Raises:
-          UserError: a path cannot be one, or `questions` is an address.
+          UserError: a path cannot be one, `questions` is an address, or text is given twice.
         """
         for name in ("corpus", "instructions"):
             files = gin_values.several(getattr(self, name))
             object.__setattr__(self, name, [address_or_local(file) for file in files])
+        stores = [str(local(store)) for store in gin_values.several(self.stores)]
+        object.__setattr__(self, "stores", stores)
+        if stores and self.corpus:
+            raise UserError(
+                f"text is given twice, as the corpus {self.corpus[0]} and as the store "
+                f"{stores[0]}; give one of the two."
+            )
         if self.questions:
             object.__setattr__(self, "questions", str(local(self.questions)))
 
     def steps(self, tokens: int) -> int:
-        """Training steps that show at least so many positions; at least one."""
-        return max(1, -(-tokens // (self.batch_size * (self.encoder_length + self.decoder_length))))
+        """Training steps that show at least so many positions."""
+        return -(-tokens // (self.batch_size * (self.encoder_length + self.decoder_length)))
 
     def tokens(self, steps: int) -> int:
         """Positions that so many steps show."""

@@ -97,8 +97,7 @@ def test_a_family_trains_is_pruned_and_answers(page: Any, tmp_path: Path) -> Non
 def test_a_criterion_is_a_method_of_pruning(
     page: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("openba_jax.pruning.scores.CRITERIA", {})
-    monkeypatch.setattr("openba_jax.pruning.stages.CRITERIA", {"largest": None})
+    monkeypatch.setattr("openba_jax.pruning.criteria.base.CRITERIA", {})
     page("largest")
     model = model_of(named_config("tiny"))
     params = jax.tree.map(np.array, model.init(jax.random.key(0)))

@@ -20,7 +20,8 @@ from openba_jax.errors import UserError
 from openba_jax.models.config import ModelConfig
 from openba_jax.models.registry import named_config
 from openba_jax.pruning.stages import Stage
-from openba_jax.staged.run import Pipeline, claim_folder
+from openba_jax.staged.checks import claim_folder
+from openba_jax.staged.run import Pipeline
 from openba_jax.staged.settings import Data, Phase
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -128,7 +129,7 @@ def test_the_report_is_complete(finished: Path) -> None:
     # Both controls saw as many tokens as all recoveries together.
     assert sum(row["tokens"] for row in report["rows"][1:4]) == report["rows"][4]["tokens"]
     assert report["rows"][4]["tokens"] == report["rows"][5]["tokens"]
-    assert len(report["findings"]) == 5
+    assert len(report["findings"]) == 7
     assert report["samples"][0][0] == "What is the capital of Japan?"
     markdown = (finished / "report.md").read_text()
     assert all(name in markdown for name in names)
@@ -267,7 +268,7 @@ def test_misspelt_scopes_are_named() -> None:
             [Stage("a", vocabulary=300, recover_tokens=9), Stage("b", vocabulary=400)],
             "stage b .* 300 pieces to 400",
         ),
-        ([Stage("a", mlp=32)], "stage a recovers with 0 tokens"),
+        ([Stage("a")], "stage a neither cuts nor trains"),
     ],
 )
 def test_impossible_stages_are_named(tmp_path: Path, corpus: Path, stages, message: str) -> None:

@@ -13,7 +13,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 MAINS = [
     *("train", "eval", "infer", "prune", "convert", "prepare"),
     *("pipeline", "sweep", "sizes", "facts", "serving.chat", "serving.serve"),
-    "data.ner.__main__",
+    *("data.ner.__main__", "study.__main__"),
 ]
 
 
@@ -49,6 +49,7 @@ def test_help_says_it_all_and_imports_nothing_heavy(main: str) -> None:
         "sweep",
         "serving.chat",
         "serving.serve",
+        "study.__main__",
     )
     assert ("--gin_file" if by_gin else "--") in flags.partition("Try --helpfull")[0]
 
@@ -102,7 +103,7 @@ def test_mistakes_get_one_sentence(arguments: list[str], message: str) -> None:
     assert message in errors[0]
 
 
-@pytest.mark.parametrize("main", ["train", "eval", "infer", "pipeline", "sweep"])
+@pytest.mark.parametrize("main", ["train", "eval", "infer", "pipeline", "sweep", "study.__main__"])
 def test_without_a_gin_file_there_is_a_list_of_them(main: str, tmp_path: Path) -> None:
     code = (
         f"import sys, openba_jax.{main} as main; sys.argv = ['main', *sys.argv[1:]]\n"
@@ -128,7 +129,8 @@ def test_without_a_gin_file_there_is_a_list_of_them(main: str, tmp_path: Path) -
     assert result.returncode == 2, result.stderr
     assert not result.stdout
     first, *files = result.stderr.splitlines()
-    assert first.startswith(f"error: name a gin file with --gin_file; openba-{main} has these")
+    command = f"openba-{main.partition('.')[0]}"
+    assert first.startswith(f"error: name a gin file with --gin_file; {command} has these")
     assert files
     for line in files:
         name, what = line.split(maxsplit=1)

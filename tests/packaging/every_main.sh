@@ -47,3 +47,8 @@ step openba-pipeline --gin_file=gin/runs/native/quickstart.gin \
   --gin.Data.batch_size=8 --gin.Data.held_out=16 --gin.Data.eval_batches=1 \
   --gin.Pipeline.stages='[@layers_1/Stage()]' --gin.layers_1/Stage.recover_tokens=500 \
   --gin.pretrain/Phase.tokens=1000 --gin.tune/Phase.tokens=500
+step openba-study --gin_file=gin/studies/distillation.gin --gin.OUTPUT_DIR="'study'" \
+  --gin.ANCESTOR="'model'" --gin.CORPUS="['$FACTS/corpus.jsonl']" --gin.TOKENS='[1000]' \
+  --gin.SEEDS='[0]' --gin.Data.batch_size=8 --gin.Data.held_out=16 --gin.Data.eval_batches=1 \
+  --gin.cut/Stage.drop_encoder='[]' --gin.cut/Stage.drop_decoder='[1]' --gin.cut/Stage.embed=24 \
+  --gin.cut/Stage.mlp=48

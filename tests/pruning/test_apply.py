@@ -1,7 +1,6 @@
 """A checkpoint pruned leaf by leaf holds what the transform takes from the whole tree."""
 
 import dataclasses
-import functools
 import json
 
 import jax
@@ -18,9 +17,10 @@ from openba_jax.errors import UserError
 from openba_jax.models.openba.config import OpenBAConfig
 from openba_jax.models.registry import model_of
 from openba_jax.pruning.apply import PrunedCheckpoint, prune_checkpoint
+from openba_jax.pruning.criteria.base import Subject
+from openba_jax.pruning.criteria.registry import score
 from openba_jax.pruning.plan import Plan, pruned_model, relative
 from openba_jax.pruning.saved_plan import plan_of
-from openba_jax.pruning.scores import CRITERIA, score
 from openba_jax.pruning.stages import RANDOM, Stage, apply_stage
 from openba_jax.pruning.transform import take
 from openba_jax.training import run_folder
@@ -46,7 +46,7 @@ STAGES = {
 
 
 @pytest.mark.parametrize("scanned", [True, False], ids=["scanned", "unrolled"])
-@pytest.mark.parametrize("method", [RANDOM, *CRITERIA])
+@pytest.mark.parametrize("method", [RANDOM, "magnitude"])
 @pytest.mark.parametrize("name", STAGES)
 def test_the_leaves_are_those_of_the_transform(make_source, name, method, scanned):
     stage = dataclasses.replace(STAGES[name], method=method)
@@ -55,7 +55,10 @@ def test_the_leaves_are_those_of_the_transform(make_source, name, method, scanne
     parent = Plan.identity(model, "root")
     params, axes = load_tree(source), model.logical_axes()
     rows = ROWS if stage.vocabulary else None
-    scorer = functools.partial(score, method, model, source.read)
+
+    def scorer(name, keys):
+        return score(name, Subject(model, source.read), keys)
+
     child = apply_stage(stage, parent, scorer=scorer, vocabulary_rows=rows)
 
     cut = PrunedCheckpoint(source, child, parent)

@@ -205,7 +205,8 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from openba_jax.models.axes import flatten
 from openba_jax.models.registry import model_of, named_config
 from openba_jax.pruning.plan import Plan, relative
-from openba_jax.pruning.scores import score
+from openba_jax.pruning.criteria.base import Subject
+from openba_jax.pruning.criteria.registry import score
 from openba_jax.pruning.stages import Stage, apply_stage
 from openba_jax.pruning.transform import take
 
@@ -220,7 +221,7 @@ def scorer(method, params):
     flat = flatten(params)
     def read(leaf):
         return flat[leaf.path] if leaf.layer is None else flat[leaf.path][leaf.layer]
-    return lambda keys: score(method, model, read, keys)
+    return lambda method, keys: score(method, Subject(model, read), keys)
 
 mesh = jax.make_mesh((2, 4), ("fsdp", "model"), axis_types=(AxisType.Auto,) * 2)
 rules = {"embed": "fsdp", "mlp": "model", "heads": "model", "vocab": "model"}

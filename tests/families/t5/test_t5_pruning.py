@@ -10,8 +10,9 @@ from openba_jax.errors import UserError
 from openba_jax.models.registry import model_of, named_config
 from openba_jax.models.t5 import network
 from openba_jax.nn.layers import RMSNorm
+from openba_jax.pruning.criteria.base import Subject
+from openba_jax.pruning.criteria.registry import score
 from openba_jax.pruning.plan import Plan, pruned_model, relative
-from openba_jax.pruning.scores import score
 from openba_jax.pruning.selection import drawn, targets_of
 from openba_jax.pruning.transform import mask, take
 
@@ -125,7 +126,7 @@ def test_heads_are_scored_by_their_channels_too(kind):
             array = array[name]
         return array if leaf.layer is None else array[leaf.layer]
 
-    scores = score("magnitude", model, read, ["encoder/heads", "decoder/heads"])
+    scores = score("magnitude", Subject(model, read), ["encoder/heads", "decoder/heads"])
     assert scores["decoder/heads"].shape == ((4,) if kind == "t5" else (4, 4))
     assert np.all(np.argmax(scores["decoder/heads"], axis=-1) == 1)
     everything = sum(

@@ -1,6 +1,5 @@
 """Pruning: masked is sliced along every axis, types of layers stay with their layers."""
 
-import functools
 import json
 import math
 
@@ -18,8 +17,9 @@ from openba_jax.models.t5gemma import network
 from openba_jax.models.t5gemma.config import GLOBAL, LOCAL, T5GemmaConfig
 from openba_jax.nn.layers import RMSNorm
 from openba_jax.pruning.apply import PrunedCheckpoint, prune_checkpoint
+from openba_jax.pruning.criteria.base import Subject
+from openba_jax.pruning.criteria.registry import score
 from openba_jax.pruning.plan import Plan, pruned_model, relative
-from openba_jax.pruning.scores import score
 from openba_jax.pruning.stages import Stage, apply_stage
 from openba_jax.pruning.transform import mask, take
 
@@ -161,7 +161,10 @@ def test_a_cut_checkpoint_holds_what_the_transform_takes(make_source, scanned):
     sizes = {"encoder/embed": 8, "decoder/embed": 6, "encoder/kv_heads": 1, "decoder/kv_heads": 2}
     sizes |= {"encoder/heads": 2, "decoder/heads": 4, "mlp": 3}
     stage = Stage("cut", drop_encoder=(1,), drop_decoder=(2,), sizes=sizes, method="magnitude")
-    scorer = functools.partial(score, "magnitude", model, source.read)
+
+    def scorer(method, keys):
+        return score(method, Subject(model, source.read), keys)
+
     child = apply_stage(stage, parent, scorer=scorer)
     cut = PrunedCheckpoint(source, child, parent)
     expected = take(load_tree(source), model.logical_axes(), relative(child, parent))

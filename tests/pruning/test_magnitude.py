@@ -6,9 +6,10 @@ from plan_strategies import MODEL, random_params
 
 from openba_jax.errors import UserError
 from openba_jax.models.axes import Leaf, flatten
-from openba_jax.models.base import Model
+from openba_jax.pruning.criteria import base
+from openba_jax.pruning.criteria.base import ReadLeaf, Subject, criterion
+from openba_jax.pruning.criteria.registry import score
 from openba_jax.pruning.plan import Plan, pruned_model, relative
-from openba_jax.pruning.scores import CRITERIA, ReadLeaf, criterion, score
 from openba_jax.pruning.stages import Stage, apply_stage
 from openba_jax.pruning.transform import take
 
@@ -30,7 +31,7 @@ def squares(path: str) -> np.ndarray:
 
 
 def test_magnitude_sums_squares_over_all_parameters_with_the_axis() -> None:
-    scores = score("magnitude", MODEL, reader(PARAMS), KEYS)
+    scores = score("magnitude", Subject(MODEL, reader(PARAMS)), KEYS)
     assert scores.keys() == set(KEYS)
     leaves = {path: squares(path) for path in flatten(PARAMS)}
     axes = flatten(MODEL.logical_axes())
@@ -52,8 +53,8 @@ def test_magnitude_sums_squares_over_all_parameters_with_the_axis() -> None:
 
 
 def test_scores_do_not_depend_on_how_layers_lie() -> None:
-    scanned = score("magnitude", MODEL, reader(PARAMS), KEYS)
-    unrolled = score("magnitude", MODEL.replace(scan_layers=False), reader(PARAMS), KEYS)
+    scanned = score("magnitude", Subject(MODEL, reader(PARAMS)), KEYS)
+    unrolled = score("magnitude", Subject(MODEL.replace(scan_layers=False), reader(PARAMS)), KEYS)
     for key in KEYS:
         np.testing.assert_array_equal(scanned[key], unrolled[key])
 
@@ -67,8 +68,8 @@ def test_magnitude_keeps_the_largest_and_maps_to_the_ancestor() -> None:
     parent = root.drop_layers({"decoder": [0]}).narrow({"embed": [1, 2, 3, 6, 7]})
     loaded = take(params, MODEL.logical_axes(), relative(parent, root))
 
-    def scorer(keys):
-        return score("magnitude", pruned_model(parent), reader(loaded), keys)
+    def scorer(method, keys):
+        return score("magnitude", Subject(pruned_model(parent), reader(loaded)), keys)
 
     stage = Stage("s", embed=1, heads=1, method="magnitude")
     child = apply_stage(stage, parent, scorer=scorer)
@@ -84,24 +85,24 @@ def test_values_that_are_not_finite_are_named() -> None:
     params = random_params(MODEL)
     params["decoder"]["layers"]["mlp"]["wo"]["kernel"][2, 0, 0] = np.nan
     with pytest.raises(UserError, match=r"decoder/layers/mlp/wo/kernel\[2\] holds NaN"):
-        score("magnitude", MODEL, reader(params), KEYS)
+        score("magnitude", Subject(MODEL, reader(params)), KEYS)
 
 
 def test_a_criterion_is_a_function_and_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("openba_jax.pruning.scores.CRITERIA", dict(CRITERIA))
+    monkeypatch.setattr("openba_jax.pruning.criteria.base.CRITERIA", dict(base.CRITERIA))
 
     @criterion("first")
-    def first(model: Model, read: ReadLeaf, keys, batches=()):
-        return {key: -np.arange(model.axes.sizes[key], dtype=np.float64) for key in keys}
+    def first(subject: Subject, keys):
+        return {key: -np.arange(subject.axes.sizes[key], dtype=np.float64) for key in keys}
 
     root = Plan.identity(MODEL, "ancestor")
     stage = Stage("s", embed=3, method="magnitude")
-    scorer = lambda keys: score("first", MODEL, reader(PARAMS), keys)  # noqa: E731
+    scorer = lambda _, keys: score("first", Subject(MODEL, reader(PARAMS)), keys)  # noqa: E731
     assert apply_stage(stage, root, scorer=scorer).indices("embed") == (0, 1, 2)
 
     @criterion("nowhere")
-    def nowhere(model: Model, read: ReadLeaf, keys, batches=()):
-        return {key: np.full(model.axes.sizes[key], np.inf) for key in keys}
+    def nowhere(subject: Subject, keys):
+        return {key: np.full(subject.axes.sizes[key], np.inf) for key in keys}
 
     with pytest.raises(UserError, match="scores of embed by nowhere are not finite"):
-        score("nowhere", MODEL, reader(PARAMS), ["embed"])
+        score("nowhere", Subject(MODEL, reader(PARAMS)), ["embed"])

@@ -1,0 +1,1 @@
+"""Studies: recipes of compression compared over seeds at equal tokens (docs/study.md)."""

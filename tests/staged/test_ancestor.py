@@ -1,0 +1,168 @@
+"""A run that starts from a model that is there: what it takes, what it refuses, what it reports."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import jax
+import pytest
+from tiny_ancestor import data_of
+
+from openba_jax.checkpoints import model_folder, training_state
+from openba_jax.checkpoints.registry import FORMATS, open_checkpoint
+from openba_jax.errors import UserError
+from openba_jax.models.registry import named_config
+from openba_jax.pruning.stages import Stage
+from openba_jax.staged.ancestor import open_ancestor
+from openba_jax.staged.checks import claim_folder
+from openba_jax.staged.run import Pipeline
+from openba_jax.staged.settings import Phase
+
+TOKENS = 8 * (48 + 24)  # of one step
+UL2 = Phase("ul2", peak=3e-3, minimum=3e-4)
+LAYERS = Stage("layers", drop_decoder=[1])
+WIDTH = Stage("width", mlp=48, method="magnitude", recover_tokens=4 * TOKENS)
+
+
+def _pipeline(output: Path, corpus: Path, ancestor: Path, **changes) -> Pipeline:
+    settings = {
+        "output_dir": str(output),
+        "data": data_of(corpus),
+        "stages": [LAYERS, WIDTH],
+        "recover": UL2,
+        "ancestor": str(ancestor),
+        "controls": False,
+        "log_every": 2,
+        "eval_every": 2,
+    }
+    return Pipeline(**{**settings, **changes})
+
+
+def _rows(output: Path) -> dict[str, dict]:
+    rows = json.loads((output / "report.json").read_text())["rows"]
+    return {row["name"]: row for row in rows}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, corpus: Path, ancestor: Path) -> Path:
+    output = tmp_path_factory.mktemp("run") / "run"
+    _pipeline(output, corpus, ancestor).run()
+    return output
+
+
+def test_a_stage_without_tokens_cuts_and_measures(finished: Path) -> None:
+    rows = _rows(finished)
+    assert list(rows) == ["ancestor", "layers", "width"]
+    assert rows["ancestor"]["tokens"] == rows["layers"]["tokens"] == 0
+    layers = rows["layers"]
+    assert layers["loss_before"] == rows["ancestor"]["loss_recovered"]
+    assert layers["loss_pruned"] != layers["loss_before"]
+    assert layers["loss_recovered"] is None
+    assert rows["width"]["loss_before"] == layers["loss_pruned"]
+    assert not (finished / "models/layers/metrics.jsonl").exists()
+    assert not (finished / "models/ancestor").exists()
+
+
+def test_columns_without_figures_are_left_out(finished: Path) -> None:
+    report = (finished / "report.md").read_text()
+    assert "tokens to recover" in report
+    assert "accuracy" not in report
+    assert "question" not in report
+
+
+def test_recoveries_are_evaluated_on_the_way(finished: Path) -> None:
+    lines = (finished / "models/width/metrics.jsonl").read_text().splitlines()
+    records = [json.loads(line) for line in lines]
+    assert [each["step"] for each in records if each["split"] == "eval"] == [0, 2, 4]
+
+
+def test_again_changes_nothing(finished: Path, corpus: Path, ancestor: Path) -> None:
+    before = (finished / "report.json").read_bytes()
+    _pipeline(finished, corpus, ancestor).run()
+    assert (finished / "report.json").read_bytes() == before
+
+
+def test_the_plan_of_the_ancestor_goes_on(tmp_path: Path, corpus: Path, finished: Path) -> None:
+    narrower = Stage("narrower", embed=24)
+    _pipeline(tmp_path / "run", corpus, finished / "models/width", stages=[narrower]).run()
+    plan = json.loads((tmp_path / "run/models/narrower/plan.json").read_text())
+    assert [step["stage"] for step in plan["steps"]] == ["layers", "width", "narrower"]
+    with pytest.raises(UserError, match="layer 1"):
+        _pipeline(tmp_path / "again", corpus, finished / "models/width")
+
+
+def test_other_formats_are_converted_and_give_the_same_loss(
+    tmp_path: Path, corpus: Path, ancestor: Path, tokenizer: Path, finished: Path
+) -> None:
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    FORMATS["huggingface"].write(open_checkpoint(ancestor), theirs)
+    store = str(tokenizer.with_name("spans"))  # And text from a store instead of the corpus.
+    data = data_of(corpus, corpus=[], stores=store)
+    _pipeline(tmp_path / "run", corpus, theirs, data=data, stages=[LAYERS]).run()
+    ours, found = _rows(finished), _rows(tmp_path / "run")
+    for name in ("ancestor", "layers"):
+        loss = "loss_recovered" if name == "ancestor" else "loss_pruned"
+        assert found[name][loss] == pytest.approx(ours[name][loss], rel=1e-5)
+    assert model_folder.latest_step(tmp_path / "run/models/ancestor") is not None
+
+
+def test_another_model_under_a_run_is_refused(tmp_path: Path, corpus: Path, ancestor: Path) -> None:
+    mine = tmp_path / "mine"
+    shutil.copytree(ancestor, mine)
+    output = tmp_path / "run"
+    claim_folder(output, _pipeline(output, corpus, mine).settings("a = 1\n"))
+    (output / "made").write_text("something")
+    claim_folder(output, _pipeline(output, corpus, mine).settings("a = 1\n"))
+    opened = open_ancestor(str(mine))
+    shutil.rmtree(mine)
+    params = jax.jit(opened.model.init)(jax.random.key(1))
+    training_state.create(
+        mine, opened.model, params, tokenizer=ancestor / "tokenizer.model", step=7
+    )
+    with pytest.raises(UserError, match=r"other settings \(new is # ancestor: .*step 7, sha256"):
+        claim_folder(output, _pipeline(output, corpus, mine).settings("a = 1\n"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model": named_config("tiny")}, "is given model, too"),
+        ({"pretrain": UL2}, "is given pretrain, too"),
+        ({"ancestor": ""}, "no ancestor: .* by ANCESTOR"),
+        (
+            {"ancestor": "", "model": named_config("tiny"), "pretrain": UL2},
+            "0 tokens; .* by ANCESTOR",
+        ),
+        ({"ancestor": "nowhere"}, "nowhere is no folder or file"),
+        ({"tune": Phase("flan", 1e-3, 1e-4, tokens=9)}, "no instructions"),
+        ({"recover": Phase("causal_lm", 1e-3, 1e-4)}, "causal_lm is for .* 'decoder_only'"),
+        ({"eval_every": 0}, "eval_every is 0"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(
+    tmp_path: Path, corpus: Path, ancestor: Path, changes, message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        _pipeline(tmp_path / "run", corpus, **{"ancestor": ancestor, **changes})
+    assert not (tmp_path / "run").exists()
+
+
+def test_text_is_given_once_and_fits(tmp_path: Path, corpus: Path, ancestor: Path) -> None:
+    with pytest.raises(UserError, match="text is given twice"):
+        data_of(corpus, stores=["spans"])
+    with pytest.raises(UserError, match="no text"):
+        _pipeline(tmp_path / "run", corpus, ancestor, data=data_of(corpus, corpus=[]))
+    stored = data_of(corpus, corpus=[], stores=["spans"])
+    words = [Stage("words", vocabulary=400)]
+    with pytest.raises(UserError, match="give the corpus instead of stores"):
+        _pipeline(tmp_path / "run", corpus, ancestor, data=stored, stages=words)
+
+
+def test_an_ancestor_without_tokenizer_is_refused(tmp_path: Path, ancestor: Path) -> None:
+    shutil.copytree(ancestor, tmp_path / "mine")
+    (tmp_path / "mine/tokenizer.model").unlink()
+    with pytest.raises(UserError, match="has no tokenizer"):
+        open_ancestor(str(tmp_path / "mine"))
