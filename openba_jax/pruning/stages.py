@@ -18,9 +18,6 @@ from openba_jax.pruning.selection import Selection, best, drawn, targets_of
 NO_COMPENSATION = "none"
 """What is left of the parameters after a cut stays as it is, as in the original."""
 
-COMPENSATIONS = (NO_COMPENSATION,)
-"""What `Stage.compensation` may be."""
-
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
@@ -76,7 +73,7 @@ class Stage:
         Raises:
           UserError: `sizes` names an axis, or `drop` a stack, that has a field of its own, and that
             field is set; `slices` is below 1, or above 1 where nothing is drawn; or there are less
-            than 0 tokens or no calibration batches, or the compensation is unknown.
+            than 0 tokens or no calibration batches.
         """
         for stack in self.drop:
             if getattr(self, f"drop_{stack}", ()):
@@ -97,11 +94,6 @@ class Stage:
             )
             raise UserError(
                 f"stage {self.name} has {getattr(self, name)} {name}; give {least} or more."
-            )
-        if self.compensation not in COMPENSATIONS:
-            raise UserError(
-                f"stage {self.name} has the compensation {self.compensation!r}; known are "
-                f"{', '.join(COMPENSATIONS)}."
             )
         if self.slices < 1:
             raise UserError(f"stage {self.name} has {self.slices} slices; it must be 1 or more.")
