@@ -15,6 +15,8 @@ openba-prepare show --store=data/corpus --vocabulary=data/tokenizer.model --mixt
 openba-prepare merge --store=data/corpus,data/pairs --output=data/all
 openba-prepare split --store=data/all --parts=4 --output=data/part
 openba-prepare verify --store=data/all
+openba-prepare teacher --teacher=runs/ancestor --store=data/train --mixture=ul2 --rows=128 \
+  --vocabulary=data/tokenizer.model --steps=2000 --output=data/answers
 """
 
 from __future__ import annotations
@@ -41,6 +43,7 @@ _NEEDED = {
     "split": ("store", "output"),
     "verify": ("store",),
     "show": ("store", "vocabulary"),
+    "teacher": ("teacher", "store", "vocabulary", "mixture", "rows", "steps", "output"),
 }
 
 
@@ -137,9 +140,13 @@ def define_flags() -> None:
     flags.DEFINE_float(
         "save_seconds", 10.0, "tokens: how often progress is saved, to resume.", lower_bound=0.0
     )
-    flags.DEFINE_list("store", [], "merge, split, verify, show: PREFIX of token stores.")
+    flags.DEFINE_list("store", [], "merge, split, verify, show, teacher: PREFIX of token stores.")
     flags.DEFINE_integer("parts", 2, "split: number of parts, OUTPUT-0 and so on.", lower_bound=2)
-    flags.DEFINE_integer("seed", None, "split: of the draws, 423 as the original. show: 0.")
+    flags.DEFINE_integer(
+        "seed",
+        None,
+        "split: of the draws, 423 as the original. show: 0. teacher: 1234, of the run.",
+    )
     flags.DEFINE_string(
         "mixture",
         None,
@@ -147,8 +154,21 @@ def define_flags() -> None:
         "vocabulary: ul2, span_corruption or causal_lm.",
     )
     flags.DEFINE_integer("count", 5, "show: number of samples.", lower_bound=1)
-    flags.DEFINE_integer("encoder_length", 570, "show: width of the inputs.", lower_bound=1)
-    flags.DEFINE_integer("decoder_length", 381, "show: width of the targets.", lower_bound=1)
+    flags.DEFINE_integer("encoder_length", 570, "show, teacher: width of inputs.", lower_bound=1)
+    flags.DEFINE_integer("decoder_length", 381, "show, teacher: width of targets.", lower_bound=1)
+    flags.DEFINE_string("teacher", None, "teacher: a checkpoint, whose answers are written.")
+    flags.DEFINE_string(
+        "student", None, "teacher: a checkpoint whose vocabulary was cut, and that will learn."
+    )
+    flags.DEFINE_integer("rows", None, "teacher: BATCH_SIZE of the run.", lower_bound=1)
+    flags.DEFINE_integer("steps", None, "teacher: TRAIN_STEPS of the run.", lower_bound=1)
+    flags.DEFINE_integer("held_out", 0, "teacher: HELD_OUT of the run.", lower_bound=0)
+    flags.DEFINE_bool("pack", False, "teacher: PACK of the run.")
+    flags.DEFINE_integer("top", 32, "teacher: likeliest pieces that are kept.", lower_bound=1)
+    flags.DEFINE_float("temperature", 1.0, "teacher: divides its logits.")
+    flags.DEFINE_enum(
+        "teacher_dtype", "bfloat16", ["bfloat16", "float32"], "teacher: of its parameters."
+    )
 
 
 def main(argv: Sequence[str]) -> None:
@@ -180,15 +200,17 @@ def main(argv: Sequence[str]) -> None:
         "split": _split,
         "verify": _verify,
         "show": _show,
+        "teacher": _teacher,
     }
     try:
         actions[action](values)
     except BrokenPipeError:  # `show | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:  # No permission, a full disk.
+        goes_on = ", it goes on where it stopped" if action in ("tokens", "teacher") else ""
         raise UserError(
             f"{error.filename or values.output}: {error.strerror}; mend that and run the same "
-            f"command again{', it goes on where it stopped' if action == 'tokens' else ''}."
+            f"command again{goes_on}."
         ) from error
 
 
@@ -308,6 +330,43 @@ def _show(values: flags.FlagValues) -> None:
     for text in describe_samples(loader, vocabulary, values.count, colour):
         sys.stdout.write(f"{text}\n\n")
     sys.stdout.flush()
+
+
+def _teacher(values: flags.FlagValues) -> None:
+    """Writes the answers of a teacher."""
+    from openba_jax.data.loader import BatchLoader
+    from openba_jax.data.vocabularies.registry import open_vocabulary
+    from openba_jax.distillation.asking import ask
+    from openba_jax.distillation.settings import Distillation
+    from openba_jax.objectives.mixture import get_mixture
+
+    batches = BatchLoader(
+        get_mixture(values.mixture),
+        values.store,
+        open_vocabulary(values.vocabulary, newline=values.newline),
+        batch_size=values.rows,
+        encoder_length=values.encoder_length,
+        decoder_length=values.decoder_length,
+        seed=1234 if values.seed is None else values.seed,
+        held_out=values.held_out,
+        pack=values.pack,
+    )
+    answers = ask(
+        Distillation(
+            values.teacher, temperature=values.temperature, teacher_dtype=values.teacher_dtype
+        ),
+        batches,
+        values.vocabulary,
+        values.output,
+        student=values.student,
+        steps=values.steps,
+        top=values.top,
+        progress=True,
+    )
+    sys.stdout.write(
+        f"{answers.folder}: steps {values.steps:,}, the likeliest {values.top} pieces of each of "
+        f"{'x'.join(map(str, answers.setting['shape'][:2]))} targets\n"
+    )
 
 
 def _sources(values: flags.FlagValues) -> list[TextSource]:

@@ -7,7 +7,7 @@ vocabulary, and where hidden states are compared, the pruning plans say what the
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -160,10 +160,9 @@ def _check_pieces(student: Party, teacher: Party, rows: Rows) -> None:
         return
     mine, theirs = open_vocabulary(student.tokenizer), open_vocabulary(teacher.tokenizer)
     count = min(mine.piece_count, rows.real)
-    kept = [row for row in rows.kept[:count] if row < theirs.piece_count]
-    names: Mapping[int, str] = dict(zip(kept, theirs.pieces(kept), strict=True))
-    for number, piece in enumerate(mine.pieces(range(count))):
-        found = names.get(rows.kept[number])
+    numbers = [n for n in range(count) if rows.kept[n] < theirs.piece_count]
+    wanted = theirs.pieces([rows.kept[n] for n in numbers])
+    for number, piece, found in zip(numbers, mine.pieces(numbers), wanted, strict=True):
         if found != piece:
             raise UserError(
                 f"row {number} of {student.name} is the piece {piece!r}, but the row that its plan "

@@ -16,6 +16,8 @@ Divergence = Callable[[jax.Array, jax.Array], jax.Array]
 """(logits of the student, logits of the teacher), float32 `[..., vocab]` -> nats `[...]`, at least
 0, and 0 where the distributions are the same."""
 
+_TINY = float(jnp.finfo(jnp.float32).tiny)
+
 
 def forward_kl(student: jax.Array, teacher: jax.Array) -> jax.Array:
     """KL(teacher || student): the student covers all that the teacher thinks likely.
@@ -39,11 +41,14 @@ def js(student: jax.Array, teacher: jax.Array) -> jax.Array:
 
     GKD (Agarwal et al. 2023, arXiv:2306.13649) with beta = 1/2.
     """
-    log_p, log_q = jax.nn.log_softmax(teacher), jax.nn.log_softmax(student)
-    log_mean = jnp.logaddexp(log_p, log_q) - jnp.log(2.0)
-    of_teacher = jnp.sum(jnp.exp(log_p) * (log_p - log_mean), axis=-1)
-    of_student = jnp.sum(jnp.exp(log_q) * (log_q - log_mean), axis=-1)
-    return 0.5 * (of_teacher + of_student)
+    fixed = jax.lax.stop_gradient
+    log_p, log_q = jax.nn.log_softmax(teacher), fixed(jax.nn.log_softmax(student))
+    p, q = jnp.exp(log_p), jax.nn.softmax(student)
+    log_mean = jnp.log(jnp.maximum(p + fixed(q), _TINY) / 2)
+    of_teacher = jnp.sum(p * (log_p - log_mean), axis=-1)
+    # The derivative by the mean is 0: that by q is what q is multiplied with.
+    of_student = jnp.sum(q * (log_q - log_mean), axis=-1)
+    return 0.5 * (fixed(of_teacher) + of_student)
 
 
 DIVERGENCES: Mapping[str, Divergence] = {

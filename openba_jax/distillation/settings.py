@@ -35,7 +35,8 @@ class Distillation:
     difference of the residual streams, as a share of the mean square of the teacher's.
 
     Attributes:
-      teacher: a model folder, or `DIR/checkpoints/<step>` in one.
+      teacher: a checkpoint of any format: a model folder, or `DIR/checkpoints/<step>` in one; those
+        of other formats are read through the memory of the host.
       divergence: a name of `distillation.divergences.DIVERGENCES`.
       temperature: divides the logits of both; above 0.
       weight: w, from 0 to 1, or a schedule of it.

@@ -8,7 +8,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,9 @@ from jax.sharding import Mesh
 
 from openba_jax import paths
 from openba_jax.checkpoints import model_folder, training_state
+from openba_jax.checkpoints.checkpoint import load_tree
+from openba_jax.checkpoints.formats.native import Native
+from openba_jax.checkpoints.registry import open_checkpoint
 from openba_jax.distillation import hidden
 from openba_jax.distillation.descent import Party, Rows, descent, vocabulary_rows
 from openba_jax.distillation.divergences import divergence
@@ -28,7 +31,7 @@ from openba_jax.models.base import Batch, Model, Params
 from openba_jax.nn.losses import Head
 from openba_jax.parallel import sharding
 from openba_jax.pruning.plan import Plan, pruned_model
-from openba_jax.pruning.saved_plan import plan_of_folder
+from openba_jax.pruning.saved_plan import plan_of, plan_of_folder
 from openba_jax.pruning.transform import take
 
 PADDING_LOGIT = -20.0
@@ -74,9 +77,7 @@ class Teacher:
           DamagedCheckpointError: the checkpoint is damaged.
           UserError: a tensor is missing, has another shape, or is not finite.
         """
-        params = training_state.restore_params(
-            self.source, self.whole, _shardings(self.whole, mesh)
-        )
+        params = _read(self.source, self.whole, _shardings(self.whole, mesh))
         digest = digest_of(params)
         if self.rows is None:
             return params, digest
@@ -160,19 +161,15 @@ def open_teacher(settings: Distillation, student: Party) -> Teacher:
         what the student was cut from, where that matters.
     """
     source = paths.local(settings.teacher)
-    folder, step = model_folder.split_path(source)
-    if not folder.is_dir():
-        raise UserError(f"the teacher {source} does not exist; give a model folder as TEACHER.")
-    found = model_folder.load_model(folder)
-    model_folder.existing_step(folder, step)
+    if not model_folder.split_path(source)[0].exists():
+        raise UserError(f"the teacher {source} does not exist; give a checkpoint as TEACHER.")
+    teacher = party_of(source)
+    found = teacher.model
     if found.layout != student.model.layout:
         raise UserError(
             f"the teacher {source} is of the kind {found.layout!r} and the student of the kind "
             f"{student.model.layout!r}, which read other batches; give a teacher of that kind."
         )
-    teacher = Party(
-        found, plan_of_folder(folder), model_folder.tokenizer_path(folder), f"the teacher {source}"
-    )
     rows = vocabulary_rows(student, teacher)
     matched: tuple[hidden.Match, ...] = ()
     if settings.compares_hidden:
@@ -198,7 +195,7 @@ class Lesson(NamedTuple):
       identity: what the run is distilled from, ready for JSON.
     """
 
-    loss: DistilledLoss
+    loss: Any
     constants: tuple[Any, ...]
     identity: dict[str, Any]
 
@@ -207,7 +204,7 @@ def prepare(
     settings: Distillation,
     student: Party,
     mesh: Mesh,
-    batch: Mapping[str, np.ndarray],
+    batch: Mapping[str, np.ndarray] | None = None,
 ) -> Lesson:
     """Opens a teacher, checks it, and reads its parameters.
 
@@ -215,7 +212,8 @@ def prepare(
       settings: the settings.
       student: what is trained.
       mesh: where the teacher's parameters are to lie.
-      batch: one of those that both will read.
+      batch: one of those that both will read; with it the teacher is traced here, and refuses
+        what it cannot do before its parameters are read.
 
     Raises:
       DamagedCheckpointError: the teacher's checkpoint is damaged.
@@ -223,11 +221,46 @@ def prepare(
         what the student was cut from, where that matters, or is not finite.
     """
     teacher = open_teacher(settings, student)
-    with sharding.use_mesh(mesh):  # What the teacher cannot do, it refuses here.
+    if batch is not None:
         jax.eval_shape(teacher.model.hidden, teacher.model.abstract_params(), dict(batch))
     params, digest = teacher.restore(mesh)
     loss = DistilledLoss(dataclasses.replace(settings, teacher=""), teacher)
     return Lesson(loss, (params,), _identity(settings, teacher, digest))
+
+
+def party_of(source: Path) -> Party:
+    """A checkpoint of any format as teacher or student; no tensor is read.
+
+    Raises:
+      UserError: it is none.
+    """
+    name = f"the model in {source}"
+    if Native().recognises(source):
+        folder, step = model_folder.split_path(source)
+        model_folder.existing_step(folder, step)
+        model, plan = model_folder.load_model(folder), plan_of_folder(folder)
+        return Party(model, plan, model_folder.tokenizer_path(folder), name)
+    opened = open_checkpoint(source)
+    return Party(opened.model, plan_of(opened, source), opened.tokenizer, name)
+
+
+def _read(source: Path, model: Model, shardings: Any) -> Params:
+    """The parameters of a checkpoint of any format; other than native ones pass through memory."""
+    if Native().recognises(source):
+        return cast(Params, training_state.restore_params(source, model, shardings))
+    tree = load_tree(open_checkpoint(source))
+    wanted = model.abstract_params()
+    model_folder.check_shapes(
+        model_folder.tree_shapes(tree), model_folder.tree_shapes(wanted), source
+    )
+
+    def placed(array: np.ndarray, like: Any, where: Any) -> jax.Array:
+        values = array.astype(like.dtype)
+        return jax.make_array_from_callback(values.shape, where, lambda index: values[index])
+
+    params = jax.tree.map(placed, tree, wanted, shardings)
+    training_state.check_finite(params, source)
+    return cast(Params, params)
 
 
 def _identity(settings: Distillation, teacher: Teacher, digest: str) -> dict[str, Any]:

@@ -124,8 +124,8 @@ def partition_spec(
 ) -> PartitionSpec:
     """How one array lies on the mesh.
 
-    A mesh axis that does not divide the size of its logical axis, or that an earlier axis of the
-    same array took, leaves that axis whole.
+    A mesh axis that does not divide the size of its logical axis, that an earlier axis of the same
+    array took, or that the mesh lacks, leaves that axis whole.
 
     Args:
       axes: logical names, e.g. `('layers', 'embed', 'mlp')`.
@@ -144,7 +144,7 @@ def partition_spec(
             raise UserError(f"no sharding rule speaks of the logical axis {name!r}; add one.")
         rule = known[name]
         names = (rule,) if isinstance(rule, str) else rule or ()
-        names = tuple(n for n in names if mesh.shape[n] > 1)
+        names = tuple(n for n in names if mesh.shape.get(n, 1) > 1)
         divides = size % math.prod(mesh.shape[n] for n in names) == 0
         if not names or not divides or taken & set(names):
             entries.append(None)

@@ -22,7 +22,7 @@ from jax.sharding import Mesh
 
 from openba_jax import paths
 from openba_jax.checkpoints import model_folder, training_state
-from openba_jax.distillation import teacher
+from openba_jax.distillation.lessons import lesson_of_run
 from openba_jax.distillation.settings import Distillation
 from openba_jax.errors import UserError
 from openba_jax.evaluation.loss import LossOnBatches, local_rows
@@ -198,8 +198,14 @@ def train(
         constants: tuple[Any, ...] = ()
         distilled_from = None
         if distillation is not None:
-            loss, constants, distilled_from = teacher.prepare(
-                distillation, run.student, mesh, first_batch
+            (loss, constants, distilled_from), batches = lesson_of_run(
+                distillation,
+                run.student,
+                mesh,
+                batches,
+                first_batch,
+                train_steps,
+                adapts=adaptation is not None,
             )
         identity = {
             "data": dict(batches.identity()),

@@ -243,8 +243,8 @@ def test_mistakes_are_named_before_anything_is_written(
     (tmp_path / "empty").mkdir()
     run = tmp_path / "run"
     for teacher, student, changes, message in (
-        ("/nowhere", narrow, {}, "the teacher /nowhere does not exist; give a model folder"),
-        (str(tmp_path / "empty"), narrow, {}, r"empty/config\.json"),
+        ("/nowhere", narrow, {}, "the teacher /nowhere does not exist; give a checkpoint"),
+        (str(tmp_path / "empty"), narrow, {}, r"empty is no checkpoint that is known"),
         (str(run), narrow, {}, "teacher"),
         (str(broken), narrow, {}, "broken.* holds NaN or infinite"),
         (str(other), narrow, {}, r"vocabulary of 32 rows and .*other one of 40"),

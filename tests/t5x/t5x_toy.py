@@ -114,6 +114,7 @@ def train_natively(
     initial: Path | None = None,
     network: Any = None,
     batches: Any = None,
+    **options: Any,
 ) -> list[float]:
     """Losses of the steps that were taken."""
     trainer.train(
@@ -125,6 +126,7 @@ def train_natively(
         initial_model=None if initial is None else str(initial),
         log_every=1,
         progress=False,
+        **options,
     )
     records = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
     return [record["loss"] for record in records if record["split"] == "train"]
@@ -143,6 +145,7 @@ def train_in_t5x(
     num_microbatches: int = 1,
     trained: Any = None,
     batches: Any = None,
+    **options: Any,
 ) -> list[float]:
     """Losses of the steps that `t5x.train.train` took."""
     import t5x.train
@@ -178,7 +181,7 @@ def train_in_t5x(
             save=utils.SaveCheckpointConfig(period=1000, dtype=None), restore=restore
         ),
         partitioner=Partitioner(num_partitions=num_partitions),
-        trainer_cls=functools.partial(Trainer, num_microbatches=num_microbatches),
+        trainer_cls=functools.partial(Trainer, num_microbatches=num_microbatches, **options),
         model_dir=str(folder),
         total_steps=steps,
         eval_steps=0,

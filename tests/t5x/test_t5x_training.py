@@ -1,5 +1,6 @@
 """Training in the real T5X against the native runner."""
 
+import dataclasses
 import json
 import os
 import socket
@@ -20,6 +21,9 @@ from flax import core
 from t5x import train_state as t5x_train_state
 from t5x import trainer as t5x_trainer
 
+from openba_jax.distillation.settings import Distillation, linear_weight
+from openba_jax.errors import UserError
+from openba_jax.models.registry import model_of
 from openba_jax.training.train_step import summed_gradients
 
 
@@ -132,3 +136,25 @@ def test_two_processes_are_one(first, tmp_path):
     # T5X tells one process alone what it measured.
     (losses,) = filter(None, (json.loads(out.splitlines()[-1]) for out, _ in outputs))
     np.testing.assert_allclose(losses, one, atol=1e-5)
+
+
+def test_a_teacher_teaches_as_in_the_native_runner(first, tmp_path):
+    ancestor = model_of(t5x_toy.config(mlp_dim=32))
+    taught, _ = t5x_toy.first_models(tmp_path / "teacher", ancestor)
+    settings = Distillation(str(taught), "js", temperature=2.0, weight=linear_weight(1.0, 0.0, 8))
+    ours = t5x_toy.train_natively(tmp_path / "native", 4, first[0], distillation=settings)
+    # The teacher may lie there in T5X's own format.
+    moved = dataclasses.replace(settings, teacher=str(tmp_path / "teacher" / "first_t5x"))
+    theirs = t5x_toy.train_in_t5x(
+        tmp_path / "t5x", 4, first[1], num_microbatches=2, distillation=moved
+    )
+    np.testing.assert_allclose(theirs, ours, atol=1e-5)
+    plain = t5x_toy.train_natively(tmp_path / "plain", 4, first[0])
+    assert np.abs(np.subtract(plain, ours)).max() > 1e-3
+    with pytest.raises(UserError, match="the model has no pruning plan, so that nothing says"):
+        t5x_toy.train_in_t5x(
+            tmp_path / "refused",
+            4,
+            first[1],
+            distillation=dataclasses.replace(settings, hidden_weight=1.0),
+        )
