@@ -71,7 +71,7 @@ class Stage:
         Raises:
           UserError: `sizes` names an axis, or `drop` a stack, that has a field of its own, and that
             field is set; `slices` is below 1, or above 1 where nothing is drawn; or there are less
-            than 0 tokens or no calibration batches, or the compensation is unknown.
+            than 0 tokens or no calibration batches.
         """
         for stack in self.drop:
             if getattr(self, f"drop_{stack}", ()):
