@@ -30,14 +30,18 @@ class Site(NamedTuple):
     Attributes:
       path: of its kernel, with `layers` for the layer.
       in_axes: names of the axes that it reads.
+      out_axes: names of the axes that it writes.
       memory: whether it reads the encoder output.
       inputs: what it read, `[batch, length, ...]`.
+      outputs: what it made of it.
     """
 
     path: str
     in_axes: tuple[str, ...]
+    out_axes: tuple[str, ...]
     memory: bool
     inputs: jax.Array
+    outputs: jax.Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,8 +142,11 @@ class OneLayer:
                 left.append(result[0])
                 return result
             if isinstance(module, Projection) and stack_of(f"{path}/x") == self.stack:
+                result = call(*args, **kwargs)
+                axes = module.in_axes, module.out_axes
                 memory = probes.reads_memory(module)
-                sites.append(Site(f"{path}/kernel", module.in_axes, memory, args[0]))
+                sites.append(Site(f"{path}/kernel", *axes, memory, args[0], result))
+                return result
             return call(*args, **kwargs)
 
         with nn.intercept_methods(intercept):

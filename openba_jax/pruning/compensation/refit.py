@@ -22,7 +22,7 @@ import numpy as np
 from openba_jax.checkpoints.checkpoint import Checkpoint
 from openba_jax.checkpoints.files.tensors import RowSlice
 from openba_jax.errors import UserError
-from openba_jax.models.axes import LAYERS, VOCAB, Leaf, join
+from openba_jax.models.axes import LAYERS, VOCAB, Leaf, flatten, join, unflatten
 from openba_jax.models.base import Batch
 from openba_jax.parallel import sharding
 from openba_jax.pruning.calibration import Calibration
@@ -145,6 +145,7 @@ class _Refit:
         self._fits: list[Fit] = []
         self._tokens = 0.0
         self._compiled = functools.lru_cache(maxsize=32)(self._compile)
+        self._folding = functools.lru_cache(maxsize=8)(self._folds)
         self._running = functools.lru_cache(maxsize=32)(self._run)
 
     def run(self, advance: Callable[[int], Any]) -> dict[str, Any]:
@@ -168,43 +169,111 @@ class _Refit:
 
     def _stack(self, stack: str, encoded: list[Any], advance: Callable[[int], Any]) -> list[Any]:
         """Fits the layers of a stack; returns its outputs in both models for each batch."""
-        key = join(stack, LAYERS)
-        depth = self._whole.model.axes.depth(stack)
-        kept = list(self._keep.get(key, range(depth)))
+        model = self._whole.model
+        depth = model.axes.depth(stack)
+        kept = list(self._keep.get(join(stack, LAYERS), range(depth)))
         streams: list[Any] = [(None, None)] * len(self._batches)
+        last: tuple[OneLayer, int] | None = None  # The kept layer that the cut stream enters.
+        gone = 0  # Layers after it that are dropped.
         for layer in range(depth):
-            one = OneLayer.of(self._whole.model, stack, layer)
+            one = OneLayer.of(model, stack, layer)
             params = one.params(self._whole.read, layer)
-            if layer not in kept:
-                streams = [
-                    (self._left(one, params, batch, x, memory[0]), z)
-                    for batch, (x, z), memory in zip(self._batches, streams, encoded, strict=True)
-                ]
-                continue
-            place = kept.index(layer)
-            cut_one = OneLayer.of(self._target.model, stack, place)
-            self._layer(one, cut_one, params, layer, place, streams, encoded)
-            cut_params = cut_one.params(self._target.read, place)
+            if layer in kept:
+                streams = self._leave(last, gone, streams, encoded)
+                place = kept.index(layer)
+                last, gone = (OneLayer.of(self._target.model, stack, place), place), 0
+                self._layer(one, last[0], params, layer, place, streams, encoded)
+                advance(1)
+            else:
+                gone += 1
             streams = [
-                (
-                    self._left(one, params, batch, x, memory[0]),
-                    self._left(cut_one, cut_params, batch, z, memory[1]),
-                )
+                (self._left(one, params, batch, x, memory[0]), z)
                 for batch, (x, z), memory in zip(self._batches, streams, encoded, strict=True)
             ]
-            advance(1)
-        outputs = []
-        cut_params = cut_one.params(self._target.read, len(kept) - 1)
-        for batch, (x, z), memory in zip(self._batches, streams, encoded, strict=True):
-            outputs.append(
-                (
-                    self._finished(one, params, batch, x, memory[0]),
-                    self._finished(cut_one, cut_params, batch, z, memory[1]),
-                )
+        streams = self._leave(last, gone, streams, encoded)
+        assert last is not None
+        cut_params = last[0].params(self._target.read, last[1])
+        outputs = [
+            (
+                self._finished(one, params, batch, x, memory[0]),
+                self._finished(last[0], cut_params, batch, z, memory[1]),
             )
-        if stack == self._whole.model.stacks[-1]:
+            for batch, (x, z), memory in zip(self._batches, streams, encoded, strict=True)
+        ]
+        if stack == model.stacks[-1]:
             self._head(outputs)
         return outputs
+
+    def _leave(
+        self,
+        last: tuple[OneLayer, int] | None,
+        gone: int,
+        streams: list[Any],
+        encoded: list[Any],
+    ) -> list[Any]:
+        """Takes the cut stream through its layer, which first learns what dropped ones did."""
+        if last is None:
+            return streams
+        cut_one, place = last
+        if gone:
+            self._fold(cut_one, place, streams, encoded)
+        cut_params = cut_one.params(self._target.read, place)
+        return [
+            (x, self._left(cut_one, cut_params, batch, z, memory[1]))
+            for batch, (x, z), memory in zip(self._batches, streams, encoded, strict=True)
+        ]
+
+    def _fold(
+        self, cut_one: OneLayer, place: int, streams: Sequence[Any], encoded: Sequence[Any]
+    ) -> None:
+        """Fits what a layer writes last so that its stream is that of the whole model further on.
+
+        Where the layer does not simply add what it writes (T5Gemma normalises it first), nothing
+        is done.
+        """
+        if self._only_bias:
+            return
+        params = cut_one.params(self._target.read, place)
+        found: list[Site] = []
+        self._trace(
+            cut_one,
+            params,
+            streams[0][1],
+            encoded[0][1],
+            lambda seen: found.extend(s for s in seen.sites if s.out_axes == ("embed",)),
+        )
+        path = found[-1].path
+        axes = self._target.model.axes
+        channels = self._keep.get(axes.key(path, "embed"))
+        measure = self._folding(cut_one, path)
+        silent = flatten(params)
+        for name in (path, path.removesuffix("kernel") + "bias"):
+            leaf = Leaf(name, 0).unrolled
+            if leaf in silent:
+                silent[leaf] = jnp.zeros_like(silent[leaf])
+        sums = []
+        for batch, (x, z), memory in zip(self._batches, streams, encoded, strict=True):
+            wanted = x if channels is None else x[..., np.asarray(channels)]
+            rest = self._left(cut_one, unflatten(silent), batch, z, memory[1])
+            *moments, adds = jax.device_get(measure(params, batch, z, memory[1], wanted, rest))
+            if not adds:
+                return
+            sums.append(moments)
+        self._apply(Leaf(path, place), Moments.summed(sums), np.eye(sums[0][3].shape[0]))
+
+    def _folds(self, cut_one: OneLayer, path: str) -> Callable[..., Any]:
+        """The moments of what a projection reads, and of what it should write."""
+
+        def measure(
+            params: Any, batch: Batch, z: Any, memory: Any, wanted: jax.Array, rest: jax.Array
+        ) -> Any:
+            seen = cut_one.run(params, batch, z, memory)
+            site = next(site for site in seen.sites if site.path == path)
+            adds = jnp.allclose(rest + site.outputs, seen.left, rtol=1e-3, atol=1e-3)
+            real = cut_one.model.real_tokens(batch)[cut_one.stack]
+            return (*self._moments(wanted - rest, site.inputs, real), adds)
+
+        return sharding.jit_on_mesh(measure, self._mesh)
 
     def _layer(
         self,
@@ -230,20 +299,38 @@ class _Refit:
                 self._fit(Leaf(path, layer), Leaf(path, place), in_axes, moments)
 
     def _fit(self, leaf: Leaf, cut_leaf: Leaf, in_axes: Sequence[str], moments: Moments) -> None:
-        """Fits one projection."""
+        """Fits one projection to what it wrote in the whole model."""
         axes = self._whole.model.axes
-        names = axes.paths[leaf.path]
         read = {axes.key(leaf.path, axis) for axis in in_axes}
         others = {key: kept for key, kept in self._keep.items() if key not in read}
-        target = take_leaf(leaf.unrolled, self._whole.read(leaf), names, others)
-        start = self._target.read(cut_leaf)
-        bias = leaf.path.removesuffix("kernel") + "bias"
-        has_bias = bias in axes.paths
+        target = take_leaf(leaf.unrolled, self._whole.read(leaf), axes.paths[leaf.path], others)
+        whole = np.asarray(target, np.float64).reshape(len(moments.whole_sum), -1)
+        bias = Leaf(leaf.path.removesuffix("kernel") + "bias", leaf.layer)
+        added = 0.0
+        if bias.path in axes.paths:
+            names = axes.paths[bias.path]
+            added = take_leaf(bias.unrolled, self._whole.read(bias), names, others).reshape(-1)
+        self._apply(cut_leaf, moments, whole, added)
+
+    def _apply(
+        self, leaf: Leaf, moments: Moments, target: np.ndarray, added: np.ndarray | float = 0.0
+    ) -> None:
+        """Fits a projection of the cut model.
+
+        Args:
+          leaf: its kernel.
+          moments: of what it reads.
+          target: `[whole, out]`, see `ridge.fit`.
+          added: to what that makes, `[out]`.
+        """
+        start = self._target.read(leaf)
+        bias = Leaf(leaf.path.removesuffix("kernel") + "bias", leaf.layer)
+        has_bias = bias.path in self._target.model.axes.paths
         if self._only_bias and not has_bias:
             return
         found = fit(
             moments,
-            np.asarray(target, np.float64).reshape(len(moments.whole_sum), -1),
+            target,
             np.asarray(start, np.float64).reshape(len(moments.cut_sum), -1),
             ridge=STRENGTH,
             has_bias=has_bias,
@@ -251,11 +338,10 @@ class _Refit:
         )
         self._fits.append(found)
         if not self._only_bias:
-            self._target.replace(cut_leaf, found.kernel.reshape(start.shape))
+            self._target.replace(leaf, found.kernel.reshape(start.shape))
         if has_bias:
-            cut_bias = Leaf(bias, cut_leaf.layer)
-            old = np.asarray(self._target.read(cut_bias), np.float64)
-            self._target.replace(cut_bias, old + found.shift.reshape(old.shape))
+            values = np.asarray(added, np.float64) + found.shift
+            self._target.replace(bias, values.reshape(self._target.read(bias).shape))
 
     def _head(self, outputs: Sequence[Any]) -> None:
         """Fits the kernel of logits that are not tied to the embedding."""
