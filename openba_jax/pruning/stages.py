@@ -10,13 +10,11 @@ from typing import Any
 from openba_jax.errors import UserError
 from openba_jax.models.axes import LAYERS, AxisTable, axis_of, join
 from openba_jax.models.base import Model
+from openba_jax.pruning.compensation.refit import NO_COMPENSATION, check_compensation
 from openba_jax.pruning.criteria import registry
 from openba_jax.pruning.criteria.base import RANDOM, Scores
 from openba_jax.pruning.plan import Plan, pruned_model
 from openba_jax.pruning.selection import Selection, best, drawn, targets_of
-
-NO_COMPENSATION = "none"
-"""What is left of the parameters after a cut stays as it is, as in the original."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,6 +93,7 @@ class Stage:
             raise UserError(
                 f"stage {self.name} has {getattr(self, name)} {name}; give {least} or more."
             )
+        check_compensation(self.compensation)
         if self.slices < 1:
             raise UserError(f"stage {self.name} has {self.slices} slices; it must be 1 or more.")
         if self.slices > 1 and not (self.all_sizes and self.method == RANDOM):

@@ -12,10 +12,10 @@ from openba_jax.files import write_atomically
 from openba_jax.models.config import ModelConfig
 from openba_jax.models.registry import model_of
 from openba_jax.objectives.mixture import get_mixture, mixture_names
-from openba_jax.pruning.compensation.refit import check_compensation
+from openba_jax.pruning.compensation.refit import NO_COMPENSATION, check_compensation
 from openba_jax.pruning.plan import Plan, pruned_model
 from openba_jax.pruning.selection import targets_of
-from openba_jax.pruning.stages import NO_COMPENSATION, RANDOM, Stage, apply_stage, check_method
+from openba_jax.pruning.stages import RANDOM, Stage, apply_stage, check_method
 from openba_jax.pruning.vocabulary import SPECIAL_TOKENS
 from openba_jax.staged.settings import Data
 
