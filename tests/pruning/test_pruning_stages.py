@@ -120,9 +120,9 @@ def test_refuses_what_cannot_be_done() -> None:
         apply_stage(Stage("w", mlp=7), root)
     with pytest.raises(UserError, match="encoder layer 1 is to be dropped twice"):
         apply_stage(merge_stages([Stage("a", drop_encoder=[1])] * 2), root)
-    with pytest.raises(UserError, match="'taylor'; known are random, magnitude"):
-        apply_stage(Stage("m", mlp=3, method="taylor"), root)
-    with pytest.raises(UserError, match="magnitude needs the parameters"):
+    with pytest.raises(UserError, match="'guess'; known are random"):
+        apply_stage(Stage("m", mlp=3, method="guess"), root)
+    with pytest.raises(UserError, match="by magnitude, which needs the parameters"):
         apply_stage(Stage("m", mlp=3, method="magnitude"), root)
     with pytest.raises(UserError, match=r"no axis 'mpl' .* did you mean mlp"):
         apply_stage(Stage("m", sizes={"mpl": 3}), root)

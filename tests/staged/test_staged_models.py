@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tiny_ancestor import data_of
 
 from examples import facts
 from openba_jax.staged.corpora import Corpora
@@ -65,3 +66,16 @@ def test_parts_train_on_other_batches_and_are_measured_on_the_same(tmp_path: Pat
     assert np.any(first.batch(0)[name] != second.batch(0)[name])
     measured = [batches.evaluation_batches(1)[0][name] for batches in (first, second)]
     np.testing.assert_array_equal(*measured)
+
+
+def test_what_trains_on_other_text_is_measured_on_the_same(corpus: Path, tokenizer: Path) -> None:
+    corpora = Corpora(tokenizer.parents[1], data_of(corpus), seed=3)
+    vocabulary = corpora.train_tokenizer()
+    ul2, o_ul2 = corpora.batches(vocabulary, "ul2"), corpora.batches(vocabulary, "o_ul2")
+    compared = corpora.batches(vocabulary, "o_ul2", 0, "ul2")
+    name = "decoder_target_tokens"
+    np.testing.assert_array_equal(compared.batch(0)[name], o_ul2.batch(0)[name])
+    wanted, other, found = (each.evaluation_batches(1)[0][name] for each in (ul2, o_ul2, compared))
+    np.testing.assert_array_equal(found, wanted)
+    assert np.any(found != other)
+    assert compared.identity() != o_ul2.identity()
