@@ -5,6 +5,8 @@ openba-prune --input=runs/big --output=runs/stage1 --drop_encoder_layers=4,8 \
 openba-prune --input=runs/stage1 --output=runs/narrow --embed=2560 --heads=20 --mlp=6912
 openba-prune --input=runs/narrow --output=runs/small --vocabulary=120000 --counts=counts.txt
 openba-prune --input=llama2_7b --output=runs/llama --drop_layers=7,13,18,24
+openba-prune --input=runs/big --output=runs/half --mlp=6912 --method=taylor --compensation=ridge \
+  --calibration_stores=data/text
 
 Layers are numbered as in the ancestor that nothing was cut from, whatever was dropped since. The
 plan beside each checkpoint (plan.json) says what is kept and how it was chosen. Parameters are
@@ -21,6 +23,7 @@ from absl import flags
 from openba_jax import cli
 from openba_jax.errors import UserError
 from openba_jax.paths import local
+from openba_jax.pruning import calibration_flags
 
 
 def main(argv: Sequence[str]) -> None:
@@ -34,8 +37,9 @@ def main(argv: Sequence[str]) -> None:
     from openba_jax.pruning.stages import Stage, only_stack
 
     drop = {}
+    opened = open_checkpoint(local(values.input))
     if values.drop_layers:
-        drop[only_stack(open_checkpoint(local(values.input)).model)] = _layers(values.drop_layers)
+        drop[only_stack(opened.model)] = _layers(values.drop_layers)
     stage = Stage(
         values.stage or local(values.output).resolve().name,
         drop_encoder=_layers(values.drop_encoder_layers),
@@ -46,10 +50,13 @@ def main(argv: Sequence[str]) -> None:
         mlp=values.mlp,
         sizes=_sizes(values.sizes),
         vocabulary=values.vocabulary,
-        method=values.method,
+        method=calibration_flags.methods(values.method),
         seed=values.seed,
         slices=values.slices,
+        compensation=values.compensation,
     )
+    if values.scores and not stage.all_sizes:
+        raise UserError("--scores without a size to reach chooses nothing; give sizes too.")
     if values.counts and values.vocabulary is None:
         raise UserError("--counts without --vocabulary cuts nothing; say how many pieces to keep.")
     if values.one_based and not stage.dropped:
@@ -65,6 +72,8 @@ def main(argv: Sequence[str]) -> None:
         output_format=values.output_format,
         one_based=values.one_based,
         tools=values["for"].value or (),
+        calibration=calibration_flags.calibration_of(opened),
+        scores=values.scores,
         progress=True,
     )
     before, after = parameter_count(plan.ancestor_model), parameter_count(pruned_model(plan))
@@ -111,7 +120,18 @@ def define_flags() -> None:
     flags.DEFINE_list(
         "sizes", [], "AXIS=SIZE of any axes: mlp=512, or of one stack's: decoder/layers=20."
     )
-    flags.DEFINE_string("method", "random", "How sizes are reached: random or magnitude.")
+    flags.DEFINE_list(
+        "method",
+        ["random"],
+        "How sizes are reached: random, or a criterion (docs/pruning.md), and AXIS=METHOD for axes "
+        "that have another: taylor,layers=block_influence.",
+    )
+    flags.DEFINE_string("scores", None, "A file of openba-score to choose by.")
+    flags.DEFINE_string(
+        "compensation",
+        "none",
+        "How what reads the cut axes is fitted anew: none, ridge, or bias for biases alone.",
+    )
     flags.DEFINE_integer("seed", 1234, "Seed of the random choice.")
     flags.DEFINE_integer(
         "slices",
@@ -131,6 +151,7 @@ def define_flags() -> None:
         "Tools that are to read the result: gguf, transformers, ctranslate2, vllm, tpu; warns of "
         "sizes that they refuse or run badly.",
     )
+    calibration_flags.define_flags()
     flags.DEFINE_bool("keep_optimizer", False, "Cut optimizer state along and keep the step.")
 
 

@@ -28,12 +28,12 @@ from openba_jax.models.axes import LAYERS, VOCAB, Leaf
 from openba_jax.paths import local, reject_overlap
 from openba_jax.pruning import saved_scores
 from openba_jax.pruning.calibration import Calibration
-from openba_jax.pruning.compensation.refit import check_compensation, refitted
+from openba_jax.pruning.compensation.refit import NO_COMPENSATION, refitted
 from openba_jax.pruning.criteria.base import Scores, Subject
 from openba_jax.pruning.criteria.registry import score
 from openba_jax.pruning.plan import Plan, pruned_model, relative
 from openba_jax.pruning.saved_plan import plan_of
-from openba_jax.pruning.stages import NO_COMPENSATION, Stage, apply_stage
+from openba_jax.pruning.stages import Stage, apply_stage
 from openba_jax.pruning.targets import check_tools, misfits
 from openba_jax.pruning.transform import take_leaf
 from openba_jax.pruning.vocabulary import pieces_of, prune_vocabulary, sum_counts
@@ -151,7 +151,6 @@ def prune_checkpoint(
         `scores` or is being written, or the disk is full.
     """
     check_tools(tools)
-    check_compensation(stage.compensation)
     source, output = local(source), local(output)
     counts = [local(file) for file in counts]
     found = detect(source)

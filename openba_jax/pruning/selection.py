@@ -35,6 +35,26 @@ class Selection:
     record: Mapping[str, Any]
 
 
+def chosen(axes: AxisTable, names: Sequence[str]) -> list[str]:
+    """Keys of what can be cut, the vocabulary apart.
+
+    Args:
+      axes: of the model.
+      names: keys (`decoder/mlp`), or names of axes (`mlp`), which speak of all stacks; none: all.
+
+    Raises:
+      UserError: the model has no such axis.
+    """
+    cuttable = [key for key in axes.keys if key != VOCAB]
+    for name in names:
+        if not any(name in (key, axis_of(key)) for key in cuttable):
+            known = dict.fromkeys([*cuttable, *map(axis_of, cuttable)])
+            close = difflib.get_close_matches(name, known, 1)
+            hint = f"did you mean {close[0]}?" if close else f"it has {', '.join(known)}."
+            raise UserError(f"the model has no axis {name!r} that can be cut; {hint}")
+    return [key for key in cuttable if not names or {key, axis_of(key)} & set(names)]
+
+
 def targets_of(axes: AxisTable, sizes: Mapping[str, int]) -> dict[str, int]:
     """Sizes to reach by key.
 
@@ -46,16 +66,9 @@ def targets_of(axes: AxisTable, sizes: Mapping[str, int]) -> dict[str, int]:
       UserError: the model has no such axis, or a size is above the present one or below 1.
     """
     targets: dict[str, int] = {}
-    cuttable = [key for key in axes.keys if key != VOCAB]
     # A key says more than the name of its axis, which speaks of all stacks.
     for name, size in sorted(sizes.items(), key=lambda item: item[0] in axes.sizes):
-        keys = [key for key in cuttable if name in (key, axis_of(key))]
-        if not keys:
-            known = dict.fromkeys([*cuttable, *map(axis_of, cuttable)])
-            close = difflib.get_close_matches(name, known, 1)
-            hint = f"did you mean {close[0]}?" if close else f"it has {', '.join(known)}."
-            raise UserError(f"the model has no axis {name!r} that can be cut; {hint}")
-        for key in keys:
+        for key in chosen(axes, [name]):
             if not 1 <= size <= axes.sizes[key]:
                 raise UserError(
                     f"cannot prune {key} from {axes.sizes[key]} to {size}; choose 1 to "

@@ -10,16 +10,11 @@ from typing import Any
 from openba_jax.errors import UserError
 from openba_jax.models.axes import LAYERS, AxisTable, axis_of, join
 from openba_jax.models.base import Model
+from openba_jax.pruning.compensation.refit import NO_COMPENSATION, check_compensation
 from openba_jax.pruning.criteria import registry
 from openba_jax.pruning.criteria.base import RANDOM, Scores
 from openba_jax.pruning.plan import Plan, pruned_model
 from openba_jax.pruning.selection import Selection, best, drawn, targets_of
-
-NO_COMPENSATION = "none"
-"""What is left of the parameters after a cut stays as it is, as in the original."""
-
-COMPENSATIONS = (NO_COMPENSATION,)
-"""What `Stage.compensation` may be."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +71,7 @@ class Stage:
         Raises:
           UserError: `sizes` names an axis, or `drop` a stack, that has a field of its own, and that
             field is set; `slices` is below 1, or above 1 where nothing is drawn; or there are less
-            than 0 tokens or no calibration batches, or the compensation is unknown.
+            than 0 tokens or no calibration batches.
         """
         for stack in self.drop:
             if getattr(self, f"drop_{stack}", ()):
@@ -98,11 +93,7 @@ class Stage:
             raise UserError(
                 f"stage {self.name} has {getattr(self, name)} {name}; give {least} or more."
             )
-        if self.compensation not in COMPENSATIONS:
-            raise UserError(
-                f"stage {self.name} has the compensation {self.compensation!r}; known are "
-                f"{', '.join(COMPENSATIONS)}."
-            )
+        check_compensation(self.compensation)
         if self.slices < 1:
             raise UserError(f"stage {self.name} has {self.slices} slices; it must be 1 or more.")
         if self.slices > 1 and not (self.all_sizes and self.method == RANDOM):

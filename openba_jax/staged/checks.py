@@ -12,9 +12,10 @@ from openba_jax.files import write_atomically
 from openba_jax.models.config import ModelConfig
 from openba_jax.models.registry import model_of
 from openba_jax.objectives.mixture import get_mixture, mixture_names
+from openba_jax.pruning.compensation.refit import NO_COMPENSATION, check_compensation
 from openba_jax.pruning.plan import Plan, pruned_model
 from openba_jax.pruning.selection import targets_of
-from openba_jax.pruning.stages import NO_COMPENSATION, RANDOM, Stage, apply_stage, check_method
+from openba_jax.pruning.stages import RANDOM, Stage, apply_stage, check_method
 from openba_jax.pruning.vocabulary import SPECIAL_TOKENS
 from openba_jax.staged.settings import Data
 
@@ -56,11 +57,12 @@ def check_stages(stages: Sequence[Stage], plan: Plan, pieces: int) -> None:
       pieces: of its vocabulary.
 
     Raises:
-      UserError: the plan of a stage does not fit the model before it, its method is unknown, its
-        vocabulary is no smaller one, or it neither cuts nor trains.
+      UserError: the plan of a stage does not fit the model before it, its method or compensation
+        is unknown, its vocabulary is no smaller one, or it neither cuts nor trains.
     """
     for stage in stages:
         check_method(stage.method)
+        check_compensation(stage.compensation)
         if stage.all_sizes:
             stage.methods_of(targets_of(pruned_model(plan).axes, stage.all_sizes))
         # Other methods score parameters, which are not there yet; sizes are the same.

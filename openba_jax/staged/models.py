@@ -23,8 +23,9 @@ from openba_jax.objectives.mixture import Mixture
 from openba_jax.parallel import sharding
 from openba_jax.pruning.apply import prune_checkpoint
 from openba_jax.pruning.calibration import Calibration
+from openba_jax.pruning.compensation.refit import NO_COMPENSATION
 from openba_jax.pruning.criteria.base import RANDOM
-from openba_jax.pruning.stages import NO_COMPENSATION, Stage
+from openba_jax.pruning.stages import Stage
 from openba_jax.staged.ancestor import Ancestor
 from openba_jax.staged.corpora import Corpora
 from openba_jax.staged.settings import Phase

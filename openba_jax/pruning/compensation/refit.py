@@ -30,11 +30,16 @@ from openba_jax.pruning.compensation.one_layer import OneLayer, Seen, Site, grou
 from openba_jax.pruning.compensation.ridge import Fit, Moments, fit
 from openba_jax.pruning.transform import take_leaf
 
+NO_COMPENSATION = "none"
+"""What is left of the parameters after a cut stays as it is, as in the original."""
+
 RIDGE = "ridge"
+"""Kernels and biases are fitted."""
+
 BIAS = "bias"
-COMPENSATIONS = ("none", RIDGE, BIAS)
-"""`none`: what is left stays as it is, as in the original; `ridge`: kernels and biases are fitted;
-`bias`: biases alone, for models that have them."""
+"""Biases alone are fitted, of models that have them."""
+
+COMPENSATIONS = (NO_COMPENSATION, RIDGE, BIAS)
 
 STRENGTH = 1e-3
 """Of the pull to what the cut left, see `ridge.fit`."""
