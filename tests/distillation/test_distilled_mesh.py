@@ -40,9 +40,7 @@ for shape, devices in (((2, 2, 2), 8), ((1, 1, 1), 1)):
     )
     params = training_state.restore_params(student, model, shardings)
     state = train_step.init_state(model, toy_optimizer(), mesh, params=params)
-    step = train_step.make_train_step(
-        model, toy_optimizer(), mesh, accumulation=2, loss=lesson.loss
-    )
+    step = train_step.make_train_step(model, toy_optimizer(), mesh, loss=lesson.loss)
     placed = sharding.global_batch(batch, sharding.batch_sharding(mesh), slice(0, 8), 8)
     for _ in range(2):
         state, sums = step(state, placed, *lesson.constants)

@@ -133,7 +133,6 @@ def test_goes_on_with_nothing_else(tmp_path: Path, ancestor: Path, narrow: Path)
         with pytest.raises(UserError, match=message):
             recover(run, narrow, now, train_steps=8)
         assert folder_hashes(run) == before
-    # Between two records of the log, which a new loss goes on with.
     allowed = recover(run, narrow, None, train_steps=6, allow_changes=True)
     assert "distillation.divergence" in records(allowed.model_dir, metrics.CHANGES)[0]
     with pytest.raises(UserError, match=r"distillation\.divergence was None in .*"):

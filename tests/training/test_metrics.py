@@ -160,3 +160,12 @@ def test_a_line_says_of_which_step_an_evaluation_is_and_what_time_is_left(
         "small: step 6/20, eval 3.0000 at step 2, MM:SS left",
         "small: step 7/20, eval 2.0000 at step 7, MM:SS left",
     ]
+
+
+def test_what_a_loss_adds_is_averaged_over_the_steps_that_have_it() -> None:
+    step = {"loss_sum": 6.0, "correct_sum": 1.0, "weight_sum": 2.0, "grad_norm": 1.0}
+    step |= {"learning_rate": 0.5, "tokens": 9}
+    taught = {**step, "weight_sum": 6.0, "divergence_sum": 3.0}
+    record = metrics.train_record([step, taught], 18)  # type: ignore[list-item]
+    assert (record["loss"], record["divergence"]) == (1.5, 0.5)
+    assert "divergence" not in metrics.train_record([taught, step], 18)  # type: ignore[list-item]
