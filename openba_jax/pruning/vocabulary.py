@@ -13,7 +13,7 @@ from openba_jax.data.vocabularies.settings import TokenizerSettings, write_setti
 from openba_jax.errors import UserError
 from openba_jax.files import write_atomically
 from openba_jax.models.padding import VOCABULARY_MULTIPLE
-from openba_jax.pruning import pieces_of_json, pieces_of_sentencepiece
+from openba_jax.pruning.pieces import of_json, of_sentencepiece
 
 SPECIAL_TOKENS = 103
 """Rows that follow OpenBA's pieces: `<extra_id_99>` to `<extra_id_0>`, `<R>`, `<S>`, `<X>`.
@@ -118,7 +118,7 @@ def prune_vocabulary(
         )
     frequent = _frequent(counts, size, total)
     content = vocabulary.path.read_bytes()
-    prune = pieces_of_json.prune if vocabulary.kind == "json" else pieces_of_sentencepiece.prune
+    prune = of_json.prune if vocabulary.kind == "json" else of_sentencepiece.prune
     model, kept, merges = prune(content, vocabulary, frequent)
     # The special tokens that are no pieces; of a tokenizer.json they are among those kept.
     behind = set(vocabulary.special_tokens().values()) - set(range(total)) - set(kept)

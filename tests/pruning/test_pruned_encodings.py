@@ -13,7 +13,7 @@ from sentencepiece import SentencePieceProcessor, sentencepiece_model_pb2
 
 from openba_jax.data.vocabularies.openba import OpenBAVocabulary
 from openba_jax.errors import UserError
-from openba_jax.pruning.merges import merge_closure
+from openba_jax.pruning.pieces.merges import merge_closure
 from openba_jax.pruning.vocabulary import prune_vocabulary
 
 NORMAL, UNKNOWN, CONTROL, UNUSED = 1, 2, 3, 5

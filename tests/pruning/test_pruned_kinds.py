@@ -14,9 +14,9 @@ from openba_jax.data.vocabularies.registry import open_vocabulary, save_tokenize
 from openba_jax.data.vocabularies.settings import TokenizerSettings, write_settings
 from openba_jax.data.vocabulary_training import train_vocabulary
 from openba_jax.errors import UserError
-from openba_jax.pruning import pieces_of_json
-from openba_jax.pruning.merges import pair_closure
-from openba_jax.pruning.pieces_of_json import byte_letters
+from openba_jax.pruning.pieces import of_json
+from openba_jax.pruning.pieces.merges import pair_closure
+from openba_jax.pruning.pieces.of_json import byte_letters
 from openba_jax.pruning.vocabulary import prune_vocabulary
 
 SENTENCES = [
@@ -147,13 +147,13 @@ def test_other_frames(golden_dir):
     names = vocabulary.special_tokens()
     sep, cls = (["<|im_end|>", names["<|im_end|>"]], ["<|endoftext|>", names["<|endoftext|>"]])
     content["post_processor"] = {"type": "BertProcessing", "sep": sep, "cls": cls}
-    model, kept, _ = pieces_of_json.prune(json.dumps(content).encode(), vocabulary, {400})
+    model, kept, _ = of_json.prune(json.dumps(content).encode(), vocabulary, {400})
     found = json.loads(model)["post_processor"]
     assert found["sep"] == ["<|im_end|>", kept.index(sep[1])]
     assert found["cls"] == ["<|endoftext|>", kept.index(cls[1])]
     content["post_processor"] = {"type": "Unheard"}
     with pytest.raises(UserError, match="post-processor Unheard"):
-        pieces_of_json.prune(json.dumps(content).encode(), vocabulary, {400})
+        of_json.prune(json.dumps(content).encode(), vocabulary, {400})
 
 
 @pytest.mark.parametrize(
@@ -170,7 +170,7 @@ def test_kinds_that_cannot_be_pruned(golden_dir, changes, message):
     vocabulary = open_vocabulary(source / "tokenizer.json")
     content["model"] |= changes
     with pytest.raises(UserError, match=message):
-        pieces_of_json.prune(json.dumps(content).encode(), vocabulary, {300})
+        of_json.prune(json.dumps(content).encode(), vocabulary, {300})
 
 
 def test_pairs_that_a_piece_is_built_of():

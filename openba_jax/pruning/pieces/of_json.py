@@ -10,7 +10,7 @@ from typing import Any
 from openba_jax.data.vocabularies.base import Vocabulary
 from openba_jax.data.vocabularies.tokenizer_json import parse_tokenizer_json
 from openba_jax.errors import UserError
-from openba_jax.pruning.merges import pair_closure
+from openba_jax.pruning.pieces.merges import pair_closure
 
 _BYTE = re.compile("<0x[0-9A-F]{2}>")
 _PAIRS = {"BertProcessing": ("sep", "cls"), "RobertaProcessing": ("sep", "cls")}

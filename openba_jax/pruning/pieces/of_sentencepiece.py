@@ -9,7 +9,7 @@ from typing import Any
 from openba_jax.data.vocabularies.base import Vocabulary
 from openba_jax.data.vocabularies.sentencepiece_proto import ModelProto, PieceType
 from openba_jax.errors import UserError
-from openba_jax.pruning.merges import merge_closure
+from openba_jax.pruning.pieces.merges import merge_closure
 
 
 def prune(
