@@ -79,7 +79,6 @@ def test_all_candidates_are_in_the_table_and_within_the_budget(finished: Path) -
     assert [each["name"] for each in found["candidates"]] == ["shape_1", "shape_2", "shape_3"]
     for each in found["candidates"]:
         assert each["parameters"] == each["cost"] <= limit
-        assert each["damage"] > 0
         assert each["milliseconds_per_token"] is None
     damages = [each["damage"] for each in found["candidates"]]
     assert damages == sorted(damages)
