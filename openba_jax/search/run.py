@@ -152,7 +152,7 @@ class Search:
             raise UserError("leave_one_out scores layers alone; choose taylor for widths.")
 
     def _check_vocabularies(self) -> None:
-        """Checks that the vocabulary can be cut to what is given.
+        """Checks that the vocabulary can be cut to what is given, with all else.
 
         Raises:
           UserError: it cannot.
@@ -161,6 +161,11 @@ class Search:
             raise UserError(
                 f"the store {self.data.stores[0]} cannot be had in a smaller vocabulary; give the "
                 "corpus instead of stores."
+            )
+        if self.vocabularies and self.compensation != NO_COMPENSATION:
+            raise UserError(
+                f"the compensation {self.compensation} is fitted on text, and a model of a smaller "
+                "vocabulary cannot read the text of the ancestor's; leave out one of the two."
             )
         for pieces in self.vocabularies:
             stage = Stage(f"vocabulary_{pieces}", vocabulary=pieces)
@@ -208,7 +213,7 @@ class Search:
         proposed = shapes.propose(limit, self.candidates)
         named = {f"shape_{number}": shape for number, shape in enumerate(proposed, start=1)}
         stages = {
-            name: self._stage(name, shape, pieces.get(shape.vocabulary))
+            name: self.stage(name, shape, pieces.get(shape.vocabulary))
             for name, shape in named.items()
         }
         checked = self._halve(models, named, stages)
@@ -280,8 +285,14 @@ class Search:
             path=models.scores,
         )
 
-    def _stage(self, name: str, shape: Shape, pieces: int | None) -> Stage:
-        """The cut to a shape."""
+    def stage(self, name: str, shape: Shape, pieces: int | None) -> Stage:
+        """The cut to a shape, without tokens to recover with.
+
+        Args:
+          name: of the stage.
+          shape: the shape.
+          pieces: of the vocabulary; None: it stays.
+        """
         stage = stage_of(
             name,
             shape,

@@ -53,7 +53,6 @@ def settings(corpus: Path, ancestor: Path) -> list[str]:
         "BATCH_SIZE": 8,
         "HELD_OUT": 16,
         "EVAL_STEPS": 1,
-        "DISTILLATION": None,
     }
     flags = [f"--gin.{name}={value!r}" for name, value in values.items()]
     return ["--gin_file=gin/runs/native/search.gin", *flags]
@@ -205,6 +204,7 @@ def _search(output: Path, corpus: Path, ancestor: Path, **changes) -> Search:
         ({"candidates": 0}, "candidates is 0"),
         ({"steps": 0}, "steps is 0"),
         ({"vocabularies": [9]}, "to 9"),
+        ({"vocabularies": [400], "compensation": "ridge"}, "cannot read the text"),
         ({"recover": Phase("causal_lm", 1e-3, 1e-4)}, "'decoder_only'"),
         ({"ancestor": "nowhere"}, "nowhere"),
     ],
