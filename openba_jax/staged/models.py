@@ -121,6 +121,7 @@ class Models:
       checkpoint_every: steps.
       say: shows a line.
       evaluated_on: mixture that all recoveries are evaluated on; empty: each on its own.
+      scores: a file of scores of the ancestor to cut it by; None: they are computed for each cut.
     """
 
     root: Path
@@ -136,6 +137,7 @@ class Models:
     checkpoint_every: int
     say: Callable[[str], None]
     evaluated_on: str = ""
+    scores: Path | None = None
 
     @property
     def first(self) -> str:
@@ -252,11 +254,12 @@ class Models:
                 self.folder(pruned),
                 stage,
                 counts=self.corpora.token_counts(self.vocabulary(parent)),
-                calibration=self._calibration(parent, stage, part),
+                calibration=self.calibration(parent, stage, part),
+                scores=self.scores,
             )
         return pruned
 
-    def _calibration(self, parent: str, stage: Stage, part: int) -> Calibration | None:
+    def calibration(self, parent: str, stage: Stage, part: int) -> Calibration | None:
         """The text that a cut looks at, if it looks at any."""
         if not looks_at_text(stage):
             return None

@@ -13,7 +13,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 MAINS = [
     *("train", "eval", "infer", "prune", "convert", "prepare"),
     *("pipeline", "sweep", "sizes", "facts", "serving.chat", "serving.serve"),
-    *("data.ner.__main__", "study.__main__"),
+    *("data.ner.__main__", "study.__main__", "search.__main__"),
 ]
 
 
@@ -50,6 +50,7 @@ def test_help_says_it_all_and_imports_nothing_heavy(main: str) -> None:
         "serving.chat",
         "serving.serve",
         "study.__main__",
+        "search.__main__",
     )
     assert ("--gin_file" if by_gin else "--") in flags.partition("Try --helpfull")[0]
 
@@ -103,7 +104,9 @@ def test_mistakes_get_one_sentence(arguments: list[str], message: str) -> None:
     assert message in errors[0]
 
 
-@pytest.mark.parametrize("main", ["train", "eval", "infer", "pipeline", "sweep", "study.__main__"])
+@pytest.mark.parametrize(
+    "main", ["train", "eval", "infer", "pipeline", "sweep", "study.__main__", "search.__main__"]
+)
 def test_without_a_gin_file_there_is_a_list_of_them(main: str, tmp_path: Path) -> None:
     code = (
         f"import sys, openba_jax.{main} as main; sys.argv = ['main', *sys.argv[1:]]\n"

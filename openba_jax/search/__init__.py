@@ -1,0 +1,1 @@
+"""Search: which shape a model should be cut to, for a given budget; `openba-search`."""
