@@ -91,9 +91,9 @@ class Budget:
         return model.axes.count()
 
     def costs(self, grid: Grid, kept: Kept, data: Data) -> np.ndarray:
-        """What every shape of a grid costs; FLOPs of a decoding step where time is limited."""
+        """What every shape of a grid costs; FLOPs of a token of an answer where time is limited."""
         if self.kind == MILLISECONDS:
-            return grid.interpolated(lambda model: step_flops(model, data), kept)
+            return grid.interpolated(lambda model: token_flops(model, data), kept)
         if self.kind == FLOPS:
             return grid.interpolated(lambda model: flops(model, data), kept)
         itemsize = parameter_bytes(grid.model, self.dtype) // grid.model.axes.count()
@@ -113,6 +113,9 @@ def flops(model: Model, data: Data) -> float:
     return train_flops_per_example(model, data.encoder_length, data.decoder_length)
 
 
-def step_flops(model: Model, data: Data) -> float:
-    """FLOPs of a decoding step in the middle of an answer."""
-    return model.decode_flops(data.encoder_length, data.decoder_length // 2)
+def token_flops(model: Model, data: Data) -> float:
+    """FLOPs of a token of an answer, with its share of reading the input."""
+    step = model.decode_flops(data.encoder_length, data.decoder_length // 2)
+    return step + model.forward_flops(data.encoder_length, data.decoder_length) / (
+        data.decoder_length
+    )

@@ -1,7 +1,8 @@
-"""What a shape would lose, in nats: the sum of the scores of all that is dropped.
+"""What a shape would lose, in nats: a sum over its dimensions, or over all that is dropped.
 
-Scores say what the loss rises by when one thing goes. What two things do to each other is left out,
-as is what training brings back: shapes are only ranked by the sum, and the best are tried.
+A curve says what the loss rises by along one dimension, and a score when one thing goes. What two
+dimensions, or two things, do to each other is left out, as is what training brings back: shapes are
+only ranked by the sum, and the best are tried.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import numpy as np
 from openba_jax.models.axes import LAYERS, VOCAB, Grouped, axis_of
 from openba_jax.pruning.criteria.base import Scores
 from openba_jax.pruning.selection import best
+from openba_jax.search.curves import Curves
 from openba_jax.search.grid import Grid
 
 IN_NATS = ("taylor", "leave_one_out")
@@ -29,10 +31,42 @@ def layers_kept(grid: Grid, scores: Scores) -> dict[str, list[list[int]]]:
     }
 
 
-def damage(
+OF_LAYERS = ("leave_one_out", "block_influence", "leave_out_in_turn")
+"""Criteria that score nothing else."""
+
+MEASURED, SCORES = "measured", "scores"
+ESTIMATES = (MEASURED, SCORES)
+"""`measured`: the sum of `curves` over dimensions; `scores`: of the scores of all that goes."""
+
+
+def damage_by_curves(
+    grid: Grid,
+    curves: Curves,
+    scores: Scores,
+    vocabularies: Mapping[int, Sequence[int]] | None = None,
+) -> np.ndarray:
+    """The estimate for every shape by measured losses, float64.
+
+    Args:
+      grid: the shapes.
+      curves: of all dimensions but the vocabulary.
+      scores: of the rows of the vocabulary, where it moves.
+      vocabularies: as of `damage_by_scores`.
+    """
+    total = np.zeros((1,) * len(grid.shape))
+    for place, dimension in enumerate(grid.dimensions):
+        if dimension.name in curves:
+            line = tuple(-1 if d == place else 1 for d in range(len(grid.shape)))
+            total = total + np.array(curves[dimension.name]).reshape(line)
+    if VOCAB in grid.moving:
+        total = total + _lost_rows(grid, scores[VOCAB], vocabularies or {})
+    return np.broadcast_to(total, grid.shape)
+
+
+def damage_by_scores(
     grid: Grid, scores: Scores, vocabularies: Mapping[int, Sequence[int]] | None = None
 ) -> np.ndarray:
-    """The estimate for every shape, float64.
+    """The estimate for every shape by scores, float64.
 
     The layers with the lowest scores go; in those that stay, each width loses what has the lowest
     scores there, by the very selection that the cut makes. Axes that also lie outside of layers are

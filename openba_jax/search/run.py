@@ -19,20 +19,29 @@ from openba_jax.data.vocabularies.registry import open_vocabulary
 from openba_jax.distillation.settings import Distillation
 from openba_jax.errors import UserError
 from openba_jax.files import write_atomically, write_json
-from openba_jax.models.axes import VOCAB
+from openba_jax.models.axes import LAYERS, VOCAB, axis_of
 from openba_jax.models.base import Model
 from openba_jax.paths import check_output_folder, local, reject_overlap
 from openba_jax.pruning.compensation.refit import check_compensation
-from openba_jax.pruning.criteria.base import Scores, score_shape
+from openba_jax.pruning.criteria.base import RANDOM, Scores, score_shape
 from openba_jax.pruning.stages import NO_COMPENSATION, Stage, check_method
 from openba_jax.pruning.vocabulary import pieces_of, prune_vocabulary, sum_counts
 from openba_jax.search import report, stage_file
 from openba_jax.search.budget import MILLISECONDS, Budget
-from openba_jax.search.damage import IN_NATS
+from openba_jax.search.curves import measured_curves
+from openba_jax.search.damage import (
+    ESTIMATES,
+    IN_NATS,
+    MEASURED,
+    OF_LAYERS,
+    SCORES,
+    damage_by_curves,
+    damage_by_scores,
+)
 from openba_jax.search.grid import Grid, grid_of
 from openba_jax.search.halving import halve, schedule
 from openba_jax.search.report import Checked, Results
-from openba_jax.search.scoring import scores_of_ancestor
+from openba_jax.search.scoring import scores_of_ancestor, subject_of
 from openba_jax.search.shapes import Shape, Shapes, figures, stage_of
 from openba_jax.search.speed import milliseconds_per_token
 from openba_jax.staged.ancestor import Ancestor, open_ancestor
@@ -44,6 +53,9 @@ from openba_jax.staged.settings import Data, Phase
 
 PART = 1
 """All candidates are trained on the batches of a pipeline's first stage."""
+
+_OF_ROWS = "taylor"
+"""What rows of the vocabulary are estimated by; which of them stay is a matter of frequency."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,8 +71,9 @@ class Search:
       axes: what may move, see `grid.grid_of`; empty: all but the vocabulary.
       multiples: of which numbers sizes are, by name or key of an axis.
       vocabularies: numbers of pieces that may be kept; empty: the vocabulary stays.
-      width_method: criterion that widths are estimated and cut by.
+      width_method: criterion that widths are cut by.
       layer_method: that of layers.
+      estimate: of what a shape loses, one of `damage.ESTIMATES`.
       calibration_batches: batches that criteria, and a compensation, look at.
       candidates: shapes that are tried.
       steps: of training of the first round; each further round has twice as many, counted from the
@@ -85,6 +98,7 @@ class Search:
     vocabularies: Sequence[int] = ()
     width_method: str = "taylor"
     layer_method: str = "leave_one_out"
+    estimate: str = MEASURED
     calibration_batches: int = 8
     candidates: int = 8
     steps: int = 25
@@ -133,23 +147,33 @@ class Search:
         if not self.vocabularies:
             # Scores say which shapes are best, and not which there are.
             nothing = {key: np.zeros(score_shape(grid.axes, key)) for key in grid.moving}
-            Shapes(grid, nothing, self.budget, self.data).check(limit)
+            damage = np.zeros(grid.shape)
+            Shapes(grid, nothing, damage, self.budget, self.data).check(limit)
 
     def _check_methods(self) -> None:
-        """Checks that scores of layers and widths can be added.
+        """Checks how shapes are estimated and cut.
 
         Raises:
-          UserError: one is unknown, or is no change of the loss.
+          UserError: an estimate or a criterion is unknown, a criterion draws or is of layers alone,
+            or scores are to be added that are no changes of the loss.
         """
+        if self.estimate not in ESTIMATES:
+            raise UserError(
+                f"no estimate is called {self.estimate!r}; known are {' and '.join(ESTIMATES)}."
+            )
         for method in (self.width_method, self.layer_method):
             check_method(method)
-            if method not in IN_NATS:
+            if method == RANDOM:
+                raise UserError("a search cuts by scores, and random has none; choose a criterion.")
+            if self.estimate == SCORES and method not in IN_NATS:
                 raise UserError(
-                    f"scores by {method} are no changes of the loss, and a search adds those of "
-                    f"layers and widths; choose {' or '.join(IN_NATS)}."
+                    f"scores by {method} are no changes of the loss and cannot be added; choose "
+                    f"{' or '.join(IN_NATS)}, or the estimate {MEASURED}."
                 )
-        if self.width_method == "leave_one_out":
-            raise UserError("leave_one_out scores layers alone; choose taylor for widths.")
+        if self.width_method in OF_LAYERS:
+            raise UserError(
+                f"{self.width_method} scores layers alone; choose taylor, say, for widths."
+            )
 
     def _check_vocabularies(self) -> None:
         """Checks that the vocabulary can be cut to what is given, with all else.
@@ -198,13 +222,13 @@ class Search:
         model = models.model(ANCESTOR)
         kept_rows, pieces = self._kept_rows(models)
         grid = grid_of(model, self.axes, self.multiples, tuple(kept_rows))
-        scores = self._scores(models, grid)
+        scores, damage = self._estimates(models, grid, kept_rows)
         shapes = Shapes(
             grid,
             scores,
+            damage,
             self.budget,
             self.data,
-            kept_rows,
             self._milliseconds if self.budget.kind == MILLISECONDS else None,
         )
         whole = shapes.at([n - 1 for n in grid.shape])
@@ -273,17 +297,24 @@ class Search:
                 rows[len(kept)], pieces[len(kept)] = kept, size
         return rows, pieces
 
-    def _scores(self, models: Models, grid: Grid) -> Scores:
+    def _estimates(
+        self, models: Models, grid: Grid, kept_rows: Mapping[int, Sequence[int]]
+    ) -> tuple[Scores, np.ndarray]:
+        """Scores of all that moves, and the estimate of every shape."""
         assert models.scores is not None
-        return scores_of_ancestor(
-            models,
-            grid.moving,
-            width_method=self.width_method,
-            layer_method=self.layer_method,
-            calibration_batches=self.calibration_batches,
-            part=PART,
-            path=models.scores,
-        )
+        subject = subject_of(models, self.calibration_batches, PART)
+        methods = {
+            key: self.layer_method if axis_of(key) == LAYERS else self.width_method
+            for key in grid.moving
+        }
+        if VOCAB in methods:
+            methods[VOCAB] = _OF_ROWS
+        scores = scores_of_ancestor(models, subject, methods, models.scores)
+        if self.estimate == SCORES:
+            return scores, damage_by_scores(grid, scores, kept_rows)
+        path = models.root / "curves.json"
+        curves = measured_curves(grid, scores, subject, path, models.say)
+        return scores, damage_by_curves(grid, curves, scores, kept_rows)
 
     def stage(self, name: str, shape: Shape, pieces: int | None) -> Stage:
         """The cut to a shape, without tokens to recover with.

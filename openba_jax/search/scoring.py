@@ -1,12 +1,11 @@
-"""Scores of the ancestor by which shapes are estimated and cut, computed once and saved."""
+"""Scores of the ancestor that shapes are cut by, computed once and saved."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 from openba_jax.checkpoints.registry import open_checkpoint
-from openba_jax.models.axes import LAYERS, axis_of
 from openba_jax.pruning import saved_scores
 from openba_jax.pruning.criteria.base import Scores, Subject
 from openba_jax.pruning.criteria.registry import score
@@ -14,28 +13,32 @@ from openba_jax.pruning.stages import Stage
 from openba_jax.staged.models import ANCESTOR, Models
 
 
-def scores_of_ancestor(
-    models: Models,
-    keys: Sequence[str],
-    *,
-    width_method: str,
-    layer_method: str,
-    calibration_batches: int,
-    part: int,
-    path: Path,
-) -> Scores:
-    """Reads the scores, or computes and writes them.
-
-    The text is that which a pipeline of the same seed looks at in its first stage, so that it makes
-    the same cut.
+def subject_of(models: Models, calibration_batches: int, part: int) -> Subject:
+    """The ancestor with the text that a pipeline of the same seed looks at in a stage.
 
     Args:
       models: of the run.
-      keys: what is scored.
-      width_method: criterion of widths.
-      layer_method: criterion of layers.
-      calibration_batches: batches that they look at.
+      calibration_batches: how many batches it is.
       part: number of the stage.
+    """
+    checkpoint = open_checkpoint(models.folder(ANCESTOR))
+    # The calibration of any stage that looks at text.
+    stage = Stage(
+        "scores", sizes={"mlp": 1}, method="taylor", calibration_batches=calibration_batches
+    )
+    text = models.calibration(ANCESTOR, stage, part)
+    return Subject(checkpoint.model, checkpoint.read, text)
+
+
+def scores_of_ancestor(
+    models: Models, subject: Subject, methods: Mapping[str, str], path: Path
+) -> Scores:
+    """Reads the scores, or computes and writes them.
+
+    Args:
+      models: of the run.
+      subject: the ancestor.
+      methods: the criterion of each key.
       path: of the file.
 
     Raises:
@@ -43,22 +46,13 @@ def scores_of_ancestor(
     """
     source = models.folder(ANCESTOR)
     checkpoint = open_checkpoint(source)
-    methods = {key: layer_method if axis_of(key) == LAYERS else width_method for key in keys}
     if not path.exists():
-        models.say(f"scoring {', '.join(keys)} by {' and '.join(sorted(set(methods.values())))}")
-        stage = Stage(
-            "scores",
-            sizes=dict.fromkeys(keys, 1),
-            method=methods,
-            calibration_batches=calibration_batches,
-        )
-        text = models.calibration(ANCESTOR, stage, part)
-        assert text is not None
-        subject = Subject(checkpoint.model, checkpoint.read, text)
+        models.say(f"scoring {', '.join(methods)} by {' and '.join(sorted({*methods.values()}))}")
         found: Scores = {}
         for method in dict.fromkeys(methods.values()):
-            found |= score(method, subject, [key for key in keys if methods[key] == method])
+            found |= score(method, subject, [key for key in methods if methods[key] == method])
         digest = saved_scores.fingerprint(checkpoint)
-        saved_scores.SavedScores(found, methods, digest, text.source).save(path)
+        source_of_text = {} if subject.text is None else subject.text.source
+        saved_scores.SavedScores(found, methods, digest, source_of_text).save(path)
     saved = saved_scores.load(path, checkpoint, source)
     return {key: saved.of(method, [key], path)[key] for key, method in methods.items()}

@@ -14,7 +14,7 @@ from openba_jax.pruning.criteria.base import Scores
 from openba_jax.pruning.stages import Stage
 from openba_jax.search import budget as budgets
 from openba_jax.search.budget import Budget
-from openba_jax.search.damage import damage, layers_kept
+from openba_jax.search.damage import layers_kept
 from openba_jax.search.grid import Grid
 from openba_jax.staged.settings import Data
 
@@ -57,26 +57,26 @@ class Shapes:
         self,
         grid: Grid,
         scores: Scores,
+        damage: np.ndarray,
         budget: Budget,
         data: Data,
-        vocabularies: dict[int, Sequence[int]] | None = None,
         measure: Callable[[Model, str], float] | None = None,
     ) -> None:
-        """Estimates all of them.
+        """Counts what all of them cost.
 
         Args:
           grid: the shapes.
-          scores: of all that moves.
+          scores: of layers, if these move.
+          damage: the estimate of every shape.
           budget: what is limited.
           data: lengths of an example.
-          vocabularies: see `damage.damage`.
           measure: milliseconds per token of a model whose shape is said in words, where these are
             limited.
         """
         self._grid, self._budget, self._data = grid, budget, data
         self._kept = layers_kept(grid, scores)
         self._measure = measure
-        self.damage = damage(grid, scores, vocabularies)
+        self.damage = damage
         self.costs = budget.costs(grid, self._kept, data)
 
     def at(self, place: Sequence[int]) -> Shape:
@@ -167,9 +167,9 @@ class Shapes:
     def _within_time(self, limit: float) -> float:
         """The largest cost of which the least damaged shape decodes within a time.
 
-        Time is no sum over sizes, so that nothing but a clock tells it. It grows with FLOPs of a
-        step all the same, on average: among some costs the largest is looked for by bisection, and
-        a few shapes are measured.
+        Time is no sum over sizes, so that nothing but a clock tells it. It grows with the FLOPs of
+        a token all the same, on average: among some costs the largest is looked for by bisection,
+        and a few shapes are measured.
 
         Raises:
           UserError: the cheapest shape takes longer.

@@ -15,7 +15,7 @@ from openba_jax.pruning.criteria.base import score_shape
 from openba_jax.pruning.plan import Plan, pruned_model
 from openba_jax.pruning.stages import apply_stage
 from openba_jax.search.budget import Budget
-from openba_jax.search.damage import damage, layers_kept
+from openba_jax.search.damage import damage_by_curves, damage_by_scores, layers_kept
 from openba_jax.search.grid import grid_of
 from openba_jax.search.shapes import Shapes, stage_of
 
@@ -37,6 +37,10 @@ def _scores(grid, seed: int = 0):
     return {key: rng.exponential(size=score_shape(grid.axes, key)) for key in grid.moving}
 
 
+def _shapes(grid, scores, *arguments, **options) -> Shapes:
+    return Shapes(grid, scores, damage_by_scores(grid, scores), *arguments, **options)
+
+
 def test_a_hand_sum() -> None:
     grid = _grid("tiny", ["decoder/layers", "mlp"], mlp=32)
     scores = {
@@ -44,7 +48,7 @@ def test_a_hand_sum() -> None:
         "encoder/mlp": np.stack([np.arange(64) / 1000, np.arange(64)[::-1] / 500]),
         "decoder/mlp": np.stack([np.full(64, 0.01), np.full(64, 5.0), np.arange(64) / 100]),
     }
-    found = damage(grid, scores)
+    found = damage_by_scores(grid, scores)
     # Two of three decoder layers stay, the first and the last, with 32 of 64 units.
     lowest = sum(range(32))
     by_hand = 0.1 + lowest / 1000 + lowest / 500 + 32 * 0.01 + lowest / 100
@@ -59,9 +63,9 @@ def test_a_hand_sum() -> None:
 def test_estimates_are_of_what_the_cut_really_drops(name: str, tmp_path) -> None:
     grid = _grid(name, embed=16, mlp=32)
     scores = _scores(grid)
-    found = damage(grid, scores)
+    found = damage_by_scores(grid, scores)
     places = list(np.ndindex(*grid.shape))
-    shapes = Shapes(grid, scores, Budget(parameters=0.5), data_of(tmp_path))
+    shapes = _shapes(grid, scores, Budget(parameters=0.5), data_of(tmp_path))
     for at in np.random.default_rng(1).choice(len(places), size=4, replace=False):
         stage = stage_of("cut", shapes.at(places[at]), **METHODS)
         plan = apply_stage(
@@ -92,7 +96,7 @@ def test_the_best_shape_within_a_budget_is_the_best_of_all(kind: str, tmp_path) 
     data, budget = data_of(tmp_path), Budget(**{kind: 0.6})
     grid = _grid("tiny", ["decoder/layers", "heads", "mlp"], mlp=16)
     scores = _scores(grid)
-    shapes = Shapes(grid, scores, budget, data)
+    shapes = _shapes(grid, scores, budget, data)
     limit = budget.limit_for(budget.cost(grid.model, data))
     best = shapes.propose(limit, 1)[0]
     everything = [shapes.at(place) for place in np.ndindex(*grid.shape)]
@@ -104,7 +108,7 @@ def test_the_best_shape_within_a_budget_is_the_best_of_all(kind: str, tmp_path) 
 
 def test_candidates_are_not_nearly_the_same(tmp_path) -> None:
     grid = _grid("tiny")
-    shapes = Shapes(grid, _scores(grid), Budget(parameters=0.5), data_of(tmp_path))
+    shapes = _shapes(grid, _scores(grid), Budget(parameters=0.5), data_of(tmp_path))
     whole = {d.name: d.values[-1] for d in grid.dimensions}
     found = shapes.propose(grid.model.axes.count() / 2, 8)
     assert len(found) == 8
@@ -118,14 +122,14 @@ def test_candidates_are_not_nearly_the_same(tmp_path) -> None:
 def test_layers_of_encoder_and_decoder_compete(score: float, cheap: str, tmp_path) -> None:
     grid = _grid("tiny", [LAYERS])
     scores = {"encoder/layers": np.full(2, score), "decoder/layers": np.array([1.0, 9.0, 1.0])}
-    shapes = Shapes(grid, scores, Budget(parameters=0.9), data_of(tmp_path))
+    shapes = _shapes(grid, scores, Budget(parameters=0.9), data_of(tmp_path))
     best = shapes.propose(grid.model.axes.count() * 0.95, 1)[0]
     assert list(best.sizes) == [f"{cheap}/layers"]
 
 
 def test_a_budget_that_no_shape_meets_names_the_nearest(tmp_path) -> None:
     grid = _grid("tiny")
-    shapes = Shapes(grid, _scores(grid), Budget(parameters=10), data_of(tmp_path))
+    shapes = _shapes(grid, _scores(grid), Budget(parameters=10), data_of(tmp_path))
     least = int(grid.parameters().min())
     with pytest.raises(
         UserError, match=f"no shape is within 10 parameters; the nearest has {least:,}"
@@ -144,7 +148,7 @@ def test_time_is_measured_of_few_shapes(tmp_path) -> None:
 
     grid = _grid("tiny", embed=16, mlp=32)
     budget = Budget(milliseconds_per_token=2000)
-    shapes = Shapes(grid, _scores(grid), budget, data_of(tmp_path), measure=measure)
+    shapes = _shapes(grid, _scores(grid), budget, data_of(tmp_path), measure=measure)
     found = shapes.propose(budget.limit_for(3000), 3)
     assert found
     assert all(shape.model.axes.sizes["decoder/layers"] <= 2 for shape in found)
@@ -154,13 +158,20 @@ def test_time_is_measured_of_few_shapes(tmp_path) -> None:
         shapes.propose(500, 3)
 
 
+def test_curves_add_up() -> None:
+    grid = _grid("tiny", ["decoder/layers", "mlp"], mlp=32)
+    curves = {"decoder/layers": [2.0, 0.5, 0.0], "mlp": [0.7, 0.0]}
+    found = damage_by_curves(grid, curves, {})
+    assert found.tolist() == [[2.7, 2.0], [1.2, 0.5], [0.7, 0.0]]
+
+
 def test_rows_of_the_vocabulary_count_once() -> None:
     grid = grid_of(model_of(named_config("tiny")), ["mlp"], vocabularies=[384])
     scores = {VOCAB: np.arange(512.0)} | {
         key: values for key, values in _scores(grid).items() if axis_of(key) != VOCAB
     }
     kept = [*range(200, 512), *[511] * 72]
-    found = damage(grid, scores, {384: kept})
+    found = damage_by_scores(grid, scores, {384: kept})
     assert found[-1].tolist() == [sum(range(200)), 0]
 
 
