@@ -14,11 +14,20 @@ from absl import flags
 import gin
 from openba_jax.errors import UserError
 
+_ASKED = "benchmarks are asked while openba-train trains"
+_MEASURED = "benchmarks are openba-eval's"
+
 INSTEAD = {
     "MESH_SHAPE": "T5X's mesh has two axes, give NUM_PARTITIONS",
     "OUTPUT_FILE": "T5X writes several files, give OUTPUT_DIR",
     "QUESTIONS": "question files are openba-eval's",
-    "BENCHMARKS": "benchmarks are openba-eval's",
+    **dict.fromkeys(
+        ("BENCHMARKS", "COMPARE", "EXPORT", "PRESET", "RESULTS_DIR", "SHOTS"), _MEASURED
+    ),
+    **dict.fromkeys(("EVAL_BENCHMARKS", "EVAL_QUESTIONS", "EVAL_QUESTIONS_BATCH"), _ASKED),
+    **dict.fromkeys(("EVAL_QUESTIONS_LENGTHS", "EVAL_QUESTIONS_PERIOD"), _ASKED),
+    "BEAMS": "beams are openba-infer's",
+    "EARLY_STOPPING": "beams are openba-infer's",
     "TEMPLATE": "T5X asks prompts as they are, write the template into them",
     "PARSE_SPECIAL": "it is about prompts and question files, give it to infer or openba-eval",
     "EVAL_STORES": "give gin/runs/t5x/native_batches.gin, too",

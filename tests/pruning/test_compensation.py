@@ -149,6 +149,36 @@ def test_fitted_layers_read_what_the_fits_before_them_made() -> None:
     }
 
 
+def test_the_layer_before_learns_what_dropped_ones_did() -> None:
+    model = tiny("tiny")
+    params = weights(model)
+    # Layer 1 writes nothing.
+    decoder = params["decoder"]["layers"]
+    for block in ("self_attention", "cross_attention"):
+        for leaf in decoder[block]["out"].values():
+            leaf[1] = 0
+    decoder["mlp"]["wo"]["kernel"][1] = 0
+    if "bias" in decoder["mlp"]["wo"]:
+        decoder["mlp"]["wo"]["bias"][1] = 0
+    root = Plan.identity(model, "")
+    plan = root.narrow({"decoder/layers": [0, 2]})
+    whole = checkpoint_of(model, params)
+    cut = PrunedCheckpoint(whole, plan, root)
+    calibration = subject_of(model, params).calibration
+    with refitted(whole, cut, relative(plan, root), calibration, "ridge") as (fitted, record):
+        same = load_tree(fitted)
+    # What added nothing leaves nothing to learn.
+    assert record["projections"] == 1
+    assert record["error_before"] == pytest.approx(0, abs=1e-6)
+    wo = same["decoder"]["layers"]["mlp"]["wo"]["kernel"]
+    np.testing.assert_allclose(wo[0], decoder["mlp"]["wo"]["kernel"][0], atol=1e-4)
+    params = weights(model)
+    whole = checkpoint_of(model, params)
+    cut = PrunedCheckpoint(whole, plan, root)
+    with refitted(whole, cut, relative(plan, root), calibration, "ridge") as (fitted, record):
+        assert 0 < record["error_after"] < 0.9 * record["error_before"]
+
+
 def test_least_squares_with_a_bias_and_without() -> None:
     rng = np.random.default_rng(0)
     x = rng.normal(size=(200, 6)) + 1.0

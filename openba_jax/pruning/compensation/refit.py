@@ -73,7 +73,7 @@ class Refitted:
         """Puts other values in the place of a leaf, in its own type."""
         if not np.isfinite(values).all():
             raise UserError(f"what was fitted for {leaf} is not finite; give other text.")
-        path = self._folder / f"{len(self._files)}.npy"
+        path = self._files.get(leaf, self._folder / f"{len(self._files)}.npy")
         np.save(path, values.astype(np.float32))
         self._files[leaf] = path
 
