@@ -107,6 +107,15 @@ class Grid:
             for key, values in self.sizes.items()
         }
 
+    def text(self, place: Sequence[int]) -> str:
+        """The shape at a place of the grid in words."""
+        return text_of(self.values(place))
+
+    def values(self, place: Sequence[int]) -> dict[str, int]:
+        """The values of all dimensions at a place of the grid, by name."""
+        pairs = zip(self.dimensions, place, strict=True)
+        return {dimension.name: dimension.values[index] for dimension, index in pairs}
+
     def model_at(self, place: Sequence[int], kept: Kept) -> Model:
         """The model of a shape.
 
@@ -187,6 +196,11 @@ class _Line(NamedTuple):
 
     keys: tuple[str, ...]
     share: np.ndarray
+
+
+def text_of(values: Mapping[str, int]) -> str:
+    """A shape in words, from the values of dimensions by name."""
+    return ", ".join(f"{name} {value}" for name, value in values.items())
 
 
 @functools.lru_cache(maxsize=4096)

@@ -33,7 +33,7 @@ def plot(results: Results, path: Path) -> None:
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
-    from matplotlib.ticker import MaxNLocator, NullLocator, StrMethodFormatter
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
 
     words, unit = _UNITS[results.budget.kind]
     figure, axes = pyplot.subplots(figsize=(8.0, 4.6), layout="constrained")
@@ -74,7 +74,9 @@ def plot(results: Results, path: Path) -> None:
     axes.axvline(results.limit / unit, color="black", linewidth=0.7, linestyle=":", label="budget")
     axes.set_yscale("log")
     axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    axes.yaxis.set_major_locator(MaxNLocator(6))
+    low, high = axes.get_ylim()
+    wide = LogLocator(subs=(1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0))
+    axes.yaxis.set_major_locator(wide if high > 2 * low else MaxNLocator(6))
     axes.yaxis.set_minor_locator(NullLocator())
     axes.set_xlabel(words)
     axes.set_ylabel("held-out loss, nats per target token")

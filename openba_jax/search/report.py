@@ -12,6 +12,8 @@ import numpy as np
 from openba_jax.files import write_atomically, write_json
 from openba_jax.search import plots
 from openba_jax.search.budget import MILLISECONDS, Budget
+from openba_jax.search.damage import MEASURED, SCORES
+from openba_jax.search.grid import text_of
 
 PLOT = "search.png"
 
@@ -64,6 +66,7 @@ class Results:
       shapes: how many shapes were looked at.
       ancestor: the whole model.
       checked: all candidates.
+      estimate: of what shapes lose, one of `damage.ESTIMATES`.
     """
 
     budget: Budget
@@ -71,6 +74,7 @@ class Results:
     shapes: int
     ancestor: Checked
     checked: Sequence[Checked]
+    estimate: str
 
     @property
     def best(self) -> str:
@@ -151,7 +155,7 @@ def rows(results: Results) -> list[list[str]]:
 def statements(results: Results) -> list[str]:
     """What the table shows, in sentences."""
     best = next(each for each in results.checked if each.name == results.best)
-    shape = ", ".join(f"{name} {value}" for name, value in best.values.items())
+    shape = text_of(best.values)
     found = [
         f"{best.name} is the best of {len(results.checked)} candidates: loss {best.loss:.4f} after "
         f"{best.steps} steps, at {results.budget.show(best.cost)} ({shape}). The ancestor has "
@@ -191,9 +195,10 @@ def as_markdown(results: Results, found: Sequence[str]) -> str:
         "|---" + "|---:" * (len(head) - 1) + "|",
         *("| " + " | ".join(row) + " |" for row in body),
         "",
-        "Losses are held-out, in nats per target token; estimates are sums of the scores of all "
-        "that is dropped, in nats. Pareto: no candidate that costs as little is better, at the "
-        "last step that both were trained to."
+        "Losses are held-out, in nats per target token; estimates are sums of "
+        + _SUMS[results.estimate]
+        + ", in nats. Pareto: no candidate that costs as little is better, at the last step that "
+        "both were trained to."
         + (" Milliseconds are measured, greedy, on this device." if _timed(results) else ""),
         "",
         *(f"- {sentence}" for sentence in found),
@@ -216,12 +221,19 @@ def as_dict(results: Results, found: Sequence[str]) -> dict[str, Any]:
     return {
         "budget": {"kind": results.budget.kind, "limit": results.limit},
         "shapes": results.shapes,
+        "estimate": results.estimate,
         "ancestor": plain(results.ancestor),
         "candidates": [{**plain(each), "pareto": each.name in pareto} for each in results.checked],
         "best": results.best,
         "agreement": results.agreement,
         "statements": list(found),
     }
+
+
+_SUMS = {
+    MEASURED: "what the loss rises by along each size alone",
+    SCORES: "the scores of all that is dropped",
+}
 
 
 def _timed(results: Results) -> bool:

@@ -222,6 +222,12 @@ class Search:
         model = models.model(ANCESTOR)
         kept_rows, pieces = self._kept_rows(models)
         grid = grid_of(model, self.axes, self.multiples, tuple(kept_rows))
+        # Before what takes long.
+        if self.budget.kind == MILLISECONDS:
+            cost = self._milliseconds(model, grid.text([n - 1 for n in grid.shape]))
+        else:
+            cost = self.budget.cost(model, self.data)
+        limit = self.budget.limit_for(cost)
         scores, damage = self._estimates(models, grid, kept_rows)
         shapes = Shapes(
             grid,
@@ -232,7 +238,6 @@ class Search:
             self._milliseconds if self.budget.kind == MILLISECONDS else None,
         )
         whole = shapes.at([n - 1 for n in grid.shape])
-        limit = self.budget.limit_for(whole.cost)
         _line(f"{shapes.damage.size:,} shapes; looking for {self.candidates}")
         proposed = shapes.propose(limit, self.candidates)
         named = {f"shape_{number}": shape for number, shape in enumerate(proposed, start=1)}
@@ -247,6 +252,7 @@ class Search:
             shapes=shapes.damage.size,
             ancestor=self._checked(whole, {"0": evaluations(models, ANCESTOR)[-1]["loss"]}),
             checked=checked,
+            estimate=self.estimate,
         )
         best = results.best
         write_atomically(

@@ -15,7 +15,7 @@ from openba_jax.pruning.stages import Stage
 from openba_jax.search import budget as budgets
 from openba_jax.search.budget import Budget
 from openba_jax.search.damage import layers_kept
-from openba_jax.search.grid import Grid
+from openba_jax.search.grid import Grid, text_of
 from openba_jax.staged.settings import Data
 
 NEAR = 1 / 8
@@ -47,7 +47,7 @@ class Shape(NamedTuple):
     @property
     def text(self) -> str:
         """Its values in words."""
-        return ", ".join(f"{name} {value}" for name, value in self.values.items())
+        return text_of(self.values)
 
 
 class Shapes:
@@ -88,17 +88,12 @@ class Shapes:
         grid = self._grid
         sizes, whole = grid.sizes_at(place), grid.axes.sizes
         model = grid.model_at(place, self._kept)
-        values = {
-            dimension.name: dimension.values[index]
-            for dimension, index in zip(grid.dimensions, place, strict=True)
-        }
-        text = ", ".join(f"{name} {value}" for name, value in values.items())
         if self._measure is not None:
-            cost = self._measure(model, text)
+            cost = self._measure(model, grid.text(place))
         else:
             cost = self._budget.cost(model, self._data)
         return Shape(
-            values,
+            grid.values(place),
             {key: sizes[key] for key in grid.moving if key != VOCAB and sizes[key] < whole[key]},
             sizes[VOCAB],
             model,

@@ -54,6 +54,6 @@ step openba-study --gin_file=gin/studies/distillation.gin --gin.OUTPUT_DIR="'stu
   --gin.cut/Stage.mlp=48
 step openba-search --gin_file=gin/runs/native/search.gin --gin.OUTPUT_DIR="'search'" \
   --gin.ANCESTOR="'model'" --gin.CORPUS="['$FACTS/corpus.jsonl']" --gin.PARAMETERS=0.8 \
-  --gin.CANDIDATES=1 --gin.STEPS=1 --gin.AXES="['mlp']" --gin.CALIBRATION_BATCHES=1 \
+  --gin.CANDIDATES=1 --gin.STEPS=1 --gin.ESTIMATE="'scores'" --gin.CALIBRATION_BATCHES=1 \
   --gin.GROUP_SIZE=28 --gin.INPUTS_LENGTH=34 --gin.TARGETS_LENGTH=20 --gin.BATCH_SIZE=8 \
   --gin.HELD_OUT=16 --gin.EVAL_STEPS=1

@@ -94,7 +94,7 @@ def _dropped(grid, scores, plan) -> float:
 @pytest.mark.parametrize("kind", ["parameters", "bytes", "flops_per_example"])
 def test_the_best_shape_within_a_budget_is_the_best_of_all(kind: str, tmp_path) -> None:
     data, budget = data_of(tmp_path), Budget(**{kind: 0.6})
-    grid = _grid("tiny", ["decoder/layers", "heads", "mlp"], mlp=16)
+    grid = _grid("tiny", ["decoder/layers", "heads", "mlp"], heads=2, mlp=16)
     scores = _scores(grid)
     shapes = _shapes(grid, scores, budget, data)
     limit = budget.limit_for(budget.cost(grid.model, data))
