@@ -69,3 +69,35 @@ def test_every_family_goes_the_whole_way_from_its_gin_file(tmp_path: Path, famil
     assert cuts == sorted(set(cuts), reverse=True)
     assert sizes[-2:] == [cuts[-1]] * 2
     assert "What is the capital of Japan?" in (run / "report.md").read_text()
+
+
+def test_the_shipped_ancestor_knows_its_facts_and_is_cut(tmp_path: Path) -> None:
+    facts, run = tmp_path / "facts", tmp_path / "run"
+    script = (REPOSITORY / "scripts/train_ancestor.py").read_text()
+    relations = re.findall(r'^    "(\w+)",$', script, re.MULTILINE)
+    _python(
+        *("-m", "examples.facts", f"--output_dir={facts}", f"--relations={','.join(relations)}"),
+        *("--facts_per_relation=6", "--documents=2000", "--instructions=1500", "--choice_share=0"),
+        "--seed=7",
+    )
+    shortened = {
+        "OUTPUT_DIR": str(run),
+        "CORPUS": [str(facts / "corpus.jsonl")],
+        "INSTRUCTIONS": [str(facts / "instructions.jsonl")],
+        "QUESTIONS": str(facts / "questions"),
+        "tune/Phase.tokens": STEP,
+        "cut/Stage.recover_tokens": 2 * STEP,
+        "cut/Stage.calibration_batches": 2,
+        "vocabulary/Stage.recover_tokens": STEP,
+    }
+    gin_file = REPOSITORY / "gin/runs/native/quickstart_ancestor.gin"
+    flags = [f"--gin.{name}={value!r}" for name, value in shortened.items()]
+    _python("-m", "openba_jax.pipeline", f"--gin_file={gin_file}", *flags)
+    report = json.loads((run / "report.json").read_text())
+    rows = {row["name"]: row for row in report["rows"]}
+    assert list(rows) == ["ancestor", "cut", "vocabulary", "all_at_once", "from_scratch"]
+    assert rows["cut"]["loss_before"] < 0.3
+    assert rows["ancestor"]["accuracy_recovered"] > 0.9
+    assert rows["cut"]["parameters"] < 0.31 * rows["ancestor"]["parameters"]
+    plan = json.loads((run / "models/cut.pruned/plan.json").read_text())
+    assert plan["steps"][-1]["error_after"] < plan["steps"][-1]["error_before"]
