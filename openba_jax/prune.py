@@ -36,10 +36,18 @@ def main(argv: Sequence[str]) -> None:
     from openba_jax.pruning.plan import pruned_model
     from openba_jax.pruning.stages import Stage, only_stack
 
-    drop = {}
+    sized = any(getattr(values, name) is not None for name in ("embed", "heads", "mlp"))
+    dropped = values.drop_layers or values.drop_encoder_layers or values.drop_decoder_layers
+    if values.scores and not (sized or values.sizes):
+        raise UserError("--scores without a size to reach chooses nothing; give sizes too.")
+    if values.counts and values.vocabulary is None:
+        raise UserError("--counts without --vocabulary cuts nothing; say how many pieces to keep.")
+    if values.one_based and not dropped:
+        raise UserError("--one_based counts layers to drop, and there are none; give them too.")
+    if not (sized or values.sizes or dropped or values.vocabulary is not None):
+        raise UserError("nothing to prune; give layers to drop, a width or a vocabulary size.")
     opened = open_checkpoint(local(values.input))
-    if values.drop_layers:
-        drop[only_stack(opened.model)] = _layers(values.drop_layers)
+    drop = {only_stack(opened.model): _layers(values.drop_layers)} if values.drop_layers else {}
     stage = Stage(
         values.stage or local(values.output).resolve().name,
         drop_encoder=_layers(values.drop_encoder_layers),
@@ -55,14 +63,6 @@ def main(argv: Sequence[str]) -> None:
         slices=values.slices,
         compensation=values.compensation,
     )
-    if values.scores and not stage.all_sizes:
-        raise UserError("--scores without a size to reach chooses nothing; give sizes too.")
-    if values.counts and values.vocabulary is None:
-        raise UserError("--counts without --vocabulary cuts nothing; say how many pieces to keep.")
-    if values.one_based and not stage.dropped:
-        raise UserError("--one_based counts layers to drop, and there are none; give them too.")
-    if not stage.cuts:
-        raise UserError("nothing to prune; give layers to drop, a width or a vocabulary size.")
     plan = prune_checkpoint(
         values.input,
         values.output,

@@ -71,7 +71,8 @@ class Stage:
         Raises:
           UserError: `sizes` names an axis, or `drop` a stack, that has a field of its own, and that
             field is set; `slices` is below 1, or above 1 where nothing is drawn; or there are less
-            than 0 tokens or no calibration batches.
+            than 0 tokens or no calibration batches, or the compensation is unknown, or fits by text
+            that the vocabulary is cut for.
         """
         for stack in self.drop:
             if getattr(self, f"drop_{stack}", ()):
@@ -94,6 +95,11 @@ class Stage:
                 f"stage {self.name} has {getattr(self, name)} {name}; give {least} or more."
             )
         check_compensation(self.compensation)
+        if self.compensation != NO_COMPENSATION and self.vocabulary is not None:
+            raise UserError(
+                f"stage {self.name} cuts the vocabulary and fits by text, which the smaller "
+                "vocabulary cannot read; give the two to two stages."
+            )
         if self.slices < 1:
             raise UserError(f"stage {self.name} has {self.slices} slices; it must be 1 or more.")
         if self.slices > 1 and not (self.all_sizes and self.method == RANDOM):
@@ -312,7 +318,8 @@ def merge_stages(stages: Sequence[Stage], name: str = "all_at_once") -> Stage:
     """One stage that cuts what several cut, and recovers with the sum of their tokens.
 
     The control of the staged schedule. Sizes are those of the last stage that sets them; method,
-    seed, slices and compensation those of the last stage that cuts width; objective and
+    seed, slices and compensation (none, if the vocabulary is cut, whose text is not that of the
+    ancestor) those of the last stage that cuts width; objective and
     distillation those of the last that recovers.
 
     Raises:
@@ -328,6 +335,10 @@ def merge_stages(stages: Sequence[Stage], name: str = "all_at_once") -> Stage:
 
     cutting = [stage for stage in stages if stage.all_sizes]
     recovering = [stage for stage in stages if stage.recover_tokens]
+    vocabulary = last("vocabulary", stages)
+    of_cuts = {field: last(field, cutting) for field in _OF_CUTS}
+    if vocabulary is not None:
+        of_cuts["compensation"] = NO_COMPENSATION
     dropped: dict[str, tuple[int, ...]] = {}
     for stage in stages:
         for stack, numbers in stage.dropped.items():
@@ -337,9 +348,9 @@ def merge_stages(stages: Sequence[Stage], name: str = "all_at_once") -> Stage:
         drop_encoder=dropped.pop("encoder", ()),
         drop_decoder=dropped.pop("decoder", ()),
         drop=dropped,
-        vocabulary=last("vocabulary", stages),
+        vocabulary=vocabulary,
         sizes=_last_sizes(stages),
-        **{field: last(field, cutting) for field in _OF_CUTS},
+        **of_cuts,
         recover_tokens=sum(stage.recover_tokens for stage in stages),
         **{field: last(field, recovering) for field in _OF_RECOVERIES},
     )
