@@ -28,6 +28,10 @@ step openba-train --gin_file=gin/models/tiny.gin --gin_file=gin/runs/native/pret
 step openba-eval --gin_file=gin/runs/native/eval.gin --gin.MODEL_DIR="'model'" \
   --gin.QUESTIONS="'$FACTS/questions'"
 step openba-prune --input=model --output=pruned --drop_decoder_layers=1 --embed=24 --heads=3 --mlp=48
+step openba-score --input=model --output=scores.npz --method=taylor --axes=mlp \
+  --calibration_stores=spans --calibration_lengths=48,24 --calibration_batch_size=8 \
+  --calibration_batches=1
+step openba-prune --input=model --output=scored --scores=scores.npz --method=taylor --mlp=48
 step openba-infer --gin_file=gin/runs/native/infer.gin --gin.MODEL_DIR="'pruned'" \
   --gin.PROMPTS="['What is the capital of Japan?']" --gin.MAX_NEW_TOKENS=8
 step bash -c "echo 'What is the capital of Japan?' | openba-chat \
