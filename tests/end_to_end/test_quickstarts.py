@@ -71,6 +71,7 @@ def test_every_family_goes_the_whole_way_from_its_gin_file(tmp_path: Path, famil
     assert "What is the capital of Japan?" in (run / "report.md").read_text()
 
 
+@pytest.mark.slow(reason="a whole pipeline; those of tiny ancestors are tested, too")
 def test_the_shipped_ancestor_knows_its_facts_and_is_cut(tmp_path: Path) -> None:
     facts, run = tmp_path / "facts", tmp_path / "run"
     script = (REPOSITORY / "scripts/train_ancestor.py").read_text()

@@ -100,7 +100,10 @@ def compiled(model: Model) -> Any:
     ("name", "axis"),
     [
         *(("tiny", axis) for axis in ("mlp", "heads", "embed")),
-        *(("tiny_t5_1_1", "heads"), ("tiny_t5gemma_unbalanced", "mlp")),
+        ("tiny_t5_1_1", "heads"),
+        pytest.param(
+            *("tiny_t5gemma_unbalanced", "mlp"), marks=pytest.mark.slow(reason="a fourth family")
+        ),
     ],
 )
 def test_a_fit_adds_up_what_acts_alike(name: str, axis: str) -> None:
