@@ -151,6 +151,10 @@ def prune_checkpoint(
         `scores` or is being written, or the disk is full.
     """
     check_tools(tools)
+    if stage.compensation != NO_COMPENSATION and calibration is None:
+        raise UserError(
+            f"the compensation {stage.compensation} needs text to fit on; give calibration batches."
+        )
     source, output = local(source), local(output)
     counts = [local(file) for file in counts]
     found = detect(source)
@@ -201,10 +205,7 @@ def _compensated(
     if stage.compensation == NO_COMPENSATION:
         yield cut, cut.child
         return
-    if calibration is None:
-        raise UserError(
-            f"the compensation {stage.compensation} needs text to fit on; give calibration batches."
-        )
+    assert calibration is not None  # Checked before the scores were computed.
     layers = sum(cut.model.axes.depth(stack) for stack in cut.model.stacks)
     with contextlib.ExitStack() as stack:
         with tqdm(total=layers, unit="layer", desc="fitting", disable=not shown) as bar:
