@@ -21,4 +21,5 @@ say "checking format, lint and types"
 "$BIN/ruff" check --quiet .
 "$BIN/mypy"
 say "running the tests"
-exec "$BIN/python" -m pytest -n auto --dist loadfile "$@"
+# A worker that dies ends the run: with another in its place, pytest-xdist can wait forever.
+exec "$BIN/python" -m pytest -n auto --dist loadfile --max-worker-restart=0 "$@"

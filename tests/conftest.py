@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 
@@ -23,6 +24,23 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 
 
 SHARED = Path(os.environ.get("OPENBA_SHARED_DIR", REPOSITORY.parent / "shared"))
+
+
+# Each program that XLA compiles for the CPU keeps several memory maps. Linux allows a process
+# 65,530; the map after that ends it with a segmentation fault.
+_MEMORY_MAPS = Path("/proc/self/maps")
+_MAX_MEMORY_MAPS = 20_000
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _forget_compiled_programs() -> Iterator[None]:
+    """Drops compiled programs after a file of tests where many have gathered."""
+    yield
+    if "jax" in sys.modules and _MEMORY_MAPS.exists():
+        with _MEMORY_MAPS.open("rb") as maps:
+            gathered = sum(1 for _ in maps)
+        if gathered > _MAX_MEMORY_MAPS:
+            sys.modules["jax"].clear_caches()
 
 
 @pytest.fixture(scope="session")
