@@ -144,7 +144,7 @@ def figures(folder: Path) -> dict[str, Any]:
 
     A run of another main, or one that never evaluated, has none.
     """
-    from openba_jax.training.metrics import METRICS, read
+    from openba_jax.training.records.metrics import METRICS, read
 
     if (folder / "report.json").exists():
         rows = json.loads((folder / "report.json").read_text())["rows"]
@@ -182,7 +182,7 @@ def _plot(root: Path, names: Sequence[str]) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    from openba_jax.training.metrics import METRICS, read
+    from openba_jax.training.records.metrics import METRICS, read
 
     curves = {name: read(root / name / METRICS) for name in names}
     if not any(curves.values()):

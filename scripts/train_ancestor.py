@@ -26,7 +26,8 @@ from openba_jax.data.vocabularies.registry import open_vocabulary
 from openba_jax.models.registry import model_of, named_config
 from openba_jax.staged.corpora import Corpora
 from openba_jax.staged.settings import Data
-from openba_jax.training import metrics, optimizer, trainer
+from openba_jax.training import optimizer, trainer
+from openba_jax.training.records import metrics
 
 _OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "Folder to write; resumed.", required=True)
 

@@ -26,7 +26,7 @@ from openba_jax.staged.plots import Curve
 from openba_jax.staged.recovery import NEAR, tokens_to_reach
 from openba_jax.staged.report import Row
 from openba_jax.staged.settings import Data
-from openba_jax.training import metrics
+from openba_jax.training.records import metrics
 
 SCORED_AT_ONCE = 64
 """Questions of a batch."""

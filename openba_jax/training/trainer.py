@@ -30,12 +30,13 @@ from openba_jax.evaluation.while_training import BenchmarkEvaluator
 from openba_jax.files import explain_full_disk
 from openba_jax.models.base import Model
 from openba_jax.parallel import hardware, sharding
-from openba_jax.training import feeding, metrics, rates_plot, run_folder, train_step
+from openba_jax.training import feeding, run_folder, train_step
 from openba_jax.training.adaptation import Adaptation, AdaptiveBatches, MovingRates
-from openba_jax.training.log import RunLog, latest_records, speed_meter
 from openba_jax.training.not_finite import Skips, check_finite, check_policy
 from openba_jax.training.optimizer import Optimizer
 from openba_jax.training.preemption import StopSignals
+from openba_jax.training.records import metrics, rates_plot
+from openba_jax.training.records.log import RunLog, latest_records, speed_meter
 
 MAX_STEPS_IN_FLIGHT = 2
 """Steps that may wait on the devices; with more, only batches would pile up there."""

@@ -31,7 +31,8 @@ from openba_jax.models.registry import model_of, named_config
 from openba_jax.parallel import sharding
 from openba_jax.pruning.plan import Plan
 from openba_jax.pruning.saved_plan import plan_of_folder
-from openba_jax.training import metrics, train_step
+from openba_jax.training import train_step
+from openba_jax.training.records import metrics
 
 
 def party(folder: Path) -> Party:

@@ -22,7 +22,8 @@ from openba_jax.distillation.lessons import lesson_of_run
 from openba_jax.distillation.settings import Distillation
 from openba_jax.errors import UserError
 from openba_jax.parallel import sharding
-from openba_jax.training import metrics, train_step
+from openba_jax.training import train_step
+from openba_jax.training.records import metrics
 
 SMALL = ToyBatches(vocab=SMALL_VOCABULARY)
 

@@ -11,7 +11,7 @@ import pytest
 from openba_jax.errors import UserError
 from openba_jax.eval import evaluate
 from openba_jax.evaluation.while_training import BenchmarkEvaluator
-from openba_jax.training import metrics
+from openba_jax.training.records import metrics
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "training"))
 from toy_run import ToyBatches, toy_train

@@ -19,13 +19,14 @@ from openba_jax.errors import UserError
 from openba_jax.objectives import d_ul2
 from openba_jax.objectives.mixture import get_mixture
 from openba_jax.parallel import sharding
-from openba_jax.training import gin_bindings, metrics
+from openba_jax.training import gin_bindings
 from openba_jax.training.adaptation import (
     Adaptation,
     measured_losses,
     read_target_losses,
     write_target_losses,
 )
+from openba_jax.training.records import metrics
 
 HERE = Path(__file__).resolve().parent
 NAMES = [task.name for task in get_mixture("d_ul2_code").tasks]
@@ -168,7 +169,7 @@ def test_mistakes(tmp_path: Path, text: Path) -> None:
 
 
 def test_plot_command(finished: Any, tmp_path: Path, cached_environment: dict[str, str]) -> None:
-    command = [sys.executable, "-m", "openba_jax.training.rates_plot"]
+    command = [sys.executable, "-m", "openba_jax.training.records.rates_plot"]
     environment = {**os.environ, **cached_environment}
     drawn = subprocess.run(
         [*command, str(finished.model_dir)],

@@ -15,8 +15,8 @@ import pytest
 from toy_run import saved_state, toy_train
 
 from openba_jax.checkpoints import model_folder, training_state
-from openba_jax.training import metrics
 from openba_jax.training.preemption import SIGTERM_EXIT_CODE
+from openba_jax.training.records import metrics
 
 MESHES = [[8, 1, 1], [2, 2, 2], [1, 2, 4]]
 

@@ -25,8 +25,9 @@ from toy_run import ToyBatches, folder_hashes, saved_state, toy_model, toy_optim
 from openba_jax.checkpoints import checksums, model_folder, training_state
 from openba_jax.errors import UserError
 from openba_jax.parallel import sharding
-from openba_jax.training import metrics, train_step
+from openba_jax.training import train_step
 from openba_jax.training.preemption import SIGTERM_EXIT_CODE
+from openba_jax.training.records import metrics
 
 HERE = Path(__file__).resolve().parent
 

@@ -11,7 +11,7 @@ import pytest
 from openba_jax.errors import UserError
 from openba_jax.evaluation.loss import averages
 from openba_jax.parallel import hardware
-from openba_jax.training import event_file, metrics
+from openba_jax.training.records import event_file, metrics
 
 
 def test_tensorflow_reads_the_events(tmp_path: Path) -> None:
@@ -45,7 +45,9 @@ def test_files_are_in_order_though_the_clock_goes_back(
 
 
 def test_an_event_file_imports_no_tensorflow() -> None:
-    code = "import sys, openba_jax.training.event_file; sys.exit('tensorflow' in sys.modules)"
+    code = (
+        "import sys, openba_jax.training.records.event_file; sys.exit('tensorflow' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

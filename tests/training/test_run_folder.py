@@ -16,7 +16,7 @@ from toy_run import ToyBatches, folder_hashes, saved_state, toy_model, toy_train
 
 from openba_jax.checkpoints import model_folder, training_state
 from openba_jax.errors import UserError
-from openba_jax.training import metrics
+from openba_jax.training.records import metrics
 
 
 @pytest.fixture

@@ -20,7 +20,8 @@ from openba_jax.data.text.rules import TextGroups
 from openba_jax.data.vocabulary_training import train_vocabulary
 from openba_jax.errors import UserError
 from openba_jax.models.registry import model_of, named_config, named_configs
-from openba_jax.training import gin_bindings, metrics, optimizer
+from openba_jax.training import gin_bindings, optimizer
+from openba_jax.training.records import metrics
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 COLOURS, THINGS = ("red", "blue", "green", "black"), ("house", "tree", "river", "stone", "bird")

@@ -16,7 +16,8 @@ from openba_jax import files
 from openba_jax.checkpoints import model_folder, training_state
 from openba_jax.errors import UserError
 from openba_jax.pruning.plan import Plan
-from openba_jax.training import metrics, train_step
+from openba_jax.training import train_step
+from openba_jax.training.records import metrics
 
 
 def assert_same_run(folder: Path, expected: Path) -> None:

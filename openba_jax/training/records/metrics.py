@@ -22,7 +22,7 @@ import tqdm
 from openba_jax.evaluation.loss import averages
 from openba_jax.files import write_atomically
 from openba_jax.parallel.hardware import Peak
-from openba_jax.training.event_file import EventFile
+from openba_jax.training.records.event_file import EventFile
 
 METRICS = "metrics.jsonl"
 SPEED = "speed.jsonl"

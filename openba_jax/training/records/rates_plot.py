@@ -1,4 +1,6 @@
-"""Draws how D-UL2's rates and losses moved: `python -m openba_jax.training.rates_plot MODEL_DIR`.
+"""Draws how D-UL2's rates and losses moved.
+
+    python -m openba_jax.training.records.rates_plot MODEL_DIR
 
 The trainer calls it at the end of a run; of a run that goes on, the command draws what is there.
 """
@@ -13,7 +15,7 @@ from absl import app
 
 from openba_jax.errors import UserError
 from openba_jax.files import atomic_path
-from openba_jax.training import metrics
+from openba_jax.training.records import metrics
 
 PLOT = "rates.png"
 SPLIT = "denoisers"

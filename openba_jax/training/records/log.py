@@ -13,7 +13,8 @@ import numpy as np
 from openba_jax.models.base import Model
 from openba_jax.models.counting import train_flops_per_example
 from openba_jax.parallel.hardware import Peak
-from openba_jax.training import feeding, metrics
+from openba_jax.training import feeding
+from openba_jax.training.records import metrics
 
 
 class RunLog:
