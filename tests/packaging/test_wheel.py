@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import configparser
+import email
 import os
 import re
 import shutil
@@ -62,6 +63,24 @@ def test_a_wheel_holds_the_package_and_its_gin_files_alone(wheel: Path) -> None:
     assert len(gin_files) > 20
     assert {n for n in names if n.endswith(".py")} == modules
     assert {n for n in names if n.endswith(".gin")} == gin_files
+    assert "openba_jax/py.typed" in names
+
+
+def test_the_page_of_a_wheel_leads_to_the_repository(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        name = next(n for n in archive.namelist() if n.endswith(".dist-info/METADATA"))
+        page = archive.read(name).decode()
+    fields = email.message_from_string(page)
+    addresses = dict(field.split(", ") for field in fields.get_all("Project-URL", []))
+    assert {"Source", "Documentation", "Changelog", "Issues"} <= set(addresses)
+    assert fields["License-Expression"] == "Apache-2.0"
+    pythons = {f"Programming Language :: Python :: 3.{minor}" for minor in (11, 12, 13)}
+    assert {*pythons, "Typing :: Typed"} <= set(fields.get_all("Classifier", []))
+    # Links that are relative in README.md lead nowhere on a page outside of the repository.
+    links = re.findall(r"\]\(([^)#]+)", fields.get_payload())
+    assert len(links) > 20
+    assert [link for link in links if not link.startswith("https://")] == []
+    assert f"({addresses['Source']}/raw/main/docs/images/quickstart_losses.png)" in page
 
 
 def _files(folder: str, pattern: str) -> list[Path]:
