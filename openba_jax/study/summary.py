@@ -204,6 +204,7 @@ def statements(results: Results) -> list[str]:
             found.append(f"{what}: not decided (the interval of the difference holds 0).")
     for recipe in results.recipes:
         found += _crossings(results, recipe)
+        found += _with_fewer_tokens(results, recipe)
     return found
 
 
@@ -220,6 +221,26 @@ def _crossings(results: Results, recipe: str) -> list[str]:
         found.append(
             f"{recipe} crosses {results.baseline} between {before.tokens:,} and {after.tokens:,} "
             f"tokens, at about {at:,.0f} (means; tokens on a logarithmic scale)."
+        )
+    return found
+
+
+def _with_fewer_tokens(results: Results, recipe: str) -> list[str]:
+    """What a recipe makes of fewer tokens, under a schedule of its own, than the baseline has."""
+    if recipe == results.baseline or len(results.tokens) < 2:
+        return []
+    *fewer, most = results.tokens
+    baseline = _losses(results.of(results.baseline, most))
+    found = []
+    for tokens in fewer:
+        gap = paired(_losses(results.of(recipe, tokens)), baseline)
+        if gap is None or gap.low is None or gap.high is None:
+            continue
+        better = "lower" if gap.value < 0 else "higher"
+        seen = f"the loss is {better}" if gap.excludes(0) else "not decided"
+        found.append(
+            f"{recipe} with {tokens / most:.0%} of the tokens against {results.baseline} with all "
+            f"{most:,}: {seen} ({gap.value:+.3f} [{gap.low:+.3f}, {gap.high:+.3f}])."
         )
     return found
 

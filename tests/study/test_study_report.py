@@ -78,8 +78,11 @@ def test_curves_that_cross_are_named() -> None:
         for seed, losses in enumerate(runs)
     ]
     crossing = Results(ANCESTOR, [*CELLS, *longer], ["slow", "fast"], "slow", [])
-    assert summary.statements(crossing)[-1].startswith(
-        "fast crosses slow between 40 and 80 tokens, at about 57 "
+    *_, crossed, fewer = summary.statements(crossing)
+    assert crossed.startswith("fast crosses slow between 40 and 80 tokens, at about 57 ")
+    assert fewer == (
+        "fast with 50% of the tokens against slow with all 80: the loss is higher "
+        "(+0.200 [+0.200, +0.200])."
     )
 
 
