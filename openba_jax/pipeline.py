@@ -1,4 +1,4 @@
-r"""Runs a whole staged compression: data, pretraining, prune and recover, tuning, report.
+r"""Runs a whole compression: data, pretraining, prune and recover, tuning, report.
 
 openba-pipeline --gin_file=gin/runs/native/quickstart.gin --gin.OUTPUT_DIR='"runs/quickstart"'
 

@@ -1,4 +1,4 @@
-r"""Prepares text for training: a vocabulary, then token stores; and looks at what came out.
+r"""Prepares text for training: a vocabulary, then token stores; shows what came out.
 
 Input files hold JSON lines (.jsonl, .ndjson, .json), tables (.parquet) or plain text, one document
 per line, and may be compressed (.gz, .bz2, .xz, .zst). They are paths, patterns or URLs that fsspec

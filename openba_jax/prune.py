@@ -4,6 +4,7 @@ openba-prune --input=runs/big --output=runs/stage1 --drop_encoder_layers=4,8 \
   --drop_decoder_layers=7,11,18,20,22,30
 openba-prune --input=runs/stage1 --output=runs/narrow --embed=2560 --heads=20 --mlp=6912
 openba-prune --input=runs/narrow --output=runs/small --vocabulary=120000 --counts=counts.txt
+openba-prune --input=runs/big --output=runs/small --mlp=6912 --dry_run
 openba-prune --input=llama2_7b --output=runs/llama --drop_layers=7,13,18,24
 openba-prune --input=runs/big --output=runs/half --mlp=6912 --method=taylor --compensation=ridge \
   --calibration_stores=data/text
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from absl import flags
 
@@ -24,6 +26,9 @@ from openba_jax import cli
 from openba_jax.errors import UserError
 from openba_jax.paths import local
 from openba_jax.pruning import calibration_flags
+
+if TYPE_CHECKING:
+    from openba_jax.pruning.stages import Stage
 
 
 def main(argv: Sequence[str]) -> None:
@@ -63,6 +68,9 @@ def main(argv: Sequence[str]) -> None:
         slices=values.slices,
         compensation=values.compensation,
     )
+    if values.dry_run:
+        _preview(stage)
+        return
     plan = prune_checkpoint(
         values.input,
         values.output,
@@ -79,6 +87,32 @@ def main(argv: Sequence[str]) -> None:
     before, after = parameter_count(plan.ancestor_model), parameter_count(pruned_model(plan))
     sys.stdout.write(
         f"{values.output}: {after:,} parameters, {after / before:.1%} of the ancestor's.\n"
+    )
+
+
+def _preview(stage: Stage) -> None:
+    """Prints what the cut would leave."""
+    from openba_jax.checkpoints.checkpoint import total_bytes
+    from openba_jax.inspect import sizes
+    from openba_jax.pruning.apply import preview
+
+    values = flags.FLAGS
+    cut = preview(
+        values.input,
+        values.output,
+        stage,
+        counts=values.counts,
+        keep_optimizer=values.keep_optimizer,
+        one_based=values.one_based,
+        tools=values["for"].value or (),
+    )
+    before, lengths = cut.inner.model, sizes.LENGTHS
+    named = {"before": before, "after": cut.model}
+    sys.stdout.write(sizes.table([sizes.row(name, m, *lengths) for name, m in named.items()]))
+    left = cut.model.axes.count() / before.axes.count()
+    sys.stdout.write(
+        f"\n{left:.1%} of the parameters are left; {values.output} would hold "
+        f"{total_bytes(cut):,} bytes. Nothing is written.\n{sizes.legend(*lengths)}"
     )
 
 
@@ -152,6 +186,7 @@ def define_flags() -> None:
         "sizes that they refuse or run badly.",
     )
     calibration_flags.define_flags()
+    flags.DEFINE_bool("dry_run", False, "Show shape, parameters, FLOPs and bytes; write nothing.")
     flags.DEFINE_bool("keep_optimizer", False, "Cut optimizer state along and keep the step.")
 
 

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 
 from absl import app, flags, logging
 
-from openba_jax.cli import gin_files, gin_values
+from openba_jax.cli import arguments, gin_files, gin_values
 from openba_jax.errors import UserError
 from openba_jax.paths import local
 
@@ -88,23 +88,6 @@ def say(text: str) -> None:
 
     if jax.process_index() == 0:
         sys.stdout.write(text + "\n")
-
-
-def rewrite_gin_arguments(arguments: Sequence[str]) -> list[str]:
-    """Rewrites `--gin.NAME=VALUE` to `--gin_bindings=NAME = VALUE`.
-
-    Raises:
-      UserError: an argument starts with `--gin.` and has no `=`.
-    """
-    rewritten = []
-    for argument in arguments:
-        if argument.startswith("--gin."):
-            name, equals, value = argument.removeprefix("--gin.").partition("=")
-            if not equals:
-                raise UserError(f"{argument} has no value; write {argument}=VALUE.")
-            argument = f"--gin_bindings={name} = {value}"
-        rewritten.append(argument)
-    return rewritten
 
 
 def parse_gin() -> None:
@@ -314,11 +297,12 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
 
     def parse(argv: Sequence[str]) -> list[str]:
         try:
-            return list(app.parse_flags_with_usage(rewrite_gin_arguments(argv)))
+            return arguments.parse(argv)
         except UserError as error:
             sys.stderr.write(f"error: {error}\n")
             sys.exit(2)
 
+    arguments.define_version_flag()
     _show_in_help(main.__module__)
     if isinstance(sys.stdout, io.TextIOWrapper):  # What a terminal cannot show is escaped.
         sys.stdout.reconfigure(errors="backslashreplace")

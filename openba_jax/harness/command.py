@@ -1,4 +1,4 @@
-"""`openba-lm-eval`: the command line of lm-evaluation-harness, which knows our models.
+"""Asks tasks of lm-evaluation-harness: its own command line, which knows our models.
 
 openba-lm-eval run --model openba_jax --model_args path=runs/model --tasks arc_easy --batch_size 16
 
@@ -13,6 +13,7 @@ import multiprocessing
 import os
 import sys
 
+from openba_jax.cli.arguments import VERSION
 from openba_jax.errors import UserError
 
 GROUP = "lm_eval.models"
@@ -55,10 +56,13 @@ def main() -> None:
 
 def run() -> None:
     """Entry point."""
+    if sys.argv[1:] == ["--version"]:
+        sys.stdout.write(f"{VERSION}\n")
+        return
     try:
         main()
     except UserError as error:
-        sys.stderr.write(f"{error}\n")
+        sys.stderr.write(f"error: {error}\n")
         sys.exit(2)
 
 

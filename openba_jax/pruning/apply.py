@@ -6,6 +6,7 @@ The ancestor need not fit into memory, nor need the state of its optimizer.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import sys
 import tempfile
@@ -22,18 +23,22 @@ from openba_jax.checkpoints.checkpoint import Checkpoint, total_bytes
 from openba_jax.checkpoints.files.tensors import RowSlice
 from openba_jax.checkpoints.folders import new_folder, require_free
 from openba_jax.checkpoints.inspection import InspectedCheckpoint
-from openba_jax.checkpoints.registry import FORMATS, detect
+from openba_jax.checkpoints.registry import FORMATS, detect, open_headers
 from openba_jax.errors import UserError
 from openba_jax.models.axes import LAYERS, VOCAB, Leaf
 from openba_jax.paths import local, reject_overlap
 from openba_jax.pruning import saved_scores
 from openba_jax.pruning.calibration import Calibration
-from openba_jax.pruning.compensation.refit import NO_COMPENSATION, refitted
-from openba_jax.pruning.criteria.base import Scores, Subject
+from openba_jax.pruning.compensation.refit import (
+    NO_COMPENSATION,
+    check_compensation,
+    refitted,
+)
+from openba_jax.pruning.criteria.base import RANDOM, Scores, Subject
 from openba_jax.pruning.criteria.registry import score
 from openba_jax.pruning.plan import Plan, pruned_model, relative
 from openba_jax.pruning.saved_plan import plan_of
-from openba_jax.pruning.stages import Stage, apply_stage
+from openba_jax.pruning.stages import Stage, apply_stage, check_method
 from openba_jax.pruning.targets import check_tools, misfits
 from openba_jax.pruning.transform import take_leaf
 from openba_jax.pruning.vocabulary import pieces_of, prune_vocabulary, sum_counts
@@ -75,13 +80,13 @@ class PrunedCheckpoint:
         self.optimizer = inner.optimizer if keep_optimizer else None
         self.data: Mapping[str, Any] = inner.data if keep_optimizer else {}
         self.carried: Mapping[str, Any] = inner.carried
-        self._inner = inner
+        self.inner = inner
         self.child = child
         self.keep = relative(child, parent)
 
     def dtype(self, leaf: Leaf) -> np.dtype:
         """The type of a leaf."""
-        return self._inner.dtype(self._before(leaf))
+        return self.inner.dtype(self._before(leaf))
 
     def read(self, leaf: Leaf, rows: RowSlice = None) -> np.ndarray:
         """A leaf, its axes as in `model.axes.paths`; `rows` slices its axis `vocab`."""
@@ -91,12 +96,12 @@ class PrunedCheckpoint:
             # Kept rows stand in their old order, so that those between them are few.
             span = slice(int(wanted.min()), int(wanted.max()) + 1)
             keep = {**keep, VOCAB: wanted - span.start}
-        whole = self._inner.read(before, span)
+        whole = self.inner.read(before, span)
         return take_leaf(before.unrolled, whole, self.model.axes.paths[leaf.path], keep)
 
     def place(self, leaf: Leaf) -> str:
         """The file and the tensor that a leaf is cut from."""
-        return self._inner.place(self._before(leaf))
+        return self.inner.place(self._before(leaf))
 
     def _before(self, leaf: Leaf) -> Leaf:
         """The leaf that a kept one was."""
@@ -151,20 +156,17 @@ def prune_checkpoint(
         `scores` or is being written, or the disk is full.
     """
     check_tools(tools)
+    source, output = local(source), local(output)
+    counts = [local(file) for file in counts]
     if stage.compensation != NO_COMPENSATION and calibration is None:
         raise UserError(
             f"the compensation {stage.compensation} needs text to fit on; give calibration batches."
         )
-    source, output = local(source), local(output)
-    counts = [local(file) for file in counts]
     found = detect(source)
-    reject_overlap(model_folder.split_path(source)[0], output, "checkpoint to prune")
-    for file in counts:
-        reject_overlap(file, output, "file of counts")
+    _check_output(source, output, counts)
     if scores is not None:
         scores = local(scores)
         reject_overlap(scores, output, "file of scores")
-    require_free(output)  # Before what takes long.
     default = found.name if found.name in OWN_FORMATS else OWN_FORMATS[0]
     writer = FORMATS[output_format or default]
     opened = found.open(source)
@@ -191,6 +193,48 @@ def prune_checkpoint(
                     f"{found_values[0].rstrip('.')}; nothing is written. Prune a sound checkpoint."
                 )
     return child
+
+
+def preview(
+    source: str | Path,
+    output: str | Path,
+    stage: Stage,
+    *,
+    counts: Sequence[str | Path] = (),
+    keep_optimizer: bool = False,
+    one_based: bool = False,
+    tools: Sequence[str] = (),
+) -> PrunedCheckpoint:
+    """What `prune_checkpoint` would write: its shape and types; no parameter is read.
+
+    What is kept is drawn at random here, whatever the stage says: sizes do not depend on it.
+
+    Raises:
+      UserError: as `prune_checkpoint`, for all that can be told without reading parameters.
+    """
+    check_tools(tools)
+    check_method(stage.method)
+    check_compensation(stage.compensation)
+    source, output = local(source), local(output)
+    counts = [local(file) for file in counts]
+    opened = open_headers(source)
+    _check_output(source, output, counts)
+    parent = plan_of(opened, source) or Plan.identity(opened.model, str(source))
+    drawn = dataclasses.replace(stage, method=RANDOM, compensation=NO_COMPENSATION)
+    with _vocabulary(stage, opened.tokenizer, counts, source) as (_, rows):
+        child = apply_stage(drawn, parent, vocabulary_rows=rows, one_based=one_based)
+    cut = PrunedCheckpoint(opened, child, parent, None, keep_optimizer)
+    for sentence in misfits(cut.model, tools):
+        logging.warning("%s", sentence)
+    return cut
+
+
+def _check_output(source: Path, output: Path, counts: Sequence[str | Path]) -> None:
+    """Checks that a folder is free and none of what is read, before what takes long."""
+    reject_overlap(model_folder.split_path(source)[0], output, "checkpoint to prune")
+    for file in counts:
+        reject_overlap(file, output, "file of counts")
+    require_free(output)
 
 
 @contextlib.contextmanager

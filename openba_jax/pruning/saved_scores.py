@@ -90,6 +90,21 @@ def load(path: Path, checkpoint: Checkpoint, source: Path) -> SavedScores:
       UserError: the file is missing, is no file of scores, holds a score that is not finite or of
         another shape, or is of another checkpoint.
     """
+    found = read(path)
+    if found.fingerprint != fingerprint(checkpoint):
+        raise UserError(
+            f"{path} has the scores of another checkpoint than {source}; score that one."
+        )
+    check_scores(str(path), found.scores)
+    return found
+
+
+def read(path: Path) -> SavedScores:
+    """Reads scores, of whatever checkpoint.
+
+    Raises:
+      UserError: the file is missing, or is no file of scores.
+    """
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
@@ -103,11 +118,6 @@ def load(path: Path, checkpoint: Checkpoint, source: Path) -> SavedScores:
     scores = {name.replace(".", "/"): values for name, values in arrays.items()}
     if not known or set(scores) != set(methods):
         raise UserError(f"{path} is of another version; make it again.")
-    if about["fingerprint"] != fingerprint(checkpoint):
-        raise UserError(
-            f"{path} has the scores of another checkpoint than {source}; score that one."
-        )
-    check_scores(str(path), scores)
     return SavedScores(scores, methods, about["fingerprint"], text)
 
 

@@ -1,4 +1,4 @@
-r"""Serves model folders over HTTP, with the interface of OpenAI, and a page for browsers.
+r"""Serves model folders over HTTP, with OpenAI's interface and a page for browsers.
 
 openba-serve --gin_file=gin/runs/native/serve.gin --gin.MODEL_DIRS='["runs/model"]'
 openba-serve --gin_file=gin/runs/native/serve.gin --gin.MODEL_DIRS='["runs/whole", "runs/cut"]' \

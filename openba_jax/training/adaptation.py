@@ -19,6 +19,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from openba_jax.checkpoints import model_folder, training_state
+from openba_jax.checkpoints.registry import check_is_model_folder
 from openba_jax.errors import UserError
 from openba_jax.evaluation.loss import LossOnBatches, local_rows
 from openba_jax.files import write_atomically
@@ -109,6 +110,7 @@ class Adaptation:
         named = self.target_losses
         targets: Any = named
         if self.source_model is not None:
+            check_is_model_folder(str(named))
             _, step = model_folder.split_path(str(named))
             targets = {
                 "model": model_folder.load_model(self.source_model).config.to_dict(),

@@ -21,6 +21,7 @@ from absl import logging
 from jax.experimental import multihost_utils
 
 from openba_jax.checkpoints import model_folder
+from openba_jax.checkpoints.registry import reject_other_formats
 from openba_jax.distillation.descent import Party
 from openba_jax.errors import UserError
 from openba_jax.files import only_process, write_atomically
@@ -115,6 +116,9 @@ def check(
       UserError: the folder holds something else, the model or its tokenizer differs from that of
         the run or of the initial model, or a type does not serve for training.
     """
+    for path in (folder, initial_model):
+        if path is not None:
+            reject_other_formats(path)
     resumes = model_folder.latest_step(folder) is not None
     origin = folder
     if initial_model is not None and not resumes:

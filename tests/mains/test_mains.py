@@ -12,8 +12,9 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parents[2]
 MAINS = [
     *("train", "eval", "infer", "prune", "convert", "prepare"),
-    *("pipeline", "sweep", "sizes", "facts", "serving.chat", "serving.serve"),
+    *("pipeline", "sweep", "inspect.sizes", "facts", "serving.chat", "serving.serve"),
     *("data.ner.__main__", "study.__main__", "search.__main__"),
+    *("pruning.__main__", "inspect.__main__"),
 ]
 
 
@@ -87,7 +88,7 @@ def test_core_needs_neither_tensorflow_nor_seqio() -> None:
             ["openba_jax.prune", "--input=none", "--output=out", "--embed=3", "--one_based"],
             "--one_based counts layers to drop",
         ),
-        (["openba_jax.sizes", "--models=huge"], "huge"),
+        (["openba_jax.inspect.sizes", "--models=huge"], "huge"),
         (["openba_jax.prepare", "words"], "say what to do"),
         (
             ["openba_jax.pipeline", "--gin_file=gin/runs/native/quickstart.gin"],
@@ -166,7 +167,7 @@ def test_a_reader_that_stops_reading_is_no_error(arguments: str) -> None:
     read, write = os.pipe()
     os.close(read)
     result = subprocess.run(
-        [sys.executable, "-m", "openba_jax.sizes", arguments],
+        [sys.executable, "-m", "openba_jax.inspect.sizes", arguments],
         cwd=REPOSITORY,
         stdout=write,
         stderr=subprocess.PIPE,

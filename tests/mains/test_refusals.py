@@ -21,6 +21,7 @@ import openba_jax.train
 from openba_jax import cli
 from openba_jax.checkpoints import model_folder
 from openba_jax.checkpoints.registry import detect
+from openba_jax.cli import arguments as arguments_of_cli
 from openba_jax.errors import UserError
 from openba_jax.pruning.apply import prune_checkpoint
 from openba_jax.pruning.stages import Stage
@@ -45,7 +46,7 @@ def call() -> Iterator[Call]:
         with flagsaver.flagsaver(), gin.config.interactive_mode():
             for name in ("gin_file", "gin_bindings"):
                 flags.FLAGS[name].unparse()
-            main.main(flags.FLAGS(["main", *cli.rewrite_gin_arguments(arguments)]))
+            main.main(flags.FLAGS(["main", *arguments_of_cli.rewrite_gin_arguments(arguments)]))
 
     yield run
     gin.clear_config()

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from openba_jax import sizes
+from openba_jax.inspect import sizes
 from openba_jax.models.base import Model
 from openba_jax.models.counting import (
     parameter_bytes,

@@ -12,6 +12,7 @@ step() {
   "$@" >log 2>&1 || { cat log >&2; exit 1; }
 }
 
+step openba
 step openba-sizes
 step openba-prepare vocabulary --input="$FACTS/corpus.jsonl" --size=900 --character_coverage=1 \
   --output=tokenizer.model
@@ -27,6 +28,8 @@ step openba-train --gin_file=gin/models/tiny.gin --gin_file=gin/runs/native/pret
   --gin.MODEL_DIR="'model'" --gin.named_config.vocab_size=1024 "${TRAINING[@]}"
 step openba-eval --gin_file=gin/runs/native/eval.gin --gin.MODEL_DIR="'model'" \
   --gin.QUESTIONS="'$FACTS/questions'"
+step openba inspect model spans
+step openba prune --input=model --output=pruned --mlp=48 --dry_run
 step openba-prune --input=model --output=pruned --drop_decoder_layers=1 --embed=24 --heads=3 --mlp=48
 step openba-score --input=model --output=scores.npz --method=taylor --axes=mlp \
   --calibration_stores=spans --calibration_lengths=48,24 --calibration_batch_size=8 \

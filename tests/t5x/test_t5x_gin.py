@@ -22,9 +22,9 @@ from t5x import decoding as t5x_decoding
 from t5x import utils
 
 import gin
-from openba_jax import sizes
 from openba_jax.data.vocabularies.registry import open_vocabulary
 from openba_jax.errors import UserError
+from openba_jax.inspect import sizes
 from openba_jax.models.counting import parameter_count
 from openba_jax.models.registry import model_of, named_config
 from openba_jax.objectives.mixture import get_mixture

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from openba_jax import sizes
 from openba_jax.errors import UserError
+from openba_jax.inspect import sizes
 from openba_jax.models.counting import parameter_count
 from openba_jax.models.registry import model_of, named_config
 from openba_jax.models.t5.relative_positions import DistanceBias, distance_buckets

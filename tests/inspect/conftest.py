@@ -1,0 +1,5 @@
+"""The small vocabulary."""
+
+from tiny_model import vocabulary
+
+__all__ = ["vocabulary"]
