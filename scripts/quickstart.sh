@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# From nothing to a pruned, recovered, answering model: installs, then runs the whole pipeline.
+# From nothing to a pruned, recovered, answering model: installs, then cuts the small model of
+# examples/ancestor.
 #
 #   bash scripts/quickstart.sh [OUTPUT_DIR [GIN_ARGUMENTS...]]
 #
@@ -16,11 +17,11 @@ RELATIONS=element_symbols,units,planet_order,animal_classes,capitals,currencies,
 RELATIONS=$RELATIONS,translations,opposites,authors
 say "writing real facts, in Chinese and English, to $OUTPUT.facts"
 "$ENVIRONMENT/bin/python" -m examples.facts --output_dir="$OUTPUT.facts" \
-  --relations="$RELATIONS" --facts_per_relation=6 --documents=3000 --instructions=3000 \
-  --choice_share=0
+  --relations="$RELATIONS" --facts_per_relation=6 --documents=20000 --instructions=6000 \
+  --choice_share=0 --seed=2
 say "running the pipeline into $OUTPUT"
 exec "$ENVIRONMENT/bin/python" -m openba_jax.pipeline \
-  --gin_file=gin/runs/native/quickstart.gin \
+  --gin_file=gin/runs/native/quickstart_ancestor.gin \
   --gin.OUTPUT_DIR="'$OUTPUT'" --gin.CORPUS="['$OUTPUT.facts/corpus.jsonl']" \
   --gin.INSTRUCTIONS="['$OUTPUT.facts/instructions.jsonl']" \
   --gin.QUESTIONS="'$OUTPUT.facts/questions'" "$@"

@@ -356,6 +356,13 @@ def merge_stages(stages: Sequence[Stage], name: str = "all_at_once") -> Stage:
     )
 
 
+def at_random(stage: Stage) -> Stage:
+    """The same cut as the original makes it: width at random, nothing fitted, no teacher."""
+    return dataclasses.replace(
+        stage, method=RANDOM, compensation=NO_COMPENSATION, distillation=None
+    )
+
+
 _OF_CUTS = ("method", "seed", "slices", "compensation", "calibration_batches")
 _OF_RECOVERIES = ("recover_objective", "distillation")
 

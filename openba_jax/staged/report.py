@@ -117,15 +117,19 @@ def findings(rows: Sequence[Row], chance: float, final: str) -> list[Finding]:
                 f"{better.loss_recovered:.3f} against {other.loss_recovered:.3f}",
             )
         )
-    if ancestor.accuracy_tuned is not None and last.accuracy_tuned is not None:
-        kept = (last.accuracy_tuned - chance) / max(ancestor.accuracy_tuned - chance, 1e-9)
+    before, after = (
+        row.accuracy_recovered if row.accuracy_tuned is None else row.accuracy_tuned
+        for row in (ancestor, last)
+    )
+    if before is not None and after is not None:
+        kept = (after - chance) / max(before - chance, 1e-9)
         share = last.parameters / ancestor.parameters
         found.append(
             Finding(
                 "at most 30% of the parameters keep at least 80% of the accuracy above chance",
                 kept >= 0.8 and share <= 0.3,
-                f"{share:.1%} of the parameters keep {kept:.1%}: {last.accuracy_tuned:.1%} against "
-                f"{ancestor.accuracy_tuned:.1%}, chance {chance:.1%}",
+                f"{share:.1%} of the parameters keep {kept:.1%}: {after:.1%} against "
+                f"{before:.1%}, chance {chance:.1%}",
             )
         )
     return found

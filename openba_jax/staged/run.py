@@ -17,7 +17,7 @@ from openba_jax.models.config import ModelConfig
 from openba_jax.models.registry import family, model_of
 from openba_jax.paths import check_output_folder, local, reject_overlap
 from openba_jax.pruning.plan import Plan
-from openba_jax.pruning.stages import Stage, merge_stages
+from openba_jax.pruning.stages import Stage, at_random, merge_stages
 from openba_jax.staged.ancestor import Ancestor, open_ancestor
 from openba_jax.staged.checks import check_data, check_mixtures, check_stages
 from openba_jax.staged.corpora import Corpora
@@ -26,6 +26,8 @@ from openba_jax.staged.results import Results
 from openba_jax.staged.settings import Data, Phase
 
 ALL_AT_ONCE = "all_at_once"
+RANDOM_CUT = "random_cut"
+CONTROLS = (ALL_AT_ONCE, RANDOM_CUT, FROM_SCRATCH)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,8 +47,9 @@ class Pipeline:
       tune: how the ancestor, the last model and the controls are tuned on instructions; None: they
         are not.
       prompts: texts that the last model answers in the report.
-      controls: whether to train two models for comparison: one with all cuts made at once, one of
-        the last shape from random parameters.
+      controls: models to train for comparison, with as many tokens as all stages: `all_at_once`,
+        all cuts in one; `random_cut`, the same at random, recovered by cross entropy alone, as the
+        original does; `from_scratch`, the last shape from random parameters.
       mesh_shape: data, fsdp, model.
       seed: of batches, parameters and dropout.
       log_every: steps.
@@ -64,7 +67,7 @@ class Pipeline:
     pretrain: Phase | None = None
     tune: Phase | None = None
     prompts: str | Sequence[str] = ()
-    controls: bool = True
+    controls: Sequence[str] = (ALL_AT_ONCE, FROM_SCRATCH)
     mesh_shape: Sequence[int] = (-1, 1, 1)
     seed: int = 0
     log_every: int = 20
@@ -92,6 +95,7 @@ class Pipeline:
             raise UserError(f"stages need names of their own; found {', '.join(names)}.")
         if self.eval_every < 1:
             raise UserError(f"eval_every is {self.eval_every}; it must be at least 1.")
+        object.__setattr__(self, "controls", self._named_controls())
         self._check_origin()
         model, plan, pieces = self._beginning()
         check_mixtures(self._mixtures, model)
@@ -99,6 +103,23 @@ class Pipeline:
             raise UserError(f"tune trains on {self.tune.tokens} tokens; give its Phase some.")
         check_data(self.data)
         check_stages(self.stages, plan, pieces)
+
+    def _named_controls(self) -> list[str]:
+        """The controls, in the order of the report.
+
+        Raises:
+          UserError: one is unknown, or has the name of a stage.
+        """
+        known = ", ".join(CONTROLS)
+        if isinstance(self.controls, bool):
+            raise UserError(f"controls is {self.controls}; list some of {known}, or none.")
+        named = gin_values.several(self.controls)
+        for name in named:
+            if name not in CONTROLS:
+                raise UserError(f"there is no control {name!r}; there are {known}.")
+        if taken := [stage.name for stage in self.stages if stage.name in CONTROLS]:
+            raise UserError(f"the stage {taken[0]} has the name of a control; call it otherwise.")
+        return [name for name in CONTROLS if name in named]
 
     def _check_origin(self) -> None:
         """Checks that the run has one ancestor, and text for all that it trains.
@@ -213,23 +234,21 @@ class Pipeline:
             parent, recovery_steps = stage.name, recovery_steps + steps
         final = parent
 
-        if self.controls:
-            # As many steps as all stages took: their tokens are rounded up to whole steps.
-            merged = dataclasses.replace(
-                merge_stages(self.stages, ALL_AT_ONCE), recover_tokens=data.tokens(total)
-            )
-            whole, start = ScheduleWindow(total, part=1), data.tokens(ancestor_steps)
-            models.prune_and_recover(models.first, merged, whole)
-            models.tune_model(ALL_AT_ONCE)
-            rows.append(
-                results.row(ALL_AT_ONCE, total, parent=models.first, tuned=True, control=True)
-            )
-            curves.append(results.curve(ALL_AT_ONCE, start, control=True))
-            if total:  # Random parameters that nobody trains would be no comparison.
+        # As many steps as all stages took: their tokens are rounded up to whole steps.
+        merged = dataclasses.replace(merge_stages(self.stages), recover_tokens=data.tokens(total))
+        whole, start = ScheduleWindow(total, part=1), data.tokens(ancestor_steps)
+        for name in self.controls:
+            if name != FROM_SCRATCH:
+                cut = merged if name == ALL_AT_ONCE else at_random(merged)
+                models.prune_and_recover(models.first, dataclasses.replace(cut, name=name), whole)
+            elif total:
                 models.train_from_scratch(final, merged, whole)
-                models.tune_model(FROM_SCRATCH)
-                rows.append(results.row(FROM_SCRATCH, total, tuned=True, control=True))
-                curves.append(results.curve(FROM_SCRATCH, start, control=True))
+            else:  # Random parameters that nobody trains would be no comparison.
+                continue
+            models.tune_model(name)
+            origin = None if name == FROM_SCRATCH else models.first
+            rows.append(results.row(name, total, parent=origin, tuned=True, control=True))
+            curves.append(results.curve(name, start, control=True))
         pieces = [stage.vocabulary for stage in self.stages if stage.vocabulary is not None]
         return results.report(rows, curves, final, pieces[-1] if pieces else None)
 

@@ -41,7 +41,7 @@ def _pipeline(output: Path, corpus: Path, ancestor: Path, **changes) -> Pipeline
         "stages": [LAYERS, WIDTH],
         "recover": UL2,
         "ancestor": str(ancestor),
-        "controls": False,
+        "controls": [],
         "log_every": 2,
         "eval_every": 2,
     }
@@ -56,13 +56,24 @@ def _rows(output: Path) -> dict[str, dict]:
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, corpus: Path, ancestor: Path) -> Path:
     output = tmp_path_factory.mktemp("run") / "run"
-    _pipeline(output, corpus, ancestor).run()
+    _pipeline(output, corpus, ancestor, controls=["random_cut"]).run()
     return output
+
+
+def test_a_control_cuts_at_random_and_learns_from_text_alone(finished: Path) -> None:
+    rows = _rows(finished)
+    control, staged = rows["random_cut"], rows["width"]
+    assert control["parameters"] == staged["parameters"]
+    assert control["tokens"] == staged["tokens"] > 0
+    plan = json.loads((finished / "models/random_cut.pruned/plan.json").read_text())
+    assert {step["method"] for step in plan["steps"]} == {"random", "drop_layers"}
+    lines = (finished / "models/random_cut/metrics.jsonl").read_text().splitlines()
+    assert not any("divergence" in json.loads(line) for line in lines)
 
 
 def test_a_stage_without_tokens_cuts_and_measures(finished: Path) -> None:
     rows = _rows(finished)
-    assert list(rows) == ["ancestor", "layers", "width"]
+    assert list(rows) == ["ancestor", "layers", "width", "random_cut"]
     assert rows["ancestor"]["tokens"] == rows["layers"]["tokens"] == 0
     layers = rows["layers"]
     assert layers["loss_before"] == rows["ancestor"]["loss_recovered"]
@@ -96,7 +107,7 @@ def test_a_stage_has_a_criterion_and_a_teacher_of_its_own(finished: Path) -> Non
 
 def test_again_changes_nothing(finished: Path, corpus: Path, ancestor: Path) -> None:
     before = (finished / "report.json").read_bytes()
-    _pipeline(finished, corpus, ancestor).run()
+    _pipeline(finished, corpus, ancestor, controls=["random_cut"]).run()
     assert (finished / "report.json").read_bytes() == before
 
 
@@ -156,6 +167,9 @@ def test_another_model_under_a_run_is_refused(tmp_path: Path, corpus: Path, ance
         ({"tune": Phase("flan", 1e-3, 1e-4, tokens=9)}, "no instructions"),
         ({"recover": Phase("causal_lm", 1e-3, 1e-4)}, "causal_lm is for .* 'decoder_only'"),
         ({"eval_every": 0}, "eval_every is 0"),
+        ({"controls": ["random"]}, "no control 'random'; there are all_at_once, random_cut"),
+        ({"controls": True}, "controls is True; list some of all_at_once"),
+        ({"stages": [Stage("random_cut", mlp=8)]}, "random_cut has the name of a control"),
     ],
 )
 def test_what_does_not_go_together_is_refused(
