@@ -1,6 +1,6 @@
 r"""Starts t5x.train through XManager (github.com/google-deepmind/xmanager) on Vertex AI.
 
-xmanager launch scripts/launch/xmanager_t5x.py -- \
+xmanager launch scripts/launch/t5x/xmanager.py -- \
   --tpu=v3-8 --gin_file=gin/models/stage4_3_8b.gin --gin_file=gin/runs/t5x/pretrain.gin \
   --gin_bindings="MODEL_DIR='/gcs/BUCKET/run'"
 
@@ -23,7 +23,7 @@ _NAME = flags.DEFINE_string("name", "openba_t5x", "Name of the experiment.")
 _GIN_FILE = flags.DEFINE_multi_string("gin_file", [], "Gin files, from the repository's root.")
 _GIN_BINDINGS = flags.DEFINE_multi_string("gin_bindings", [], "Bindings, as in gin files.")
 
-_REPOSITORY = Path(__file__).resolve().parent.parent.parent
+_REPOSITORY = Path(__file__).resolve().parents[3]
 _PROJECT = "openba_jax"
 
 
