@@ -27,6 +27,7 @@ COMMANDS = {
     "search": "search.__main__",
     "sweep": "sweep",
     "study": "study.__main__",
+    "report": "report.__main__",
     "eval": "eval",
     "lm-eval": "harness.command",
     "infer": "infer",

@@ -18,8 +18,8 @@ MAX_FILES = 13
 
 ORDER = (
     *("nn", "models", "parallel", "objectives", "data", "checkpoints", "inference"),
-    *("evaluation", "pruning", "distillation", "training", "staged", "study", "search", "serving"),
-    "inspect",
+    *("evaluation", "pruning", "distillation", "training", "report", "staged", "study"),
+    *("search", "serving", "inspect"),
 )
 """A room may use those before it; `seqio` and `t5x` are bridges, which nothing else uses."""
 

@@ -7,13 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from openba_jax.files import atomic_path
+from openba_jax.report.figures import COLORS, STYLES, figure, save
 from openba_jax.study import summary
 from openba_jax.study.summary import Results
-
-# Okabe and Ito's palette, which colour-blind readers can tell apart; then line styles.
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#777777")
-STYLES = ("-", "--", ":", "-.")
 
 
 def plot_curves(results: Results, path: Path) -> None:
@@ -22,7 +18,7 @@ def plot_curves(results: Results, path: Path) -> None:
     A panel for each number of tokens; loss on a logarithmic scale.
     """
     budgets = results.tokens
-    figure, axes = _figure(len(budgets))
+    drawn, axes = _figure(len(budgets))
     for panel, tokens in zip(axes, budgets, strict=True):
         for recipe, stages in summary.curves(results, tokens).items():
             color, style = _look(results, recipe)
@@ -37,10 +33,10 @@ def plot_curves(results: Results, path: Path) -> None:
         panel.set_xlabel("million tokens of recovery, padding included")
     axes[0].set_ylabel("held-out loss, nats per target token")
     axes[-1].legend(fontsize=8, frameon=False)
-    figure.suptitle(
+    drawn.suptitle(
         "Means over seeds, bands of 95%; dotted: the ancestor", x=0.01, ha="left", fontsize=11
     )
-    _save(figure, path)
+    save(drawn, path)
 
 
 def plot_ends(results: Results, path: Path) -> None:
@@ -51,7 +47,7 @@ def plot_ends(results: Results, path: Path) -> None:
     from matplotlib.ticker import NullFormatter
 
     found = summary.lines(results)
-    figure, (panel,) = _figure(1)
+    drawn, (panel,) = _figure(1)
     if len(results.tokens) > 1:
         for recipe in results.recipes:
             mine = [line for line in found if line.recipe == recipe]
@@ -97,7 +93,7 @@ def plot_ends(results: Results, path: Path) -> None:
         panel.set_yticks(range(len(found)), [line.recipe for line in found])
         panel.invert_yaxis()
         panel.set_xlabel("last held-out loss, nats per target token")
-    _save(figure, path)
+    save(drawn, path)
 
 
 def _half(mean: Any) -> float:
@@ -118,27 +114,5 @@ def _plain_ticks(panel: Any) -> None:
 
 
 def _figure(panels: int) -> tuple[Any, Any]:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(
-        ncols=panels,
-        sharey=True,
-        squeeze=False,
-        figsize=(max(8.0, 4.2 * panels), 4.6),
-        layout="constrained",
-    )
-    for each in axes[0]:
-        each.spines[["top", "right"]].set_visible(False)
-        each.grid(axis="y", linewidth=0.3)
-    return figure, axes[0]
-
-
-def _save(figure: Any, path: Path) -> None:
-    from matplotlib import pyplot
-
-    with atomic_path(path) as file:
-        figure.savefig(file, format="png", dpi=120)
-    pyplot.close(figure)
+    made, axes = figure(1, panels, (max(8.0, 4.2 * panels), 4.6), sharey=True)
+    return made, axes[0]

@@ -2,32 +2,19 @@
 
 from __future__ import annotations
 
-import base64
 import html
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from openba_jax.files import write_atomically, write_json
+from openba_jax.report import page
+from openba_jax.report.page import Table
 from openba_jax.study import plots, summary
 from openba_jax.study.statistics import Mean, Ratio
 from openba_jax.study.summary import Results
 
 CURVES, ENDS = "curves.png", "ends.png"
-
-
-class Table(NamedTuple):
-    """A table with words around it.
-
-    Attributes:
-      title: above it.
-      note: below it, or empty.
-      rows: of cells, the heads first.
-    """
-
-    title: str
-    note: str
-    rows: list[list[str]]
 
 
 def write(folder: Path, results: Results) -> str:
@@ -151,8 +138,7 @@ def as_text(results: Results, found: Sequence[Table], sentences: Sequence[str]) 
     """For a terminal: the first table, and what it shows."""
     text = []
     for table in found[:1]:
-        widths = [max(map(len, column)) for column in zip(*table.rows, strict=True)]
-        text += ["  ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)) for r in table.rows]
+        text += page.table_text(table.rows)
     text += sentences
     if results.missing:
         text.append(_missing(results))
@@ -165,11 +151,7 @@ def as_markdown(results: Results, found: Sequence[Table], sentences: Sequence[st
     if results.missing:
         text += [_missing(results), ""]
     for table in found:
-        head, *body = table.rows
-        text += [f"## {table.title}", ""]
-        text += ["| " + " | ".join(head) + " |", "|---" + "|---:" * (len(head) - 1) + "|"]
-        text += ["| " + " | ".join(row) + " |" for row in body]
-        text += ["", table.note, ""]
+        text += page.table_markdown(table)
     text += [f"- {sentence}" for sentence in sentences]
     if results.cells:
         text += ["", f"![losses over tokens]({CURVES})", "", f"![last losses]({ENDS})"]
@@ -206,24 +188,14 @@ def as_html(
     results: Results, found: Sequence[Table], sentences: Sequence[str], images: Sequence[Path]
 ) -> str:
     """One page that holds its plots and names no other resource."""
-    body = ["<h1>Study</h1>"]
+    body = []
     if results.missing:
         body.append(f'<p class="missing">{html.escape(_missing(results))}</p>')
     for number, table in enumerate(found):
-        head, *rows = ([html.escape(cell) for cell in row] for row in table.rows)
-        body.append(f"<h2>{html.escape(table.title)}</h2><div><table><tr>")
-        body += [f"<th>{cell}</th>" for cell in head]
-        body.append("</tr>")
-        body += ["<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows]
-        body.append(f"</table></div><p>{html.escape(table.note)}</p>")
+        body += page.table_html(table)
         if number == 0:
-            body.append("<ul>")
-            body += [f"<li>{html.escape(sentence)}</li>" for sentence in sentences]
-            body.append("</ul>")
-            for image in images:
-                data = base64.b64encode(image.read_bytes()).decode()
-                body.append(f'<img alt="{image.stem}" src="data:image/png;base64,{data}">')
-    return _PAGE.format(body="\n".join(body))
+            body += [*page.list_html(sentences), *map(page.image_html, images)]
+    return page.page("Study", body)
 
 
 def _missing(results: Results) -> str:
@@ -238,27 +210,3 @@ def _missing(results: Results) -> str:
 
 
 _LISTED = 12
-
-_PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Study</title>
-<style>
-body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto;
-  padding: 0 1rem; color: #222; background: #fff; }}
-div {{ overflow-x: auto; }}
-table {{ border-collapse: collapse; font-variant-numeric: tabular-nums; }}
-th, td {{ padding: .25rem .75rem; border-bottom: 1px solid #ddd; text-align: right;
-  white-space: nowrap; }}
-th:first-child, td:first-child {{ text-align: left; }}
-img {{ max-width: 100%; }}
-.missing {{ background: #fff3cd; padding: .5rem .75rem; }}
-</style>
-</head>
-<body>
-{body}
-</body>
-</html>
-"""

@@ -29,6 +29,7 @@ step openba-train --gin_file=gin/models/tiny.gin --gin_file=gin/runs/native/pret
 step openba-eval --gin_file=gin/runs/native/eval.gin --gin.MODEL_DIR="'model'" \
   --gin.QUESTIONS="'$FACTS/questions'"
 step openba inspect model spans
+step openba-report model --output=report
 step openba prune --input=model --output=pruned --mlp=48 --dry_run
 step openba-prune --input=model --output=pruned --drop_decoder_layers=1 --embed=24 --heads=3 --mlp=48
 step openba-score --input=model --output=scores.npz --method=taylor --axes=mlp \

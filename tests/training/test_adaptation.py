@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -26,7 +25,7 @@ from openba_jax.training.adaptation import (
     read_target_losses,
     write_target_losses,
 )
-from openba_jax.training.records import metrics
+from openba_jax.training.records import metrics, rates_plot
 
 HERE = Path(__file__).resolve().parent
 NAMES = [task.name for task in get_mixture("d_ul2_code").tasks]
@@ -168,19 +167,6 @@ def test_mistakes(tmp_path: Path, text: Path) -> None:
         train(tmp_path / "e", text, adaptation=Adaptation(mixture, str(tmp_path / "few.json")))
 
 
-def test_plot_command(finished: Any, tmp_path: Path, cached_environment: dict[str, str]) -> None:
-    command = [sys.executable, "-m", "openba_jax.training.records.rates_plot"]
-    environment = {**os.environ, **cached_environment}
-    drawn = subprocess.run(
-        [*command, str(finished.model_dir)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert drawn.stdout.strip() == str(finished.model_dir / "rates.png")
-    none = subprocess.run(
-        [*command, str(tmp_path)], env=environment, capture_output=True, text=True, check=False
-    )
-    assert none.returncode == 2
-    assert "has no rates" in none.stderr
+def test_a_run_without_rates_has_none_to_draw(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="has no rates"):
+        rates_plot.plot_rates(tmp_path)

@@ -1,17 +1,8 @@
-"""Draws how D-UL2's rates and losses moved.
-
-    python -m openba_jax.training.records.rates_plot MODEL_DIR
-
-The trainer calls it at the end of a run; of a run that goes on, the command draws what is there.
-"""
+"""Draws how D-UL2's rates and losses moved, at the end of a run."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Sequence
 from pathlib import Path
-
-from absl import app
 
 from openba_jax.errors import UserError
 from openba_jax.files import atomic_path
@@ -59,17 +50,3 @@ def plot_rates(folder: str | Path) -> Path:
         figure.savefig(file, format="png", dpi=120, bbox_inches="tight", metadata={"Software": ""})
     pyplot.close(figure)
     return path
-
-
-def main(argv: Sequence[str]) -> None:
-    """Draws the folders named on the command line."""
-    if len(argv) < 2:
-        raise app.UsageError("name a model folder.")
-    for folder in argv[1:]:
-        sys.stdout.write(f"{plot_rates(folder)}\n")
-
-
-if __name__ == "__main__":
-    from openba_jax import cli
-
-    cli.run(main)

@@ -1,0 +1,1 @@
+"""Reports: the parts of their pages and plots, and the report of run folders (`openba-report`)."""
