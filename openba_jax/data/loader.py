@@ -152,6 +152,16 @@ class BatchLoader:
         """Present rates of the tasks; only their ratios count."""
         return self.schedule.rates
 
+    @property
+    def group_names(self) -> tuple[str, ...]:
+        """The names of the tasks, in their order."""
+        return tuple(task.name for task in self.mixture.tasks)
+
+    def groups(self, step: int, rows: slice | None = None) -> np.ndarray:
+        """Which task the rows of a batch are of: float32 `[rows, tasks]`, one 1 in each row."""
+        tasks = self.schedule.tasks_at(self._positions(step, rows))
+        return np.eye(len(self.mixture.tasks), dtype=np.float32)[tasks]
+
     def batch(self, step: int, rows: slice | None = None) -> Batch:
         """The batch of a step.
 
@@ -329,6 +339,11 @@ class BatchLoader:
         inputs, outputs = objective.sample_lengths(sources, targets, *widths)
         return packing.plan_rows(order, inputs, outputs, widths)
 
+    def _positions(self, step: int, rows: slice | None) -> np.ndarray:
+        """Where the rows of a batch stand in the stream."""
+        positions = step * self.batch_size + np.arange(self.batch_size)
+        return positions if rows is None else positions[rows]
+
     def _rows(
         self,
         mixture: Mixture,
@@ -339,9 +354,7 @@ class BatchLoader:
         seed: int,
     ) -> Batch:
         """The batch of a step of a schedule over a pool."""
-        positions = step * self.batch_size + np.arange(self.batch_size)
-        if rows is not None:
-            positions = positions[rows]
+        positions = self._positions(step, rows)
         tasks = schedule.tasks_at(positions)
         counts = schedule.counts_before(positions)
         epochs, indices = np.zeros_like(positions), np.zeros_like(positions)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +30,13 @@ from openba_jax.errors import UserError
 from openba_jax.files import atomic_path, explain_full_disk, only_process, write_json
 from openba_jax.models.base import Batch, Model, Params
 from openba_jax.nn.losses import (
+    GROUPS,
     Head,
     chunk_length,
     cross_entropy,
+    group_sums,
     join_length,
+    of_groups,
     split_length,
     sum_over_chunks,
 )
@@ -80,6 +83,15 @@ class AnsweredBatches:
         self.batch_size: int = batches.batch_size
         self.encoder_length: int = batches.encoder_length
         self.decoder_length: int = batches.decoder_length
+
+    @property
+    def group_names(self) -> Sequence[str]:
+        """Those of the run's batches."""
+        return tuple(self._batches.group_names)
+
+    def groups(self, step: int, rows: slice | None = None) -> np.ndarray:
+        """Those of the run."""
+        return np.asarray(self._batches.groups(step, rows))
 
     def batch(self, step: int, rows: slice | None = None) -> dict[str, np.ndarray]:
         """The batch of a step, and the answers to it."""
@@ -128,25 +140,30 @@ class AnsweredLoss:
             model.hidden(params, batch, dropout_rng),
             model.head(params),
             (batch["decoder_target_tokens"], weights, batch[IDS], batch[LOG_P]),
-            value_at(self.settings.weight, step),
+            (value_at(self.settings.weight, step), batch.get(GROUPS)),
         )
         names = ("minimised_sum", "loss_sum", "divergence_sum", "correct_sum")
-        counts = dict(zip(names, sums, strict=True))
-        return sums[0], {**counts, "weight_sum": jnp.sum(weights)}
+        counts = dict(zip(names, sums[:4], strict=True))
+        return sums[0], {**counts, "weight_sum": jnp.sum(weights), **of_groups(batch, sums[4:])}
 
 
 def _sums(
-    diverge: Divergence, temperature: float, logits: jax.Array, rows: Any, weight: jax.Array
+    diverge: Divergence, temperature: float, logits: jax.Array, rows: Any, constants: Any
 ) -> jax.Array:
-    """What is minimised, cross entropy, divergence, right predictions: float32 `[4]`."""
+    """What is minimised, cross entropy, divergence, right predictions; then cross entropies by
+    group: float32 `[4 + groups]`.
+    """
     targets, weights, ids, log_p = rows
+    weight, groups = constants
     of_student = jax.nn.log_softmax(logits / temperature)
     known = jnp.take_along_axis(of_student, ids, axis=-1)
     diverges = jnp.sum(diverge(with_rest(known), with_rest(log_p)) * weights)
-    entropy = jnp.sum(cross_entropy(logits, targets) * weights)
+    entropies = cross_entropy(logits, targets) * weights
+    entropy = jnp.sum(entropies)
     correct = jnp.sum((jnp.argmax(logits, axis=-1) == targets) * weights)
     minimised = (1.0 - weight) * entropy + weight * temperature**2 * diverges
-    return jnp.stack([minimised, entropy, diverges, correct])
+    sums = jnp.stack([minimised, entropy, diverges, correct])
+    return jnp.concatenate([sums, group_sums(entropies, groups)])
 
 
 def with_rest(log_p: jax.Array) -> jax.Array:

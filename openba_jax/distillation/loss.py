@@ -14,7 +14,15 @@ import jax
 import jax.numpy as jnp
 
 from openba_jax.distillation.divergences import Divergence
-from openba_jax.nn.losses import MAX_CHUNK_LOGITS, Head, cross_entropy, sum_over_chunks
+from openba_jax.nn.losses import (
+    GROUPS,
+    MAX_CHUNK_LOGITS,
+    Head,
+    cross_entropy,
+    group_sums,
+    of_groups,
+    sum_over_chunks,
+)
 
 
 def distilled_sums(
@@ -43,7 +51,7 @@ def distilled_sums(
 
     Returns:
       What is minimised, float32; `loss_sum`, the cross entropy, `divergence_sum` at the
-      temperature, both in nats, `weight_sum` and `correct_sum`.
+      temperature, both in nats, `weight_sum` and `correct_sum`; cross entropy by group, if any.
     """
     weights = batch["decoder_loss_weights"]
     kernel = nn.with_logical_constraint(
@@ -56,12 +64,12 @@ def distilled_sums(
         hidden,
         head,
         (batch["decoder_target_tokens"], weights, jax.lax.stop_gradient(teacher_hidden)),
-        jax.lax.stop_gradient((weight, kernel, teacher_head.bias)),
+        jax.lax.stop_gradient((weight, kernel, teacher_head.bias, batch.get(GROUPS))),
         max_chunk_logits // 2,
     )
     names = ("loss_sum", "divergence_sum", "correct_sum")
-    counts = dict(zip(names, sums[1:], strict=True))
-    return sums[0], {**counts, "weight_sum": jnp.sum(weights)}
+    counts = dict(zip(names, sums[1:4], strict=True))
+    return sums[0], {**counts, "weight_sum": jnp.sum(weights), **of_groups(batch, sums[4:])}
 
 
 def _sums(
@@ -73,13 +81,17 @@ def _sums(
     rows: Any,
     constants: Any,
 ) -> jax.Array:
-    """What is minimised, cross entropy, divergence, right predictions: float32 `[4]`."""
+    """What is minimised, cross entropy, divergence, right predictions; then cross entropies by
+    group: float32 `[4 + groups]`.
+    """
     targets, weights, teacher_hidden = rows
-    weight, kernel, bias = constants
+    weight, kernel, bias, groups = constants
     of_teacher = Head(kernel, bias, scale, softcap).logits(teacher_hidden)
     diverging = divergence(logits / temperature, of_teacher / temperature)
     diverges = jnp.sum(diverging * weights)
-    entropy = jnp.sum(cross_entropy(logits, targets) * weights)
+    entropies = cross_entropy(logits, targets) * weights
+    entropy = jnp.sum(entropies)
     correct = jnp.sum((jnp.argmax(logits, axis=-1) == targets) * weights)
     minimised = (1.0 - weight) * entropy + weight * temperature**2 * diverges
-    return jnp.stack([minimised, entropy, diverges, correct])
+    sums = jnp.stack([minimised, entropy, diverges, correct])
+    return jnp.concatenate([sums, group_sums(entropies, groups)])

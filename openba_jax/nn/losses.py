@@ -14,6 +14,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+GROUPS = "decoder_loss_groups"
+"""What a batch may have besides: float32 `[batch, groups]`, 1 where a row is of a group. Losses are
+then summed for each group, too."""
+
 MAX_CHUNK_LOGITS = 2**27
 """Logits of one chunk that a device may hold: 512 MiB in float32, and about twice that besides."""
 
@@ -60,7 +64,8 @@ class Loss(Protocol):
             and what else the loss wants.
 
         Returns:
-          The weighted sum of losses in nats, float32; `weight_sum` and `correct_sum`, float32.
+          The weighted sum of losses in nats, float32; `weight_sum` and `correct_sum`, float32; of a
+          batch with `GROUPS` those of `of_groups`, too.
         """
 
 
@@ -110,10 +115,34 @@ def token_cross_entropy(
       batch: `decoder_target_tokens` int32 `[batch, length]`, `decoder_loss_weights` float32.
       max_chunk_logits: bound on `batch * chunk * vocab` over the number of devices.
     """
-    weights = batch["decoder_loss_weights"]
+    weights, groups = batch["decoder_loss_weights"], batch.get(GROUPS)
     rows = (batch["decoder_target_tokens"], weights)
-    sums = sum_over_chunks(_cross_entropy_sums, hidden, head, rows, (), max_chunk_logits)
-    return sums[0], {"weight_sum": jnp.sum(weights), "correct_sum": sums[1]}
+    sums = sum_over_chunks(_cross_entropy_sums, hidden, head, rows, groups, max_chunk_logits)
+    counts = {"weight_sum": jnp.sum(weights), "correct_sum": sums[1]}
+    return sums[0], {**counts, **of_groups(batch, sums[2:])}
+
+
+def group_sums(values: jax.Array, groups: jax.Array | None) -> jax.Array:
+    """What the rows of each group sum to: `[batch, length]` -> `[groups]`; `[0]` without groups."""
+    if groups is None:
+        return jnp.zeros(0, jnp.float32)
+    return jnp.sum(values, axis=1) @ groups
+
+
+def of_groups(batch: Any, losses: jax.Array) -> dict[str, jax.Array]:
+    """The sums of a batch by group, for the log.
+
+    Args:
+      batch: the batch.
+      losses: what `group_sums` of the chunks add up to.
+
+    Returns:
+      `group_loss_sums` and `group_weight_sums`, float32 `[groups]`; nothing without groups.
+    """
+    if GROUPS not in batch:
+        return {}
+    weights = group_sums(batch["decoder_loss_weights"], batch[GROUPS])
+    return {"group_loss_sums": losses, "group_weight_sums": weights}
 
 
 def sum_over_chunks(
@@ -157,14 +186,13 @@ def sum_over_chunks(
     )
 
 
-def _cross_entropy_sums(logits: jax.Array, rows: Any, constants: Any) -> jax.Array:
-    """Weighted sums of losses and of right predictions, float32 `[2]`."""
-    del constants
+def _cross_entropy_sums(logits: jax.Array, rows: Any, groups: jax.Array | None) -> jax.Array:
+    """Weighted sums of losses and of right predictions, and losses by group: `[2 + groups]`."""
     targets, weights = rows
+    losses = cross_entropy(logits, targets) * weights
     correct = jnp.argmax(logits, axis=-1) == targets
-    return jnp.stack(
-        [jnp.sum(cross_entropy(logits, targets) * weights), jnp.sum(correct * weights)]
-    )
+    sums = jnp.stack([jnp.sum(losses), jnp.sum(correct * weights)])
+    return jnp.concatenate([sums, group_sums(losses, groups)])
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2, 3))
