@@ -14,8 +14,9 @@ from typing import Any
 import flax.linen as nn
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
+from jax.experimental import mesh_utils, multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.tree_util import DictKey
 
 from openba_jax.errors import UserError
 
@@ -46,6 +47,9 @@ DEFAULT_RULES: Rules = (
 )
 """Which mesh axes divide which logical axis."""
 
+HOST_MEMORY = "pinned_host"
+"""The memory of the host that devices read and write by themselves."""
+
 LARGE_PARAMETER = 2**20
 """Elements from which on a parameter that no axis divides is worth a warning."""
 
@@ -55,12 +59,16 @@ def make_mesh(
 ) -> Mesh:
     """A `data x fsdp x model` mesh over all devices.
 
+    Between the slices of a TPU, which the network of the data centre joins, lies `data` alone: its
+    gradients are all that goes there.
+
     Args:
       shape: sizes of the three axes; one of them may be -1: what is left.
       devices: by default all devices of all processes.
 
     Raises:
-      UserError: the sizes do not multiply to the number of devices.
+      UserError: the sizes do not multiply to the number of devices, or `data` is no multiple of the
+        number of slices.
     """
     devices = jax.devices() if devices is None else devices
     sizes = list(shape)
@@ -79,7 +87,32 @@ def make_mesh(
         )
     # Explicit axes, the default of `jax.make_mesh`, fail in linen's constraints.
     axis_types = (AxisType.Auto,) * len(MESH_AXES)
+    if count_slices(devices) > 1:
+        return Mesh(across_slices(sizes, devices), MESH_AXES, axis_types=axis_types)
     return jax.make_mesh(tuple(sizes), MESH_AXES, axis_types=axis_types, devices=devices)
+
+
+def count_slices(devices: Sequence[Any]) -> int:
+    """How many slices of a TPU the devices are of; 1 on other platforms."""
+    return len({device.slice_index if device.platform == "tpu" else 0 for device in devices})
+
+
+def across_slices(sizes: Sequence[int], devices: Sequence[Any]) -> np.ndarray:
+    """The devices of several slices as an array of some sizes; the first axis crosses slices.
+
+    Raises:
+      UserError: the first size is no multiple of the number of slices.
+    """
+    slices = count_slices(devices)
+    data, *within = sizes
+    if data % slices:
+        raise UserError(
+            f"mesh_shape {tuple(sizes)} does not fit {slices} slices: data, the one axis that may "
+            f"cross them, must be a multiple of {slices}."
+        )
+    return mesh_utils.create_hybrid_device_mesh(
+        (data // slices, *within), (slices, *[1] * len(within)), devices
+    )
 
 
 @contextlib.contextmanager
@@ -175,6 +208,67 @@ def param_shardings(axes: Any, shapes: Any, mesh: Mesh, rules: Rules = DEFAULT_R
         shapes,
         is_leaf=lambda node: isinstance(node, tuple),
     )
+
+
+def state_shardings(state: Any, params: Any, shardings: Any, mesh: Mesh) -> Any:
+    """How the state of an optimizer lies: what belongs to a parameter as that parameter.
+
+    A leaf belongs to the parameter whose path ends its own. Of one that lacks an axis of it, such
+    as a factor of Adafactor's second moment, the axes that are left lie as they do there. What
+    belongs to none, or has other axes, every device holds whole.
+
+    Args:
+      state: tree of anything with a `shape`.
+      params: tree of anything with a `shape`; nested dicts.
+      shardings: the same tree of `NamedSharding`.
+      mesh: the mesh.
+
+    Returns:
+      The tree of `state` with `NamedSharding` for leaves.
+    """
+    known = {
+        path: (leaf.shape, sharding.spec)
+        for (path, leaf), sharding in zip(
+            jax.tree.leaves_with_path(params), jax.tree.leaves(shardings), strict=True
+        )
+    }
+
+    def of_leaf(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
+        first = next(
+            (n for n in range(len(path), 0, -1) if not isinstance(path[n - 1], DictKey)), 0
+        )
+        shape, spec = known.get(path[first:], ((), PartitionSpec()))
+        entries, axes = [], iter(zip(shape, (*spec, *[None] * len(shape)), strict=False))
+        for size in leaf.shape:
+            found = next((entry for of_param, entry in axes if of_param == size), _NO_AXIS)
+            if found is _NO_AXIS:
+                return replicated(mesh)
+            entries.append(found)
+        return NamedSharding(mesh, PartitionSpec(*entries))
+
+    return jax.tree.map_with_path(of_leaf, state)
+
+
+_NO_AXIS = object()
+
+
+def check_offload(mesh: Mesh) -> None:
+    """Checks that the devices of a mesh reach memory of their host, where moments can lie.
+
+    Raises:
+      UserError: they do not.
+    """
+    device = mesh.devices.flat[0]
+    if HOST_MEMORY not in {memory.kind for memory in device.addressable_memories()}:
+        raise UserError(
+            f"{device.device_kind} has no memory {HOST_MEMORY} to keep the state of the optimizer "
+            "in; leave it on the devices."
+        )
+
+
+def in_host_memory(sharding: NamedSharding, leaf: Any) -> NamedSharding:
+    """The same sharding in the memory of the host; numbers stay on the device."""
+    return sharding.with_memory_kind(HOST_MEMORY) if leaf.shape else sharding
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
