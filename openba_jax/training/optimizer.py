@@ -1,7 +1,11 @@
-"""AdamW and its schedules, as the original trained (docs/original.md#training)."""
+"""AdamW and its schedules, as the original trained (docs/original.md#training), and T5's schedule.
+
+`layer_optimizers` has those that must know the axes of the parameters.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -9,6 +13,7 @@ import jax.numpy as jnp
 import optax
 
 from openba_jax.errors import UserError
+from openba_jax.models.base import Model
 
 UNDECAYED = ("bias", "scale")
 """Last names of parameters without weight decay: biases and what is one-dimensional in a layer.
@@ -22,6 +27,30 @@ class Optimizer(NamedTuple):
 
     transformation: optax.GradientTransformation
     learning_rate: optax.Schedule
+
+
+OptimizerOf = Callable[[Model], Optimizer]
+"""An optimizer that depends on the model; equal models get the same one."""
+
+MOMENT_DTYPES = ("float32", "bfloat16")
+
+
+def optimizer_of(optimizer: Optimizer | OptimizerOf, model: Model) -> Optimizer:
+    """The optimizer of a model."""
+    return optimizer if isinstance(optimizer, Optimizer) else optimizer(model)
+
+
+def check_moment_dtype(name: str | None) -> None:
+    """Checks the type of a first moment.
+
+    Raises:
+      UserError: it is none that serves.
+    """
+    if name is not None and name not in MOMENT_DTYPES:
+        raise UserError(
+            f"moment_dtype is {name!r}; it must be None, the type of the parameters, or one of "
+            f"{', '.join(MOMENT_DTYPES)}."
+        )
 
 
 def decay_mask(params: Any) -> Any:
@@ -73,6 +102,25 @@ def warmup_constant(peak: float, warmup_steps: int = 0) -> optax.Schedule:
     return schedule
 
 
+def inverse_square_root(peak: float, warmup_steps: int) -> optax.Schedule:
+    """`peak` up to `warmup_steps`, then falling as the square root of the step, as T5's.
+
+    T5 was pretrained with `1 / sqrt(max(step, 10000))`: a peak of 0.01 and 10,000 steps (Raffel et
+    al. 2020, arXiv:1910.10683, 3.1.2).
+
+    Raises:
+      UserError: there is no step before it falls.
+    """
+    if warmup_steps < 1:
+        raise UserError(f"warmup_steps is {warmup_steps}; it must be at least 1.")
+
+    def schedule(step: jax.typing.ArrayLike) -> jax.Array:
+        step = jnp.asarray(step, jnp.float32)
+        return peak * jnp.sqrt(warmup_steps / jnp.maximum(step, warmup_steps))
+
+    return schedule
+
+
 def adamw(
     learning_rate: optax.Schedule,
     b1: float = 0.9,
@@ -80,6 +128,7 @@ def adamw(
     eps: float = 1e-8,
     weight_decay: float = 0.1,
     max_norm: float = 1.0,
+    moment_dtype: str | None = None,
 ) -> Optimizer:
     """Adam with decoupled weight decay, after clipping by the global norm.
 
@@ -90,10 +139,15 @@ def adamw(
       eps: added outside the square root.
       weight_decay: multiplies the parameter; scaled by the learning rate, too.
       max_norm: gradients longer than this are scaled down to it.
+      moment_dtype: type of the first moment, `bfloat16` or `float32`; None: of the parameters.
+
+    Raises:
+      UserError: `moment_dtype` is something else.
     """
+    check_moment_dtype(moment_dtype)
     transformation = optax.chain(
         optax.clip_by_global_norm(max_norm),
-        optax.scale_by_adam(b1=b1, b2=b2, eps=eps),
+        optax.scale_by_adam(b1=b1, b2=b2, eps=eps, mu_dtype=moment_dtype),
         optax.add_decayed_weights(weight_decay, mask=decay_mask),
         optax.scale_by_learning_rate(learning_rate),
     )
