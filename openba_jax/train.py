@@ -7,12 +7,16 @@ openba-train --gin_file=gin/models/small.gin --gin_file=gin/runs/native/pretrain
 Killed and started again with the same arguments, it goes on from its newest checkpoint. On several
 machines, start it once on each with --coordinator_address, --process_count and --process_index, or
 with --multiprocess where JAX finds these itself (TPU pods, Slurm).
+
+--profile_steps=100:105 traces these steps with JAX's profiler, into MODEL_DIR/profile.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+
+from absl import flags
 
 from openba_jax import cli
 
@@ -26,7 +30,11 @@ def main(argv: Sequence[str]) -> None:
     from openba_jax.training.trainer import TrainResult
 
     cli.parse_gin()
-    configured = functools.partial(gin_bindings.train, extra_files={"config.gin": gin.config_str()})
+    configured = functools.partial(
+        gin_bindings.train,
+        extra_files={"config.gin": gin.config_str()},
+        profile_steps=flags.FLAGS.profile_steps,
+    )
     result = cli.call_configured(configured)
     assert isinstance(result, TrainResult)
     losses = {"loss": result.train_loss, "evaluation loss": result.eval_loss}
@@ -40,6 +48,7 @@ def main(argv: Sequence[str]) -> None:
 def run() -> None:
     """Entry point."""
     cli.define_process_flags()
+    flags.DEFINE_string("profile_steps", None, "START:STOP, steps to trace into MODEL_DIR/profile.")
     cli.run_with_gin(main, "openba-train")
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import jax
 import numpy as np
@@ -13,6 +14,7 @@ from jax.sharding import Mesh
 
 from openba_jax.errors import UserError
 from openba_jax.models.base import Model
+from openba_jax.nn.losses import GROUPS
 from openba_jax.parallel import sharding
 
 HostBatch = Mapping[str, np.ndarray]
@@ -43,35 +45,89 @@ class Batches(Protocol):
         """What the batches depend on, ready for JSON; equal identities give equal batches."""
 
 
-def on_devices(
-    batches: Batches,
-    steps: range,
-    model: Model,
-    mesh: Mesh,
-    changes_after: Callable[[int], bool],
-) -> Iterator[tuple[int, dict[str, jax.Array]]]:
-    """Steps and their global batches; the next one is built while the devices work.
+class GroupedBatches(Batches, Protocol):
+    """Batches that know which group, such as a task of a mixture, each row is of."""
 
-    Where the batches may change after a number of steps, the next one is built after these.
-    """
-    batch_sharding = sharding.batch_sharding(mesh)
-    rows = sharding.local_rows(batch_sharding, batches.batch_size)
+    @property
+    def group_names(self) -> Sequence[str]:
+        """Of all groups."""
 
-    def build(step: int) -> HostBatch:
-        batch = batches.batch(step, rows)
-        check_ids(batch, step, model)
+    def groups(self, step: int, rows: slice | None = None) -> np.ndarray:
+        """Float32 `[rows, groups]`, 1 where a row is of a group."""
+
+
+class Feed:
+    """Steps and their global batches; the next one is built while the devices work."""
+
+    def __init__(
+        self,
+        batches: Batches,
+        steps: range,
+        model: Model,
+        mesh: Mesh,
+        changes_after: Callable[[int], bool],
+        *,
+        grouped: bool = False,
+    ) -> None:
+        """Nothing is built yet.
+
+        Args:
+          batches: where batches come from.
+          steps: which ones.
+          model: what reads them.
+          mesh: where they go.
+          changes_after: whether the batches may change after a number of steps; the next one is
+            built after these then.
+          grouped: the batches are `GroupedBatches`, and are to tell groups apart.
+        """
+        self._batches, self._steps, self._model = batches, steps, model
+        self._changes_after, self._grouped = changes_after, grouped
+        self._sharding = sharding.batch_sharding(mesh)
+        self._rows = sharding.local_rows(self._sharding, batches.batch_size)
+        self._waited = 0.0
+
+    def __iter__(self) -> Iterator[tuple[int, dict[str, jax.Array]]]:
+        """Builds the batches."""
+        steps, size = self._steps, self._batches.batch_size
+        with ThreadPoolExecutor(max_workers=1) as builder:
+            upcoming = builder.submit(self._build, steps[0])
+            for step in steps:
+                began = time.perf_counter()
+                batch = upcoming.result()
+                self._waited += time.perf_counter() - began
+                waits = self._changes_after(step + 1)
+                if step + 1 in steps and not waits:
+                    upcoming = builder.submit(self._build, step + 1)
+                yield step, sharding.global_batch(batch, self._sharding, self._rows, size)
+                if step + 1 in steps and waits:
+                    upcoming = builder.submit(self._build, step + 1)
+
+    def take_wait(self) -> float:
+        """Seconds that were waited for batches since this was asked last."""
+        waited, self._waited = self._waited, 0.0
+        return waited
+
+    def _build(self, step: int) -> HostBatch:
+        batch = self._batches.batch(step, self._rows)
+        check_ids(batch, step, self._model)
+        if self._grouped:
+            groups = cast(GroupedBatches, self._batches).groups(step, self._rows)
+            return {**batch, GROUPS: groups}
         return batch
 
-    with ThreadPoolExecutor(max_workers=1) as builder:
-        upcoming = builder.submit(build, steps[0])
-        for step in steps:
-            batch = upcoming.result()
-            waits = changes_after(step + 1)
-            if step + 1 in steps and not waits:
-                upcoming = builder.submit(build, step + 1)
-            yield step, sharding.global_batch(batch, batch_sharding, rows, batches.batch_size)
-            if step + 1 in steps and waits:
-                upcoming = builder.submit(build, step + 1)
+
+def groups_of(batches: Batches) -> tuple[str, ...]:
+    """The names of the groups whose losses differ from that of the whole; none where it is one.
+
+    Raises:
+      UserError: the batches know no groups.
+    """
+    names = getattr(batches, "group_names", None)
+    if names is None:
+        raise UserError(
+            f"{type(batches).__name__} does not know which task a row is of; leave task_losses out."
+        )
+    return tuple(names) if len(names) > 1 else ()
 
 
 def warn_of_lengths(batches: Batches, model: Model) -> None:

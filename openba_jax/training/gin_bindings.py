@@ -22,8 +22,9 @@ from openba_jax.models import registry
 from openba_jax.models.config import ModelConfig
 from openba_jax.objectives.mixture import get_mixture
 from openba_jax.paths import local
-from openba_jax.training import optimizer, trainer
+from openba_jax.training import layer_optimizers, optimizer, trainer
 from openba_jax.training.adaptation import PUBLISHED, Adaptation
+from openba_jax.training.records.telemetry import Telemetry
 
 
 def config_of(folder: str, **changes: Any) -> ModelConfig:
@@ -179,6 +180,26 @@ def distillation(
     return settings if teacher else None
 
 
+def telemetry(
+    task_losses: bool = Telemetry.task_losses,
+    gradient_norms: bool = Telemetry.gradient_norms,
+    tracker: str = Telemetry.tracker,
+    project: str = Telemetry.project,
+) -> Telemetry:
+    """What a run records besides losses and speed.
+
+    Args:
+      task_losses: the loss of each task of the mixture; this and the others: see `Telemetry`.
+      gradient_norms: the norm of the gradient of each block.
+      tracker: a further place for all records.
+      project: what runs are shown together with there.
+
+    Raises:
+      UserError: the tracker is unknown or not installed.
+    """
+    return Telemetry(task_losses, gradient_norms, tracker, project)
+
+
 def _configurable(function: Callable[..., Any]) -> Callable[..., Any]:
     """Makes a function known to gin under its own name, its arguments checked."""
     made = gin_values.checked(function)
@@ -192,11 +213,15 @@ model_of = _configurable(registry.model_of)
 config_of = _configurable(config_of)
 warmup_cosine = _configurable(optimizer.warmup_cosine)
 warmup_constant = _configurable(optimizer.warmup_constant)
+inverse_square_root = _configurable(optimizer.inverse_square_root)
 adamw = _configurable(optimizer.adamw)
+adafactor = _configurable(layer_optimizers.adafactor)
+muon = _configurable(layer_optimizers.muon)
 token_batches = _configurable(token_batches)
 adaptation = _configurable(adaptation)
 benchmarks = _configurable(benchmarks)
 distillation = _configurable(distillation)
 linear_weight = _configurable(distillation_settings.linear_weight)
 cosine_weight = _configurable(distillation_settings.cosine_weight)
+telemetry = _configurable(telemetry)
 train = _configurable(trainer.train)

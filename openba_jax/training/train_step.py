@@ -123,10 +123,18 @@ def new_state(params: Any, optimizer: Optimizer) -> TrainState:
 
 
 @functools.lru_cache(maxsize=MAX_PROGRAMS)
-def abstract_state(model: Model, optimizer: Optimizer, mesh: Mesh) -> TrainState:
+def abstract_state(
+    model: Model, optimizer: Optimizer, mesh: Mesh, *, offload: bool = False
+) -> TrainState:
     """Shapes, dtypes and shardings of the whole state; nothing is allocated.
 
     Optimizer moments lie as their parameters do, everything else is replicated.
+
+    Args:
+      model: the model.
+      optimizer: the optimizer.
+      mesh: the mesh.
+      offload: the moments lie in the memory of the host, see `sharding.check_offload`.
     """
     params = model.abstract_params()
     shardings = sharding_lib.param_shardings(model.logical_axes(), params, mesh)
@@ -136,16 +144,13 @@ def abstract_state(model: Model, optimizer: Optimizer, mesh: Mesh) -> TrainState
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
     state = jax.eval_shape(lambda tree: new_state(tree, optimizer), params)
+    moments = sharding_lib.state_shardings(state.opt_state, params, shardings, mesh)
+    if offload:
+        moments = jax.tree.map(sharding_lib.in_host_memory, moments, state.opt_state)
     return TrainState(
         step=place(state.step, everywhere),
         params=jax.tree.map(place, params, shardings),
-        opt_state=optax.tree.map_params(
-            optimizer.transformation,
-            place,
-            state.opt_state,
-            shardings,
-            transform_non_params=lambda leaf: place(leaf, everywhere),
-        ),
+        opt_state=jax.tree.map(place, state.opt_state, moments),
     )
 
 
@@ -155,7 +160,13 @@ def shardings_of(abstract: Any) -> Any:
 
 
 def init_state(
-    model: Model, optimizer: Optimizer, mesh: Mesh, *, seed: int = 0, params: Any = None
+    model: Model,
+    optimizer: Optimizer,
+    mesh: Mesh,
+    *,
+    seed: int = 0,
+    params: Any = None,
+    offload: bool = False,
 ) -> TrainState:
     """Makes the first state directly where it belongs.
 
@@ -165,8 +176,9 @@ def init_state(
       mesh: the mesh.
       seed: of random parameters; they do not depend on the mesh.
       params: parameters to start from instead, already sharded.
+      offload: as for `abstract_state`.
     """
-    shardings = shardings_of(abstract_state(model, optimizer, mesh))
+    shardings = shardings_of(abstract_state(model, optimizer, mesh, offload=offload))
 
     def of_rng(rng: jax.Array) -> TrainState:
         return new_state(model.init(rng), optimizer)
@@ -241,6 +253,8 @@ def make_train_step(
     seed: int = 0,
     loss: StepLoss = CROSS_ENTROPY,
     skip_not_finite: bool = False,
+    gradient_norms: bool = False,
+    offload: bool = False,
 ) -> Callable[..., tuple[TrainState, Metrics]]:
     """The compiled step of training.
 
@@ -253,13 +267,15 @@ def make_train_step(
       loss: what is minimised.
       skip_not_finite: where the loss or a gradient is not finite, leave parameters and moments as
         they are; the step counts for the learning rate and for dropout, and its metrics are 0.
+      gradient_norms: norms of the gradients of each block, too, see `block_norms`.
+      offload: as for `abstract_state`; the moments come to the device for the update alone.
 
     Returns:
       `(state, batch, *constants of the loss) -> (state, metrics)`. The given state is donated: its
       buffers are gone afterwards. Metrics are scalars: the sums of the loss over target tokens
       (float32; `loss_sum`, `correct_sum`, `weight_sum` and what the loss adds), `tokens` (int32,
-      those that are no padding), `grad_norm` (before clipping), `learning_rate`; and `skipped`
-      (bool) where steps may be.
+      those that are no padding), `grad_norm` (before clipping), `learning_rate`; `skipped` (bool)
+      where steps may be; and vectors, the sums of groups, where the batch has these.
     """
     use_dropout = model.config.uses_dropout
 
@@ -269,29 +285,34 @@ def make_train_step(
             model, state.params, batch, rng, accumulation, loss, state.step, constants
         )
         sums = tuple(metrics)
+        opt_state = state.opt_state
+        if offload:
+            opt_state = jax.device_put(opt_state, on_device)
         weight = metrics["weight_sum"]
         # A batch without a single target gives zero gradients rather than NaN.
         scale = 1.0 / jnp.where(weight > 0, weight, 1.0)
         gradients = jax.tree.map(lambda g, p: (g * scale).astype(p.dtype), gradients, state.params)
-        updates, opt_state = optimizer.transformation.update(
-            gradients, state.opt_state, state.params
-        )
+        updates, new_opt_state = optimizer.transformation.update(gradients, opt_state, state.params)
         metrics |= {
             "tokens": model.count_tokens(batch),
             "grad_norm": optax.tree.norm(gradients),
             "learning_rate": jnp.asarray(optimizer.learning_rate(state.step), jnp.float32),
         }
+        norms = block_norms(gradients) if gradient_norms else {}
+        metrics |= norms
         params = optax.apply_updates(state.params, updates)
         if skip_not_finite:
-            counted = (*sums, "grad_norm")
-            finite = jnp.isfinite(jnp.stack([metrics[name] for name in counted])).all()
+            counted = (*sums, "grad_norm", *norms)
+            scalars = [metrics[name] for name in counted if not metrics[name].ndim]
+            finite = jnp.isfinite(jnp.stack(scalars)).all()
             params = _where(finite, params, state.params)
-            opt_state = _where(finite, opt_state, state.opt_state)
+            new_opt_state = _where(finite, new_opt_state, opt_state)
             metrics |= {name: jnp.where(finite, metrics[name], 0) for name in counted}
             metrics["skipped"] = ~finite
-        return TrainState(state.step + 1, params, opt_state), metrics
+        return TrainState(state.step + 1, params, new_opt_state), metrics
 
-    shardings = shardings_of(abstract_state(model, optimizer, mesh))
+    on_device = shardings_of(abstract_state(model, optimizer, mesh)).opt_state
+    shardings = shardings_of(abstract_state(model, optimizer, mesh, offload=offload))
     return sharding_lib.jit_on_mesh(
         train_step,
         mesh,
@@ -299,6 +320,21 @@ def make_train_step(
         out_shardings=(shardings, sharding_lib.replicated(mesh)),
         donate_argnums=0,
     )
+
+
+def block_norms(gradients: Any) -> dict[str, jax.Array]:
+    """The norm of the gradient of each block, float32 scalars named `grad_norm/BLOCK`.
+
+    Blocks are the layers of a stack, what else a stack has, and what lies outside of the stacks:
+    `encoder/layers`, `encoder/other`, `token_embedder`, ...
+    """
+    blocks: dict[str, list[jax.Array]] = {}
+    for path, leaf in jax.tree.leaves_with_path(gradients):
+        top, *below = (key.key for key in path)
+        if len(below) > 1:
+            top += "/layers" if below[0].startswith("layers") else "/other"
+        blocks.setdefault(f"grad_norm/{top}", []).append(leaf)
+    return {name: optax.tree.norm(leaves) for name, leaves in blocks.items()}
 
 
 def _where(condition: jax.Array, new: Any, old: Any) -> Any:

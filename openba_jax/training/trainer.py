@@ -18,7 +18,6 @@ from typing import Any, cast
 import jax
 import numpy as np
 from absl import logging
-from jax.sharding import Mesh
 
 from openba_jax import paths
 from openba_jax.checkpoints import model_folder, training_state
@@ -30,13 +29,16 @@ from openba_jax.evaluation.while_training import BenchmarkEvaluator
 from openba_jax.files import explain_full_disk
 from openba_jax.models.base import Model
 from openba_jax.parallel import hardware, sharding
-from openba_jax.training import feeding, run_folder, train_step
+from openba_jax.training import beginning, feeding, profiling, run_folder, train_step
 from openba_jax.training.adaptation import Adaptation, AdaptiveBatches, MovingRates
 from openba_jax.training.not_finite import Skips, check_finite, check_policy
-from openba_jax.training.optimizer import Optimizer
+from openba_jax.training.optimizer import Optimizer, OptimizerOf, optimizer_of
 from openba_jax.training.preemption import StopSignals
 from openba_jax.training.records import metrics, rates_plot
 from openba_jax.training.records.log import RunLog, latest_records, speed_meter
+from openba_jax.training.records.telemetry import Telemetry
+
+_NO_TELEMETRY = Telemetry()
 
 MAX_STEPS_IN_FLIGHT = 2
 """Steps that may wait on the devices; with more, only batches would pile up there."""
@@ -68,7 +70,7 @@ def train(
     model_dir: str,
     model: Model,
     batches: feeding.Batches,
-    optimizer: Optimizer,
+    optimizer: Optimizer | OptimizerOf,
     train_steps: int,
     eval_batches: int = 0,
     initial_model: str | None = None,
@@ -88,6 +90,9 @@ def train(
     param_dtype: str | None = None,
     not_finite: str = "stop",
     max_skipped: int = 10,
+    offload: bool = False,
+    telemetry: Telemetry = _NO_TELEMETRY,
+    profile_steps: str | None = None,
     allow_changes: bool = False,
     fall_back: bool = False,
     progress: bool = True,
@@ -100,7 +105,7 @@ def train(
       model_dir: the model folder; new, empty or of this run.
       model: the model.
       batches: where batches come from.
-      optimizer: the optimizer.
+      optimizer: the optimizer, or what makes one for the model.
       train_steps: step at which the run ends, counted from its beginning.
       eval_batches: how many batches to evaluate on.
       initial_model: a model folder, or `DIR/checkpoints/<step>`, whose parameters (and pruning
@@ -126,6 +131,9 @@ def train(
       not_finite: what to do about a step whose loss or gradient is not finite: `"stop"`, or
         `"skip"` it, which leaves parameters and moments as they are.
       max_skipped: steps that may be skipped in a row.
+      offload: keep the state of the optimizer in the memory of the host.
+      telemetry: what is recorded besides losses and speed, and where.
+      profile_steps: `START:STOP`, steps to trace with JAX's profiler; None: none.
       allow_changes: let model, data, seed or evaluation batches differ from those of the run so
         far; the log records from which step.
       fall_back: where the newest checkpoint is damaged, set it aside and go on from the last whole
@@ -152,6 +160,8 @@ def train(
     )
     _check_numbers(0, eval_batches=eval_batches, seed=seed, max_skipped=max_skipped)
     check_policy(not_finite)
+    window = None if profile_steps is None else profiling.parse_window(profile_steps)
+    profiling.check_window(window, train_steps)
     folder = paths.local(model_dir)
     paths.check_output_folder(folder)
     if initial_model is not None:
@@ -162,11 +172,14 @@ def train(
     if tokenizer is not None:
         tokenizer = str(paths.local(tokenizer))
     mesh = sharding.make_mesh(mesh_shape)
+    if offload:
+        sharding.check_offload(mesh)
     train_step.check_batch_size(batches.batch_size, accumulation, mesh)
     rows = local_rows(mesh, batches.batch_size)
     first_batch = batches.batch(0, rows)
     feeding.check_ids(first_batch, 0, model)
     feeding.warn_of_lengths(batches, model)
+    groups = feeding.groups_of(batches) if telemetry.task_losses else ()
     if adaptation is not None and adaptation.source_model:
         paths.reject_overlap(adaptation.source_model, folder, "model of TARGET_LOSSES")
     if adaptation is not None and tokenizer is not None and adaptation.source_model:
@@ -195,6 +208,7 @@ def train(
             allow_changes=allow_changes,
         )
         model = run.model
+        optimizer = optimizer_of(optimizer, model)
         loss: train_step.StepLoss = train_step.CROSS_ENTROPY
         constants: tuple[Any, ...] = ()
         distilled_from = None
@@ -215,10 +229,8 @@ def train(
             "adaptation": None if adaptation is None else adaptation.identity(),
             "distillation": distilled_from,
         }
-        begin = _Beginning(None, {}, 0, run.changes, ())
-        abstract = train_step.abstract_state(model, optimizer, mesh)
-        if run.resumes:
-            begin = _resume(run, abstract, identity, allow_changes, fall_back)
+        abstract = train_step.abstract_state(model, optimizer, mesh, offload=offload)
+        begin = beginning.find(run, abstract, identity, allow_changes, fall_back)
         start, saved = begin.step, begin.saved
         carried: list[Mapping[str, Any]] = list(saved.get("pending", ()))
         tokens = int(saved.get("tokens", 0))
@@ -229,7 +241,7 @@ def train(
             return _result(folder, start, seen, latest_records(folder, start))
         state = begin.state
         if state is None:
-            state = _new_state(model, optimizer, mesh, seed, initial_model)
+            state = beginning.first_state(model, optimizer, mesh, seed, initial_model, offload)
         fixed = batches.evaluation_batches(eval_batches, rows=rows) if eval_batches else ()
         evaluate = LossOnBatches(model, mesh, fixed, batches.batch_size)
         moving = None
@@ -245,7 +257,7 @@ def train(
             signals.end(start)
 
         run_folder.write(run, abstract.params, extra_files or {}, begin.damaged)
-        log = stack.enter_context(RunLog(folder, start, train_steps, progress))
+        log = stack.enter_context(RunLog(folder, start, train_steps, progress, telemetry))
         checkpoints = stack.enter_context(
             training_state.Checkpoints(folder, max_to_keep, keep_period)
         )
@@ -257,7 +269,10 @@ def train(
             seed=seed,
             loss=loss,
             skip_not_finite=not_finite == "skip",
+            gradient_norms=telemetry.gradient_norms,
+            offload=offload,
         )
+        profiler = stack.enter_context(profiling.Profiler(folder, window, start))
         skips = Skips(max_skipped, **saved.get("skipped", {}))
         newest = start if run.resumes else None  # Step of the newest checkpoint.
 
@@ -278,12 +293,17 @@ def train(
         pending: list[train_step.Metrics] = []
         untimed, clock = 0, time.perf_counter()
         steps = range(start, train_steps)
-        for before, batch in feeding.on_devices(batches, steps, model, mesh, moves_after):
-            state, step_metrics = step_fn(state, batch, *constants)
+        feed = feeding.Feed(batches, steps, model, mesh, moves_after, grouped=bool(groups))
+        for before, batch in feed:
+            profiler.before(before, state.params)
+            with jax.profiler.StepTraceAnnotation("train", step_num=before):
+                state, step_metrics = step_fn(state, batch, *constants)
+            profiler.after(before + 1, step_metrics)
             pending.append(step_metrics)
             jax.block_until_ready(pending[-MAX_STEPS_IN_FLIGHT:][0])
             if before == start:  # This step was compiled; the clock runs from here.
                 untimed, clock = 1, time.perf_counter()
+                feed.take_wait()
 
             step = before + 1
             last = step == train_steps
@@ -297,16 +317,16 @@ def train(
                 continue
 
             done = jax.device_get(pending)
-            seconds = time.perf_counter() - clock
+            seconds, waited = time.perf_counter() - clock, feed.take_wait()
             check_finite(done, step, folder, newest)
             if evaluates or asks or saves or step % log_every == 0:
                 interval = [*carried, *done]
                 tokens += sum(int(m["tokens"]) for m in interval)
-                record = metrics.train_record(interval, tokens)
+                record = metrics.train_record(interval, tokens, groups)
                 if not_finite == "skip":
                     skips.count(interval, step, folder, newest)
                     record["skipped"] = skips.total
-                log.write("speed", step, speed(done[untimed:], seconds))
+                log.write("speed", step, speed(done[untimed:], seconds, waited))
                 log.write("train", step, record)
                 carried = []
             else:  # Stopped within an interval, whose record another process will write.
@@ -333,7 +353,7 @@ def train(
                     data["skipped"] = skips.state()
                 if carried:
                     data["pending"] = carried
-                checkpoints.save(step, _as_dict(state), data)
+                checkpoints.save(step, beginning.as_dict(state), data)
                 newest = step
             if stops and not last:
                 signals.end(step)
@@ -344,65 +364,6 @@ def train(
         if stops:  # What comes after this run must not begin.
             signals.end(train_steps)
         return _result(folder, train_steps, tokens, log.latest)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Beginning:
-    """Where a run goes on.
-
-    Attributes:
-      state: the restored state; None for a new run.
-      saved: the JSON that was saved with it.
-      step: steps taken.
-      changes: what differs from the run so far.
-      damaged: steps of newer checkpoints that are damaged.
-    """
-
-    state: train_step.TrainState | None
-    saved: Mapping[str, Any]
-    step: int
-    changes: run_folder.Changes
-    damaged: tuple[int, ...]
-
-
-def _resume(
-    run: run_folder.RunFolder,
-    abstract: train_step.TrainState,
-    identity: Mapping[str, Any],
-    allow_changes: bool,
-    fall_back: bool,
-) -> _Beginning:
-    """Restores the newest checkpoint, or with `fall_back` the newest that is whole."""
-    steps = model_folder.steps(run.path)
-    damaged: list[int] = []
-    for step in reversed(steps):
-        try:
-            saved = training_state.read_data(run.path, step)
-            changes = run_folder.compare(run.path, saved, identity, allow_changes)
-            restored, saved = training_state.restore_state(run.path, _as_dict(abstract), step)
-            state = train_step.TrainState(**restored)
-            return _Beginning(state, saved, step, {**run.changes, **changes}, tuple(damaged))
-        except training_state.DamagedCheckpointError as error:
-            if not fall_back or step == steps[0]:
-                raise
-            logging.warning("%s; going back to an earlier checkpoint", error)
-            damaged.append(step)
-    raise AssertionError("a run that resumes has a checkpoint")
-
-
-def _new_state(
-    model: Model,
-    optimizer: Optimizer,
-    mesh: Mesh,
-    seed: int,
-    initial_model: str | None,
-) -> train_step.TrainState:
-    params = None
-    if initial_model is not None:
-        abstract = train_step.abstract_state(model, optimizer, mesh)
-        shardings = train_step.shardings_of(abstract.params)
-        params = training_state.restore_params(initial_model, model, shardings)
-    return train_step.init_state(model, optimizer, mesh, seed=seed, params=params)
 
 
 def _check_numbers(least: int, **values: int | None) -> None:
@@ -417,13 +378,9 @@ def _record_changes(log: RunLog, step: int, changes: run_folder.Changes) -> None
     log.write(metrics.CHANGES, step, {name: list(values) for name, values in changes.items()})
 
 
-def _as_dict(state: train_step.TrainState) -> dict[str, Any]:
-    return {"params": state.params, "opt_state": state.opt_state, "step": state.step}
-
-
 def _as_json(step: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """The metrics of a step as numbers of Python, which JSON keeps exactly."""
-    return {name: np.asarray(value).item() for name, value in step.items()}
+    return {name: np.asarray(value).tolist() for name, value in step.items()}
 
 
 def _result(

@@ -47,6 +47,15 @@ def read(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     return records
 
 
+def scalars(split: str, values: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers of a record by the names that plots have: `SPLIT/NAME`."""
+    return {
+        f"{split}/{key}": float(value)
+        for key, value in values.items()
+        if isinstance(value, int | float)
+    }
+
+
 class MetricWriter:
     """Writes the records of one run into its model folder."""
 
@@ -86,13 +95,9 @@ class MetricWriter:
         record = {"step": step, "split": split, **values}
         # Python would write NaN as it is, which is no JSON; nothing here may be NaN.
         self._files[name].write(json.dumps(record, allow_nan=False) + "\n")
-        scalars = {
-            f"{split}/{key}": float(value)
-            for key, value in values.items()
-            if isinstance(value, int | float)
-        }
-        if scalars:
-            self._events.write(step, scalars)
+        found = scalars(split, values)
+        if found:
+            self._events.write(step, found)
 
     def flush(self) -> None:
         """Brings everything to the disk: to be called before a checkpoint is written."""
@@ -113,19 +118,24 @@ class MetricWriter:
 _IN_AVERAGES = ("loss_sum", "correct_sum", "weight_sum")
 
 
-def train_record(steps: Sequence[Mapping[str, np.ndarray]], tokens: int) -> dict[str, Any]:
+def train_record(
+    steps: Sequence[Mapping[str, np.ndarray]], tokens: int, groups: Sequence[str] = ()
+) -> dict[str, Any]:
     """The record of an interval of training.
 
     Args:
       steps: metrics of its steps, on the host.
       tokens: tokens seen since the run began, padding excluded.
+      groups: names of the groups that the steps have sums of.
 
     Returns:
       `loss`, `accuracy` and what else the loss has summed per target token, unless there was none;
-      the mean `grad_norm` of the steps that were not skipped, unless all were; the last
-      `learning_rate`; `tokens`.
+      `loss/GROUP` of the groups that had target tokens; the mean `grad_norm` of the steps that were
+      not skipped, unless all were, and that of each block, if any; the last `learning_rate`;
+      `tokens`.
     """
-    norms = [float(step["grad_norm"]) for step in steps if not step.get("skipped")]
+    applied = [step for step in steps if not step.get("skipped")]
+    norms = [name for name in steps[-1] if name.partition("/")[0] == "grad_norm"]
     means = averages(steps) if any(float(step["weight_sum"]) for step in steps) else {}
     others = [name for name in steps[-1] if name.endswith("_sum") and name not in _IN_AVERAGES]
     for name in others if means else ():
@@ -137,10 +147,29 @@ def train_record(steps: Sequence[Mapping[str, np.ndarray]], tokens: int) -> dict
             means[name.removesuffix("_sum")] = total / weight
     return {
         **{name: mean for name, mean in means.items() if name != "targets"},
-        **({"grad_norm": math.fsum(norms) / len(norms)} if norms else {}),
+        **_by_group(steps, groups),
+        **{name: mean for name in norms if (mean := _mean(applied, name)) is not None},
         "learning_rate": float(steps[-1]["learning_rate"]),
         "tokens": tokens,
     }
+
+
+def _mean(steps: Sequence[Mapping[str, np.ndarray]], name: str) -> float | None:
+    """Of the steps that have the metric; None where none has."""
+    values = [float(step[name]) for step in steps if name in step]
+    return math.fsum(values) / len(values) if values else None
+
+
+def _by_group(steps: Sequence[Mapping[str, np.ndarray]], groups: Sequence[str]) -> dict[str, float]:
+    """`loss/GROUP` per target token, of the groups that had some."""
+    counted = [step for step in steps if "group_loss_sums" in step]
+    losses = {}
+    for number, name in enumerate(groups):
+        weight = math.fsum(float(step["group_weight_sums"][number]) for step in counted)
+        if weight:
+            total = math.fsum(float(step["group_loss_sums"][number]) for step in counted)
+            losses[f"loss/{name}"] = total / weight
+    return losses
 
 
 def speed(
@@ -150,6 +179,7 @@ def speed(
     positions_per_step: int,
     flops_per_step: float,
     peak: Peak,
+    waited: float = 0.0,
 ) -> dict[str, float | None]:
     """What the machine made of some steps.
 
@@ -160,10 +190,11 @@ def speed(
       positions_per_step: encoder and decoder positions of a batch, padding included.
       flops_per_step: model FLOPs of a batch, padding included.
       peak: of the machine.
+      waited: seconds of these in which the next batch was not there yet.
 
     Returns:
-      `steps_per_second`, `tokens_per_second`, `positions_per_second` and `mfu`, the share of the
-      peak, None where that is unknown.
+      `steps_per_second`, `tokens_per_second`, `positions_per_second`; `mfu`, the share of the peak,
+      None where that is unknown; and `input_wait`, the share of the time that was waited.
     """
     rate = steps / seconds
     return {
@@ -171,6 +202,7 @@ def speed(
         "tokens_per_second": tokens / seconds,
         "positions_per_second": positions_per_step * rate,
         "mfu": None if peak.flops is None else flops_per_step * rate / peak.flops,
+        "input_wait": waited / seconds,
     }
 
 
