@@ -90,12 +90,13 @@ def test_averages_weigh_by_tokens() -> None:
 
 def test_speed_counts_tokens_positions_and_flops() -> None:
     peak = hardware.Peak(1e4, "made up")
-    speed = metrics.speed(10, 2.0, 60, 8, 500.0, peak)
+    speed = metrics.speed(10, 2.0, 60, 8, 500.0, peak, 0.5)
     assert speed == {
         "steps_per_second": 5.0,
         "tokens_per_second": 30.0,
         "positions_per_second": 40.0,
         "mfu": 0.25,
+        "input_wait": 0.25,
     }
     assert metrics.speed(10, 2.0, 60, 8, 500.0, hardware.Peak(None, "?"))["mfu"] is None
 
@@ -171,3 +172,15 @@ def test_what_a_loss_adds_is_averaged_over_the_steps_that_have_it() -> None:
     record = metrics.train_record([step, taught], 18)  # type: ignore[list-item]
     assert (record["loss"], record["divergence"]) == (1.5, 0.5)
     assert "divergence" not in metrics.train_record([taught, step], 18)  # type: ignore[list-item]
+
+
+def test_losses_of_groups_are_averaged_over_the_steps_that_have_them() -> None:
+    step = {"loss_sum": 6.0, "correct_sum": 1.0, "weight_sum": 2.0, "grad_norm": 1.0}
+    step |= {"learning_rate": 0.5, "tokens": 9}
+    grouped = {**step, "group_loss_sums": [2.0, 4.0, 0.0], "group_weight_sums": [1.0, 1.0, 0.0]}
+    other = {**step, "group_loss_sums": [6.0], "group_weight_sums": [2.0]}
+    again = {**grouped, "group_loss_sums": [4.0, 2.0, 0.0], "skipped": True, "grad_norm": 0.0}
+    names = ("a", "b", "c")
+    record = metrics.train_record([step, other, grouped, again], 36, names)  # type: ignore[list-item]
+    assert {key: value for key, value in record.items() if "/" in key} == {"loss/a": 3, "loss/b": 3}
+    assert record["grad_norm"] == 1.0

@@ -119,8 +119,10 @@ class FakeTracker(types.ModuleType):
     def define_metric(self, name: str, step_metric: str) -> None:
         self.runs[-1]["metric"] = (name, step_metric)
 
-    def log(self, values: dict[str, float]) -> None:
-        self.logged.append(values)
+    def log(self, values: dict[str, float], step: int | None = None) -> None:
+        # Weights & Biases takes no step twice, trackio no value of this name.
+        assert ("step" in values) == (step is None) == (self.__name__ == "wandb")
+        self.logged.append({"step": float(step or 0), **values})
 
     def finish(self) -> None:
         self.finished += 1

@@ -162,7 +162,8 @@ def _mean(steps: Sequence[Mapping[str, np.ndarray]], name: str) -> float | None:
 
 def _by_group(steps: Sequence[Mapping[str, np.ndarray]], groups: Sequence[str]) -> dict[str, float]:
     """`loss/GROUP` per target token, of the groups that had some."""
-    counted = [step for step in steps if "group_loss_sums" in step]
+    # Steps before a change of the mixture may have had others.
+    counted = [step for step in steps if len(step.get("group_loss_sums", ())) == len(groups)]
     losses = {}
     for number, name in enumerate(groups):
         weight = math.fsum(float(step["group_weight_sums"][number]) for step in counted)

@@ -38,8 +38,8 @@ def check_tracker(name: str) -> None:
 class Tracker:
     """A run of Weights & Biases or trackio, a `log.Writer`.
 
-    Records carry their step as a value, `step`: a run that goes on from a checkpoint writes those
-    after it again, with the same values, and trackers take no step twice.
+    A run that goes on from a checkpoint writes the records after it again, with the same values.
+    Weights & Biases takes no step twice, and gets the step as a value, `step`.
     """
 
     def __init__(self, name: str, project: str, folder: Path, start_step: int) -> None:
@@ -54,7 +54,7 @@ class Tracker:
         Raises:
           UserError: the tracker cannot be reached, or does not know the user.
         """
-        self._module = importlib.import_module(name)
+        self._name, self._module = name, importlib.import_module(name)
         file = folder / FILE
         known = json.loads(file.read_text(encoding="utf-8")) if start_step and file.exists() else {}
         run = known.get(name) or f"{folder.name}-{secrets.token_hex(4)}"
@@ -74,8 +74,10 @@ class Tracker:
     def write(self, split: str, step: int, values: Mapping[str, Any]) -> None:
         """Sends the numbers of one record."""
         found = scalars(split, values)
-        if found:
+        if found and self._name == "wandb":
             self._module.log({"step": step, **found})
+        elif found:
+            self._module.log(found, step=step)
 
     def flush(self) -> None:
         """Nothing to do: trackers send by themselves."""
