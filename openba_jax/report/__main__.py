@@ -1,4 +1,4 @@
-r"""Draws runs: losses, rates, speed and losses per task, in one plot, Markdown and one HTML page.
+r"""Draws runs over one another, in one plot and one page: losses, rates, speed.
 
 openba-report runs/small runs/other --output=runs/report
 
