@@ -18,13 +18,16 @@ from collections.abc import Callable, Sequence
 from absl import app, flags, logging
 
 from openba_jax.cli import arguments, gin_files, gin_values
-from openba_jax.errors import UserError
+from openba_jax.errors import UserError, exhausted
 from openba_jax.paths import local
 
 # gin raises plain exceptions, which are told apart by what they say.
 _GIN_PHRASES = ("Required bindings", "Unable to find value for", "macro", "by Gin")
 
 _MOST_FILES = 3  # That a hint names.
+
+IGNORE_MEMORY = "OPENBA_IGNORE_MEMORY"
+"""The environment variable that `--ignore_memory` sets, for this process and those it starts."""
 
 _BROKEN_PIPE = 141  # As a shell reports a program that the signal SIGPIPE ended.
 
@@ -36,6 +39,13 @@ def define_gin_flags() -> None:
     flags.DEFINE_list("gin_search_paths", ["."], "Comma-separated folders searched for gin files.")
     flags.DEFINE_bool(
         "macros", False, "List the macros of the given gin files, which --gin.MACRO=VALUE sets."
+    )
+
+
+def define_memory_flag() -> None:
+    """Defines `--ignore_memory`, for mains that put a model into memory."""
+    flags.DEFINE_bool(
+        "ignore_memory", False, "Begin even if there is too little memory, as far as one can tell."
     )
 
 
@@ -245,6 +255,7 @@ def run_with_gin(main: Callable[[Sequence[str]], None], command: str) -> None:
       command: its name, as gin files show it in their first comment.
     """
     define_gin_flags()
+    define_memory_flag()
 
     @functools.wraps(main)
     def answered(argv: Sequence[str]) -> None:
@@ -278,6 +289,8 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
         logging.get_absl_handler().addFilter(_is_for_users)
         logging.get_absl_handler().setFormatter(_LogLine())
         sys.unraisablehook = _ignore_closed_loop
+        if "ignore_memory" in flags.FLAGS and flags.FLAGS.ignore_memory:
+            os.environ[IGNORE_MEMORY] = "1"
         try:
             main(argv)
         except BrokenPipeError:
@@ -285,7 +298,16 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
         except UserError as error:
             sys.stderr.write(f"error: {error}\n")
             sys.exit(2)
-        except OSError as error:  # No permission, a file where a folder should be, a full disk.
+        except Exception as error:
+            if (ran_out := exhausted(error)) is not None:
+                sys.stderr.write(
+                    f"error: memory is exhausted ({ran_out}); take a smaller model or batch, "
+                    "shorter lengths, or a machine with more.\n"
+                )
+                sys.exit(2)
+            if not isinstance(error, OSError):
+                raise
+            # No permission, a file where a folder should be, a full disk.
             what = f"{error.filename}: " if error.filename else ""
             # What gin passes on has its text alone, with the number of the error in front.
             why = error.strerror or _first_sentence(error).rpartition("] ")[2]

@@ -248,8 +248,9 @@ def _read(source: Path, model: Model, shardings: Any) -> Params:
     """The parameters of a checkpoint of any format; other than native ones pass through memory."""
     if Native().recognises(source):
         return cast(Params, training_state.restore_params(source, model, shardings))
-    tree = load_tree(open_checkpoint(source))
     wanted = model.abstract_params()
+    training_state.require_memory_for(wanted)
+    tree = load_tree(open_checkpoint(source))
     model_folder.check_shapes(
         model_folder.tree_shapes(tree), model_folder.tree_shapes(wanted), source
     )

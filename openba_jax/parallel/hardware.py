@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from openba_jax.errors import UserError
+from openba_jax.errors import UserError, exhausted
 
 # Dense bfloat16 peaks per device, FLOP/s, from the vendors' data sheets. The first name that the
 # device kind contains counts, so longer names stand before their beginnings.
@@ -44,20 +44,19 @@ class Peak(NamedTuple):
 
 @contextlib.contextmanager
 def explain_out_of_memory() -> Iterator[None]:
-    """Within it, devices that run out of memory end in one sentence.
+    """Within it, memory that runs out, of devices or of the machine, ends in one sentence.
 
     Raises:
       UserError: they do.
     """
     try:
         yield
-    except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
+    except Exception as error:
+        if (what := exhausted(error)) is None:
             raise
-        what = str(error).splitlines()[0].removeprefix("RESOURCE_EXHAUSTED: ")
         raise UserError(
-            f"the devices have too little memory ({what}); take a smaller batch or shorter "
-            "lengths, and in training more ACCUMULATION or a remat_policy."
+            f"memory is exhausted ({what}); take a smaller batch or shorter lengths, and in "
+            "training more ACCUMULATION or a remat_policy."
         ) from error
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
+from openba_jax import cli
 from openba_jax.errors import UserError
 
 ELSE = "*"
@@ -37,6 +38,7 @@ def define_flags() -> None:
     )
     flags.DEFINE_integer("calibration_seed", 0, "Seed of the batches.")
     flags.DEFINE_list("mesh_shape", ["-1", "1", "1"], "data,fsdp,model of the device mesh.")
+    cli.define_memory_flag()
 
 
 def methods(entries: Sequence[str]) -> str | dict[str, str]:

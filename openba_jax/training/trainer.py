@@ -29,7 +29,7 @@ from openba_jax.evaluation.while_training import BenchmarkEvaluator
 from openba_jax.files import explain_full_disk
 from openba_jax.models.base import Model
 from openba_jax.parallel import hardware, sharding
-from openba_jax.training import beginning, feeding, profiling, run_folder, train_step
+from openba_jax.training import beginning, feeding, needs, profiling, run_folder, train_step
 from openba_jax.training.adaptation import Adaptation, AdaptiveBatches, MovingRates
 from openba_jax.training.not_finite import Skips, check_finite, check_policy
 from openba_jax.training.optimizer import Optimizer, OptimizerOf, optimizer_of
@@ -144,8 +144,8 @@ def train(
       UserError: The folder holds something else, cannot be written, or overlaps with a model that
         is read; another process is training in it; the run differs from the one that is there; a
         checkpoint is damaged or does not fit; sizes do not fit the mesh; a batch does not fit the
-        model; the student cannot learn from the teacher; a parameter or the loss is not finite; or
-        disk or memory are full.
+        model; the student cannot learn from the teacher; a parameter or the loss is not finite;
+        disk or memory are full, or memory would be.
       KeyboardInterrupt: Ctrl-C was pressed; the run is saved.
       SystemExit: SIGTERM came; the run is saved.
     """
@@ -230,6 +230,7 @@ def train(
             "distillation": distilled_from,
         }
         abstract = train_step.abstract_state(model, optimizer, mesh, offload=offload)
+        needs.check(model, abstract, first_batch, batches.batch_size, accumulation, mesh)
         begin = beginning.find(run, abstract, identity, allow_changes, fall_back)
         start, saved = begin.step, begin.saved
         carried: list[Mapping[str, Any]] = list(saved.get("pending", ()))
