@@ -4,6 +4,10 @@ openba-sweep --gin_file=gin/sweeps/recover_learning_rate.gin --gin.OUTPUT_DIR='"
   --gin.INITIAL_CHECKPOINT_PATH='"runs/pruned"' --gin.TOKEN_STORES='["data/train"]' \
   --gin.VOCABULARY='"data/tokenizer.model"' --gin.EVAL_STEPS=8 --gin.HELD_OUT=512
 
+openba-sweep --gin_file=gin/sweeps/recipe.gin --gin.OUTPUT_DIR='"runs/recipes"' \
+  --gin.GRID='{"MLP": [96, 64], "METHOD": ["magnitude", "random"]}' -- \
+  --gin.ANCESTOR='"my_model"' --gin.CORPUS='["my.jsonl"]' --gin.RECOVER_TOKENS=1_000_000
+
 What stands after `--` is given to every run. A run that ended is not done again; one that failed or
 was stopped goes on when the sweep is started again with the same arguments.
 
@@ -29,6 +33,7 @@ from typing import Any
 
 from openba_jax import cli
 from openba_jax.cli import gin_values
+from openba_jax.cli.progress import SECONDS, clock
 from openba_jax.errors import UserError
 from openba_jax.files import atomic_path, write_atomically, write_json
 from openba_jax.paths import check_output_folder, local
@@ -99,7 +104,7 @@ def execute(sweep: Sweep, arguments: Sequence[str]) -> list[Run]:
       UserError: a folder holds a run with other arguments.
     """
     runs, root, failed = runs_of(sweep.grid), Path(sweep.output_dir), []
-    seconds: list[float] = []
+    seconds = [took for run in runs if (took := _seconds(root, run)) is not None]
     for number, run in enumerate(runs):
         argv = command(sweep, run, arguments)
         started, done = (root / f"{run.name}.{mark}" for mark in ("started", "done"))
@@ -118,25 +123,64 @@ def execute(sweep: Sweep, arguments: Sequence[str]) -> list[Run]:
         if done.exists():
             sys.stdout.write(f"{head}: done before\n")
             continue
+        log = root / f"{run.name}.log"
         left = ""
         if seconds:
-            minutes = sum(seconds) / len(seconds) * (len(runs) - number) / 60
-            left = f", about {minutes:.0f} min left"
-        sys.stdout.write(f"{head}: running{left}\n")
-        sys.stdout.flush()
+            each = sum(seconds) / len(seconds)
+            left = f", about {clock(each * (len(runs) - number))} left for all runs"
+        _say(f"{head}: running, log {log}{left}")
         write_atomically(started, wanted)
-        began = time.monotonic()
-        with (root / f"{run.name}.log").open("w") as log:
-            code = subprocess.run(argv, stdout=log, stderr=log, check=False).returncode
-        seconds.append(time.monotonic() - began)
+        code = _watched(argv, log, head)
         if code:
             failed.append(run)
-            lines = Path(log.name).read_text(errors="replace").split("\n")
-            last = next((line for line in reversed(lines) if line.strip()), "it said nothing")
-            sys.stdout.write(f"{head}: exit code {code}; {log.name} ends with: {last}\n")
+            _say(f"{head}: exit code {code}; {log} ends with: {_last_line(log)}")
         else:
             write_atomically(done, wanted)
+            seconds.append(_seconds(root, run) or 0.0)
     return failed
+
+
+def _seconds(root: Path, run: Run) -> float | None:
+    """How long a run took that has ended well; None for others."""
+    started, done = (root / f"{run.name}.{mark}" for mark in ("started", "done"))
+    return done.stat().st_mtime - started.stat().st_mtime if done.exists() else None
+
+
+def _watched(argv: Sequence[str], log: Path, head: str) -> int:
+    """Runs a command; now and then says what it has said last.
+
+    At Ctrl-C the command gets the signal, too; it is waited for, since it saves what it has.
+
+    Returns:
+      The exit code.
+    """
+    began, shown = time.monotonic(), ""
+    with log.open("w") as file, subprocess.Popen(argv, stdout=file, stderr=file) as process:
+        try:
+            while True:
+                try:
+                    return process.wait(SECONDS)
+                except subprocess.TimeoutExpired:
+                    if (last := _last_line(log)) != shown:
+                        shown = last
+                        _say(f"{head}: {clock(time.monotonic() - began)} so far: {last}")
+        except KeyboardInterrupt:
+            _say(f"{head}: waiting for it to end; Ctrl-C again ends it at once")
+            try:
+                process.wait()
+            except KeyboardInterrupt:
+                process.kill()
+            raise
+
+
+def _last_line(log: Path) -> str:
+    lines = log.read_text(errors="replace").splitlines()
+    return next((line for line in reversed(lines) if line.strip()), "it said nothing")
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
 
 
 def figures(folder: Path) -> dict[str, Any]:
@@ -149,8 +193,17 @@ def figures(folder: Path) -> dict[str, Any]:
     if (folder / "report.json").exists():
         rows = json.loads((folder / "report.json").read_text())["rows"]
         row = [row for row in rows if not row["control"]][-1]
-        named = {"loss": "loss_recovered", "accuracy": "accuracy_tuned", "parameters": "parameters"}
-        return {ours: row[theirs] for ours, theirs in named.items()}
+        # Without recovery, tuning or questions, there is less.
+        named = {
+            "loss": ("loss_recovered", "loss_pruned"),
+            "accuracy": ("accuracy_tuned", "accuracy_recovered", "accuracy_pruned"),
+            "parameters": ("parameters",),
+        }
+        found = {
+            ours: next((row[name] for name in theirs if row.get(name) is not None), None)
+            for ours, theirs in named.items()
+        }
+        return {name: figure for name, figure in found.items() if figure is not None}
     records = [record for record in read(folder / METRICS) if record["split"] == "eval"]
     return {key: records[-1][key] for key in ("loss", "accuracy", "step")} if records else {}
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -12,6 +14,7 @@ import pytest
 
 import gin
 from openba_jax import sweep
+from openba_jax.cli import gin_files
 from openba_jax.errors import UserError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -92,6 +95,28 @@ def test_failed_runs_go_on_and_finished_ones_stay(
     assert sweep.execute(toy, others) == []
 
 
+def test_a_sweep_names_logs_and_tells_what_they_say_and_the_time_left(
+    toy: sweep.Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    main = tmp_path / "toy_sweep_main.py"
+    main.write_text("import time; print('half way', flush=True); time.sleep(0.4)\n" + TOY_MAIN)
+    monkeypatch.setattr(sweep, "SECONDS", 0.1)
+    few = dataclasses.replace(toy, grid={"adamw.peak": [0.5, 0.25]})
+    assert sweep.execute(few, ["--gin_bindings=SEED = 1"]) == []
+    first, *rest = capsys.readouterr().out.splitlines()
+    out = toy.output_dir
+    assert first == f"[1/2] peak=0.5: running, log {out}/peak=0.5.log"  # Nothing is known yet.
+    assert any(re.fullmatch(r"\[1/2\] peak=0\.5: \d+ s so far: half way", line) for line in rest)
+    pattern = rf"\[2/2\] peak=0\.25: running, log {out}/peak=0\.25\.log, about \d+ s left for all.*"
+    assert any(re.fullmatch(pattern, line) for line in rest)
+    # What was done before tells the time, too.
+    (Path(out) / "peak=0.25.done").unlink()
+    assert sweep.execute(few, ["--gin_bindings=SEED = 1"]) == []
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "[1/2] peak=0.5: done before"
+    assert re.search(r"about \d+ s left", lines[1])
+
+
 @pytest.mark.parametrize("grid", ["{'a': 3}", "{'a': 'xy'}", "['a']"])
 def test_grids_of_another_type_are_refused(grid: str) -> None:
     done = subprocess.run(
@@ -113,17 +138,22 @@ def test_figures_of_a_pipeline_are_those_of_its_last_stage(tmp_path: Path) -> No
     rows.append({**row, "control": True, "parameters": 8})
     (tmp_path / "report.json").write_text(json.dumps({"rows": rows}))
     assert sweep.figures(tmp_path) == {"loss": 1.5, "accuracy": 0.9, "parameters": 7}
+    # Without recovery, tuning and questions.
+    bare = {"loss_pruned": 2.5, "loss_recovered": None, "accuracy_tuned": None, "parameters": 7}
+    (tmp_path / "report.json").write_text(json.dumps({"rows": [{**bare, "control": False}]}))
+    assert sweep.figures(tmp_path) == {"loss": 2.5, "parameters": 7}
 
 
-@pytest.mark.parametrize("name", ["recover_learning_rate", "width_method"])
+@pytest.mark.parametrize("name", ["recover_learning_rate", "width_method", "recipe"])
 def test_sweep_files_bind_names_that_their_runs_know(name: str) -> None:
+    from openba_jax.distillation.settings import Distillation
     from openba_jax.pruning.stages import Stage
     from openba_jax.staged.run import Pipeline
     from openba_jax.staged.settings import Data, Phase
     from openba_jax.training import gin_bindings  # noqa: F401 - registers the other names
 
     with gin.config.interactive_mode():  # Other tests have registered some of them, too.
-        for configurable in (sweep.Sweep, Pipeline, Data, Phase, Stage):
+        for configurable in (sweep.Sweep, Pipeline, Data, Phase, Stage, Distillation):
             gin.external_configurable(configurable, configurable.__name__)
     try:
         gin.add_config_file_search_path(str(REPOSITORY))
@@ -132,7 +162,8 @@ def test_sweep_files_bind_names_that_their_runs_know(name: str) -> None:
         made = gin.get_configurable("Sweep")()
         for file in made.gin_files:
             gin.parse_config_file(file)
+        macros = {macro.name for macro in gin_files.macros(made.gin_files, [], [])}
         for binding in made.grid:
-            assert gin.query_parameter(binding) is not None
+            assert binding in macros or gin.query_parameter(binding) is not None
     finally:
         gin.clear_config()
