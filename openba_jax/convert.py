@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 from absl import flags
 
 from openba_jax import cli
+from openba_jax.cli.progress import show_progress
 from openba_jax.errors import UserError
 from openba_jax.paths import local, reject_overlap
 
@@ -85,12 +86,12 @@ def convert(source: Checkpoint, writer: Format, output: Path) -> None:
     """
     import numpy as np
     from ml_dtypes import bfloat16
-    from tqdm import tqdm
 
     from openba_jax.checkpoints.checkpoint import total_bytes
     from openba_jax.checkpoints.folders import new_folder
+    from openba_jax.checkpoints.formats.megatron import Megatron
     from openba_jax.checkpoints.inspection import InspectedCheckpoint
-    from openba_jax.checkpoints.model_folder import check_tokenizer_kind
+    from openba_jax.checkpoints.model_folder import check_tokenizer_kind, warn_without_tokenizer
     from openba_jax.data.vocabularies.registry import open_vocabulary
 
     values = flags.FLAGS
@@ -109,13 +110,14 @@ def convert(source: Checkpoint, writer: Format, output: Path) -> None:
         open_vocabulary(source.tokenizer).check_rows(source.model.config.vocab_size)
     dtypes = {"float32": np.float32, "float16": np.float16, "bfloat16": bfloat16}
     target = np.dtype(dtypes[values.dtype]) if values.dtype else None
-    total, shown = total_bytes(source), sys.stderr.isatty()
     with (
-        tqdm(total=total, unit="B", unit_scale=True, disable=not shown) as bar,
+        show_progress(f"writing {output}", total_bytes(source), "B") as advance,
         new_folder(output) as folder,
     ):
-        inspected = InspectedCheckpoint(source, target, bar.update)
+        inspected = InspectedCheckpoint(source, target, advance)
         writer.write(inspected, folder)
+    if writer.name != Megatron.name:  # It has no place for one.
+        warn_without_tokenizer(source, output)
     for warning in inspected.warnings():
         sys.stderr.write(f"warning: {warning}\n")
     if writer.name in ("huggingface", "megatron"):

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 
 from openba_jax import cli
 from openba_jax.cli import gin_values
+from openba_jax.cli.progress import show_progress
 from openba_jax.errors import UserError
 from openba_jax.paths import address_or_local, check_output_file, local, reject_overlap
 
@@ -45,7 +46,7 @@ def infer(
     Args:
       model_dir: a model folder, or `DIR/checkpoints/<step>`.
       prompts: texts to answer.
-      input_file: more of them.
+      input_file: more of them; "-" for the standard input.
       output_file: where answers go; by default to the terminal.
       max_encoder_length: longest prompt in tokens; by default the model's own.
       max_new_tokens: longest answer in tokens.
@@ -67,7 +68,6 @@ def infer(
         not finite, or memory is full.
     """
     import jax
-    from tqdm import tqdm
 
     from openba_jax.checkpoints.model_folder import split_path
     from openba_jax.files import write_atomically
@@ -85,7 +85,7 @@ def infer(
     folder = local(model_dir)
     if output_file:
         reject_overlap(split_path(folder)[0], check_output_file(output_file), "model")
-        if input_file:
+        if input_file and input_file != "-":
             reject_overlap(address_or_local(input_file), output_file, "file of prompts")
     sampling = Sampling(temperature, top_k, top_p)
     search = BeamSettings(beams, length_penalty, early_stopping)
@@ -113,11 +113,10 @@ def infer(
     )
     answers: list[str] = []
     first = jax.process_index() == 0
-    hidden = None if first else True  # None: where there is no terminal.
     with (
         hardware.explain_out_of_memory(),
         use_mesh(placed.mesh),
-        tqdm(total=len(texts), unit="prompt", disable=hidden) as bar,
+        show_progress("answering", len(texts), "prompt", shown=first) as advance,
     ):
         for batch in generator.stream(
             texts,
@@ -128,7 +127,7 @@ def infer(
             search=search if beams > 1 else None,
         ):
             answers += batch
-            bar.update(len(batch))
+            advance(len(batch))
     pairs = zip(texts, answers, strict=True)
     if not output_file:
         for text, answer in pairs:

@@ -169,6 +169,7 @@ def define_flags() -> None:
     flags.DEFINE_enum(
         "teacher_dtype", "bfloat16", ["bfloat16", "float32"], "teacher: of its parameters."
     )
+    cli.define_memory_flag()
 
 
 def main(argv: Sequence[str]) -> None:

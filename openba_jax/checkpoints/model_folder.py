@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from absl import logging
 
 from openba_jax.checkpoints.checkpoint import Checkpoint
 from openba_jax.data.vocabularies.registry import (
@@ -127,6 +128,16 @@ def write_metadata_of(checkpoint: Checkpoint, folder: PathLike) -> None:
     """
     plan = None if checkpoint.plan is None else parse_plan(checkpoint.plan, PLAN)
     write_metadata(folder, checkpoint.model, plan, checkpoint.tokenizer)
+
+
+def warn_without_tokenizer(checkpoint: Checkpoint, folder: PathLike) -> None:
+    """Says that what was written to a folder knows no text, where that is so."""
+    if checkpoint.tokenizer is None:
+        logging.warning(
+            "%s has no tokenizer, since its source has none: it cannot be asked anything; give it "
+            "one by --tokenizer of openba-convert, or put tokenizer.model or tokenizer.json there.",
+            folder,
+        )
 
 
 def split_path(path: PathLike) -> tuple[Path, int | None]:

@@ -21,8 +21,10 @@ from jax.experimental import multihost_utils
 from openba_jax.checkpoints import checksums, model_folder
 from openba_jax.checkpoints.folders import new_folder
 from openba_jax.checkpoints.model_folder import CHECKPOINTS, PathLike, check_shapes, tree_shapes
+from openba_jax.cli.progress import show_progress
 from openba_jax.errors import UserError
 from openba_jax.models.base import Model
+from openba_jax.parallel import memory
 
 
 class DamagedCheckpointError(UserError):
@@ -92,7 +94,8 @@ class Checkpoints:
         trace: TracebackType | None,
     ) -> None:
         """Waits until everything is on the disk."""
-        self._manager.close()
+        with show_progress("writing the checkpoint", shown=jax.process_index() == 0):
+            self._manager.close()
 
 
 def create(
@@ -210,8 +213,8 @@ def restore_params(
 
     Raises:
       DamagedCheckpointError: the checkpoint is damaged.
-      UserError: there is no such checkpoint, its tensors have other names or shapes, or a parameter
-        holds NaN or infinite values.
+      UserError: there is no such checkpoint, its tensors have other names or shapes, there is too
+        little memory, or a parameter holds NaN or infinite values.
     """
     folder, step = model_folder.split_path(path)
     model = model or model_folder.load_model(folder)
@@ -224,9 +227,26 @@ def restore_params(
         model.abstract_params(),
         shardings,
     )
+    require_memory_for(target)
     params = _restore(folder, step, {"params": target})["state"]["params"]
     check_finite(params, folder / CHECKPOINTS / str(step))
     return params
+
+
+def require_memory_for(params: Any) -> None:
+    """Checks that parameters fit into memory, before they are read.
+
+    Args:
+      params: a tree of shapes, types and shardings.
+
+    Raises:
+      UserError: they do not.
+    """
+    whole = any(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(params))
+    remedy = "lay the model over more devices by MESH_SHAPE, or cut it by openba-prune"
+    if whole:
+        remedy = f"convert it by `openba-convert to_native --dtype=bfloat16`, {remedy}"
+    memory.require({"parameters": memory.bytes_of(params)}, remedy)
 
 
 def load_model(path: PathLike, shardings: Any = None) -> LoadedModel:
@@ -258,6 +278,15 @@ def _restore(
     data: checksums.JsonRestore | None = None,
 ) -> Any:
     """Restores what `target` names of the item `state`, and maybe `data`."""
+    with show_progress(
+        f"reading {folder / CHECKPOINTS / str(step)}", shown=jax.process_index() == 0
+    ):
+        return _restored(folder, step, target, data)
+
+
+def _restored(
+    folder: Path, step: int, target: dict[str, Any], data: checksums.JsonRestore | None
+) -> Any:
     path = folder.absolute() / CHECKPOINTS
     _verify(folder, step)
     options = ocp.CheckpointManagerOptions(create=False, save_root_metadata=False)

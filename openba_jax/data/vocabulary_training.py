@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import sentencepiece
 
+from openba_jax.cli.progress import show_progress
 from openba_jax.data.vocabularies.base import Vocabulary
 from openba_jax.data.vocabularies.registry import open_vocabulary
 from openba_jax.data.vocabularies.settings import TokenizerSettings, write_settings
@@ -79,27 +80,28 @@ def train_vocabulary(
     sentencepiece.set_random_generator_seed(0)
     sentencepiece.set_min_log_level(2)
     try:
-        sentencepiece.SentencePieceTrainer.Train(
-            sentence_iterator=sentences(),
-            model_writer=model,
-            model_type="unigram",
-            vocab_size=size,
-            character_coverage=character_coverage,
-            byte_fallback=True,
-            normalization_rule_name=normalization,
-            remove_extra_whitespaces=normalization != "identity",
-            pad_id=OpenBAIds.pad_id,
-            eos_id=OpenBAIds.eos_id,
-            unk_id=OpenBAIds.unk_id,
-            bos_id=-1,
-            pad_piece="<pad>",
-            eos_piece="</s>",
-            unk_piece="<unk>",
-            input_sentence_size=TRAINING_SENTENCES,
-            shuffle_input_sentence=True,
-            num_threads=TRAINING_THREADS,
-            minloglevel=2,
-        )
+        with show_progress(f"training a vocabulary of {size} pieces"):
+            sentencepiece.SentencePieceTrainer.Train(
+                sentence_iterator=sentences(),
+                model_writer=model,
+                model_type="unigram",
+                vocab_size=size,
+                character_coverage=character_coverage,
+                byte_fallback=True,
+                normalization_rule_name=normalization,
+                remove_extra_whitespaces=normalization != "identity",
+                pad_id=OpenBAIds.pad_id,
+                eos_id=OpenBAIds.eos_id,
+                unk_id=OpenBAIds.unk_id,
+                bos_id=-1,
+                pad_piece="<pad>",
+                eos_piece="</s>",
+                unk_piece="<unk>",
+                input_sentence_size=TRAINING_SENTENCES,
+                shuffle_input_sentence=True,
+                num_threads=TRAINING_THREADS,
+                minloglevel=2,
+            )
     except (RuntimeError, OSError) as error:
         if failures:
             raise failures[0] from None

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
-
-from tqdm import tqdm
 
 from openba_jax import paths
 from openba_jax.checkpoints import model_folder
+from openba_jax.cli.progress import show_progress
 from openba_jax.data.loader import BatchLoader
 from openba_jax.distillation.answers import Answers, write_answers
 from openba_jax.distillation.descent import Party
@@ -39,7 +37,7 @@ def ask(
       top: of the likeliest ids, how many are kept.
       student: a checkpoint whose vocabulary was cut, and that will learn; None: those that learn
         have the vocabulary of the teacher.
-      progress: show a bar on a terminal.
+      progress: show how far it is.
 
     Raises:
       UserError: see `teacher.open_teacher` and `answers.write_answers`; or a batch is not for the
@@ -62,10 +60,9 @@ def ask(
     teacher = open_teacher(settings, learner)
     teacher.model.check_layout(batches.layout)
     mesh = sharding.make_mesh()
-    shown = progress and sys.stderr.isatty()
     with (
         hardware.explain_out_of_memory(),
-        tqdm(total=steps, unit="step", desc="asking", disable=not shown) as bar,
+        show_progress("asking", steps, "step", shown=progress) as advance,
     ):
         return write_answers(
             folder,
@@ -76,5 +73,5 @@ def ask(
             steps=steps,
             top=top,
             temperature=settings.temperature,
-            advance=bar.update,
+            advance=advance,
         )

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 
+from openba_jax.cli.progress import show_progress
 from openba_jax.errors import UserError
 from openba_jax.evaluation.asking import AskedModel
 from openba_jax.evaluation.benchmarks.base import (
@@ -17,7 +18,6 @@ from openba_jax.evaluation.benchmarks.base import (
     Subjects,
     UnaskableBenchmarkError,
 )
-from openba_jax.evaluation.progress import bar as progress_bar
 from openba_jax.evaluation.results_folder import ResultsFolder
 
 
@@ -82,7 +82,8 @@ def measure(
                     f"the records of {name} in {folder.path} are damaged ({error!r}); remove them."
                 ) from error
     total, done = sum(map(len, subjects.values())), sum(map(len, records.values()))
-    with progress_bar(benchmark.label, total, done, progress) as advance:
+    shown = progress and jax.process_index() == 0
+    with show_progress(benchmark.label, total, "question", done, shown) as advance:
         for name, items in subjects.items():
             if name in records:
                 continue

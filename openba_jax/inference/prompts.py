@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import abc
 import functools
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import ClassVar
 
 from absl import logging
 
-from openba_jax.data.text.documents import column, read_records
+from openba_jax.data.text.documents import Record, column, items_of, parse, read_records
 from openba_jax.data.vocabularies.base import Vocabulary
 from openba_jax.errors import UserError
 from openba_jax.models.base import Model
@@ -27,7 +29,8 @@ def read_prompts(prompts: Sequence[str], input_file: str) -> tuple[list[str], li
 
     Args:
       prompts: texts, counted from 1.
-      input_file: more of them, JSON lines with `inputs` or plain lines; "" for none.
+      input_file: more of them, JSON lines with `inputs` or plain lines; "" for none, "-" for the
+        standard input.
 
     Raises:
       UserError: there is no prompt, one holds half of a surrogate pair, or the file cannot be read.
@@ -35,7 +38,7 @@ def read_prompts(prompts: Sequence[str], input_file: str) -> tuple[list[str], li
     texts = list(prompts)
     places = [f"prompt {number}" for number in range(1, len(texts) + 1)]
     if input_file:
-        for place, record in read_records([address_or_local(input_file)], "inputs"):
+        for place, record in _records(input_file):
             texts.append(column(record, "inputs", place))
             places.append(place)
     if not texts:
@@ -43,6 +46,25 @@ def read_prompts(prompts: Sequence[str], input_file: str) -> tuple[list[str], li
     for place, text in zip(places, texts, strict=True):
         _check_unicode(text, place)
     return texts, places
+
+
+def _records(input_file: str) -> Iterator[tuple[str, Record]]:
+    """The records of a file, or of a stream, which is read but once and has no ending to its name.
+
+    A stream holds JSON lines if its first line is an object.
+    """
+    path = address_or_local(input_file)
+    is_stream = input_file == "-" or Path(path).is_fifo() or Path(path).is_char_device()
+    if not is_stream:
+        yield from read_records([path], "inputs")
+        return
+    content = sys.stdin.buffer.read() if input_file == "-" else Path(path).read_bytes()
+    name = "standard input" if input_file == "-" else input_file
+    form = "json" if content.lstrip().startswith(b"{") else "text"
+    for number, line in enumerate(items_of(content), 1):
+        record = parse(name, number, line, "inputs", form)
+        if record is not None:
+            yield f"{name} line {number}", record
 
 
 class UnusablePromptError(UserError):

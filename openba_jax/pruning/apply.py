@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,7 +15,6 @@ from typing import Any
 
 import numpy as np
 from absl import logging
-from tqdm import tqdm
 
 from openba_jax.checkpoints import model_folder
 from openba_jax.checkpoints.checkpoint import Checkpoint, total_bytes
@@ -24,6 +22,7 @@ from openba_jax.checkpoints.files.tensors import RowSlice
 from openba_jax.checkpoints.folders import new_folder, require_free
 from openba_jax.checkpoints.inspection import InspectedCheckpoint
 from openba_jax.checkpoints.registry import FORMATS, detect, open_headers
+from openba_jax.cli.progress import show_progress
 from openba_jax.errors import UserError
 from openba_jax.models.axes import LAYERS, VOCAB, Leaf
 from openba_jax.paths import local, reject_overlap
@@ -143,7 +142,7 @@ def prune_checkpoint(
       calibration: text for the stage's criteria and its compensation, for those that look at text.
       scores: a file of scores to choose by, see `saved_scores`; by default they are computed. What
         was chosen by lies beside the plan.
-      progress: show a bar on a terminal.
+      progress: show how far it is.
 
     Returns:
       The new plan, relative to the ancestor.
@@ -177,21 +176,19 @@ def prune_checkpoint(
         cut = PrunedCheckpoint(opened, child, parent, tokenizer, keep_optimizer)
         for sentence in misfits(cut.model, tools):
             logging.warning("%s", sentence)
-        shown = progress and sys.stderr.isatty()
         with (
-            _compensated(stage, opened, cut, calibration, shown) as (fitted, child),
-            tqdm(
-                total=total_bytes(cut), unit="B", unit_scale=True, desc="pruning", disable=not shown
-            ) as bar,
+            _compensated(stage, opened, cut, calibration, progress) as (fitted, child),
+            show_progress(f"writing {output}", total_bytes(cut), "B", shown=progress) as advance,
             new_folder(output) as folder,
         ):
-            inspected = InspectedCheckpoint(fitted, advance=bar.update)
+            inspected = InspectedCheckpoint(fitted, advance=advance)
             writer.write(inspected, folder)
             scorer.save(folder / saved_scores.FILE)
             if found_values := inspected.warnings():
                 raise UserError(
                     f"{found_values[0].rstrip('.')}; nothing is written. Prune a sound checkpoint."
                 )
+        model_folder.warn_without_tokenizer(cut, output)
     return child
 
 
@@ -252,9 +249,9 @@ def _compensated(
     assert calibration is not None  # Checked before the scores were computed.
     layers = sum(cut.model.axes.depth(stack) for stack in cut.model.stacks)
     with contextlib.ExitStack() as stack:
-        with tqdm(total=layers, unit="layer", desc="fitting", disable=not shown) as bar:
+        with show_progress("fitting", layers, "layer", shown=shown) as advance:
             fitted, record = stack.enter_context(
-                refitted(whole, cut, cut.keep, calibration, stage.compensation, bar.update)
+                refitted(whole, cut, cut.keep, calibration, stage.compensation, advance)
             )
         child = cut.child.narrow({}, stage=stage.name, method="compensation", **record)
         fitted.plan = json.dumps(child.to_dict())

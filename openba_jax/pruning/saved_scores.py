@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from openba_jax.checkpoints.checkpoint import Checkpoint
+from openba_jax.cli.progress import show_progress
 from openba_jax.errors import UserError
 from openba_jax.files import atomic_path
 from openba_jax.pruning.criteria.base import Scores, check_scores
@@ -126,8 +127,11 @@ def fingerprint(checkpoint: Checkpoint) -> str:
     digest = hashlib.sha256()
     model = checkpoint.model
     digest.update(json.dumps(model.config.to_dict(), sort_keys=True, default=str).encode())
-    for leaf in model.axes.leaves():
-        values = np.ascontiguousarray(checkpoint.read(leaf))
-        digest.update(f"{leaf} {values.dtype} {values.shape}".encode())
-        digest.update(values.view(np.uint8).data if values.ndim else values.tobytes())
+    leaves = model.axes.leaves()
+    with show_progress("reading the checkpoint for its fingerprint", len(leaves)) as advance:
+        for leaf in leaves:
+            values = np.ascontiguousarray(checkpoint.read(leaf))
+            digest.update(f"{leaf} {values.dtype} {values.shape}".encode())
+            digest.update(values.view(np.uint8).data if values.ndim else values.tobytes())
+            advance(1)
     return digest.hexdigest()

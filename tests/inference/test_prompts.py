@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import os
+import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -119,3 +123,36 @@ def test_prompts_have_places(tmp_path: Path) -> None:
     assert places == ["prompt 1", f"{file} line 1", f"{file} line 3"]
     with pytest.raises(UserError, match="there is no prompt"):
         read_prompts([], "")
+
+
+@pytest.mark.parametrize("name", ["-", "fifo"])
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"One?\nTwo?\n", ["One?", "Two?"]),
+        (b'\n{"inputs": "One?"}\n\n{"inputs": "Two?"}\n', ["One?", "Two?"]),
+    ],
+)
+def test_prompts_that_are_piped_in(
+    name: str, content: bytes, expected: list[str], tmp_path: Path, monkeypatch
+) -> None:
+    place = name
+    if name == "-":
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
+    else:
+        place = str(tmp_path / "fifo")
+        os.mkfifo(place)
+        threading.Thread(target=Path(place).write_bytes, args=(content,), daemon=True).start()
+    texts, places = read_prompts([], place)
+    assert texts == expected
+    shown = "standard input" if name == "-" else place
+    assert places[-1].startswith(f"{shown} line ")
+
+
+def test_what_is_piped_in_and_cannot_be_read_is_named(monkeypatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b'{"inputs": 3}\n')))
+    with pytest.raises(UserError, match="standard input line 1"):
+        read_prompts([], "-")
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"")))
+    with pytest.raises(UserError, match="there is no prompt"):
+        read_prompts([], "-")

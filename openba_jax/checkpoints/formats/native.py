@@ -25,6 +25,7 @@ from openba_jax.checkpoints.files.tensorstore_arrays import (
     save_arguments,
     state_handler,
 )
+from openba_jax.cli.progress import show_progress
 from openba_jax.errors import UserError
 from openba_jax.models.axes import unflatten
 
@@ -61,7 +62,9 @@ class Native:
         model = model_folder.load_model(folder)
         step = model_folder.existing_step(folder, wanted)
         place = folder / model_folder.CHECKPOINTS / str(step)
-        if damage := checksums.find_damage(place / "state", contents=self.verify):
+        with show_progress(f"checking {place}"):
+            damage = checksums.find_damage(place / "state", contents=self.verify)
+        if damage:
             raise UserError(f"checkpoint {place} is damaged: in state/, {damage}.")
         arrays = open_orbax(place / "state")
         parameters = _below(arrays, _PARAMS)

@@ -126,10 +126,12 @@ def items_of(block: Block) -> Sequence[Item]:
     return lines
 
 
-def parse(path: str, number: int, item: Item, text_column: str) -> Record | None:
+def parse(
+    path: str, number: int, item: Item, text_column: str, form: str | None = None
+) -> Record | None:
     """The record of an item; None for a blank line of JSON lines.
 
-    A line of plain text becomes `{text_column: line}`.
+    A line of plain text becomes `{text_column: line}`. The form is that of the path by default.
 
     Raises:
       UserError: The line is not UTF-8, or is no JSON object.
@@ -140,7 +142,7 @@ def parse(path: str, number: int, item: Item, text_column: str) -> Record | None
         text = item.decode("utf-8-sig" if number == 1 else "utf-8")
     except UnicodeDecodeError as error:
         raise UserError(f"{place(path, number)} is not UTF-8; convert or remove it.") from error
-    if form_of(path) == "text":
+    if (form or form_of(path)) == "text":
         return {text_column: text.rstrip("\r\n")}
     return _json(text, path, number) if text and not text.isspace() else None
 

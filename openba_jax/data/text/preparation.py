@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from absl import logging
 
+from openba_jax.cli.progress import show_progress
 from openba_jax.data.store.manifest import (
     counts_text,
     describe_files,
@@ -29,7 +30,7 @@ from openba_jax.data.store.token_store import store_dtype
 from openba_jax.data.store.writer import TokenStoreWriter
 from openba_jax.data.text.chunks import Chunk, TextSource, read_chunks
 from openba_jax.data.text.encoding import SPECIAL_PLACES, Encoded, encode_chunks
-from openba_jax.data.text.preparation_job import PreparationJob, bar, same_job
+from openba_jax.data.text.preparation_job import PreparationJob, same_job
 from openba_jax.data.text.resumption import NUMBERS, Progress
 from openba_jax.data.text.rules import RecordRule, TextGroups
 from openba_jax.data.vocabularies.base import Vocabulary
@@ -65,7 +66,7 @@ def prepare(
       output: prefix of the files written.
       workers: cores to keep busy, at most: by threads, or by processes where they are more than 4.
       strict: a line that cannot be used ends the run; else it is left out, counted and reported.
-      progress: show bars on a terminal.
+      progress: show how far it is.
       save_seconds: how often the progress is saved.
 
     Returns:
@@ -124,7 +125,7 @@ def _prepare(
     try:
         with (
             contextlib.closing(encoded),
-            bar(job.bytes, state.read, progress, "preparing") as shown,
+            show_progress("preparing", job.bytes, "B", state.read, progress) as advance,
         ):
             saved, special_places = time.monotonic(), 0
             for chunk, result in encoded:
@@ -137,7 +138,7 @@ def _prepare(
                 _add(writer, state, chunk, rule, result)
                 state.position = chunk.after
                 state.read += chunk.read
-                shown.update(chunk.read)
+                advance(chunk.read)
                 if time.monotonic() > saved + save_seconds and (job.known or save_seconds <= 0):
                     save()
                     saved = time.monotonic()

@@ -6,15 +6,13 @@ Manifests record it, so that a later run knows whether its work is done already.
 from __future__ import annotations
 
 import concurrent.futures
-import contextlib
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from tqdm import tqdm
-
+from openba_jax.cli.progress import show_progress
 from openba_jax.data.store.manifest import describe_vocabulary, manifest_path
 from openba_jax.data.text.chunks import TextSource
 from openba_jax.data.text.documents import text_files
@@ -85,9 +83,11 @@ class PreparationJob:
           UserError: A file cannot be read.
         """
         if not self.known:
-            with bar(self.bytes, self._hashed, progress, "checking") as shown:
+            told = self._hashed
+            with show_progress("checking", self.bytes, "B", told, progress) as advance:
                 while concurrent.futures.wait([self._inputs], 0.1).not_done:
-                    shown.update(self._hashed - shown.n)
+                    told, before = self._hashed, told
+                    advance(told - before)
         sources = [
             {"name": source.name, "weight": source.weight, "inputs": inputs}
             for source, inputs in zip(self._sources, self._inputs.result(), strict=True)
@@ -139,13 +139,3 @@ def _identity(manifest: dict[str, Any]) -> Any:
         {name: vocabulary.get(name) for name in ("sha256", "newline")},
         [{name: source.get(name) for name in ("name", "weight", "inputs")} for source in sources],
     )
-
-
-@contextlib.contextmanager
-def bar(total: int, initial: int, progress: bool, what: str) -> Iterator[Any]:
-    """A bar with rate and time left; without a terminal `disable=None` shows none."""
-    disable = None if progress else True
-    with tqdm(
-        total=total, initial=initial, unit="B", unit_scale=True, desc=what, disable=disable
-    ) as shown:
-        yield shown
