@@ -35,8 +35,9 @@ from openba_jax import cli
 from openba_jax.cli import gin_values
 from openba_jax.cli.progress import SECONDS, clock
 from openba_jax.errors import UserError
-from openba_jax.files import atomic_path, write_atomically, write_json
+from openba_jax.files import write_atomically, write_json
 from openba_jax.paths import check_output_folder, local
+from openba_jax.plotting.picture import legend_below, logarithmic, look, picture, titles
 
 
 @dataclasses.dataclass(frozen=True)
@@ -224,32 +225,27 @@ def write_comparison(sweep: Sweep) -> str:
     write_atomically(root / "sweep.md", table)
     content = [{"name": run.name, **run.bindings, "figures": found} for run, found in rows]
     write_json(root / "sweep.json", content)
-    _plot(root, [run.name for run, _ in rows])
+    _plot(root, [run.name for run, _ in rows], ",\n".join(sweep.grid))
     return table
 
 
-def _plot(root: Path, names: Sequence[str]) -> None:
+def _plot(root: Path, names: Sequence[str], varied: str) -> None:
     """The losses of trainings over their steps, evaluations as dots."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
     from openba_jax.training.records.metrics import METRICS, read
 
     curves = {name: read(root / name / METRICS) for name in names}
     if not any(curves.values()):
         return
-    figure, axes = pyplot.subplots(figsize=(8, 4.5))
-    for name, records in curves.items():
-        (line,) = axes.plot(*_points(records, "train"), "-", label=name)
-        axes.plot(*_points(records, "eval"), "o", color=line.get_color(), markersize=4)
-    axes.set_xlabel("step")
-    axes.set_ylabel("loss per target token (dots: evaluation)")
-    axes.legend(fontsize="small")
-    with atomic_path(root / "sweep.png") as file:
-        figure.savefig(file, format="png", dpi=120, bbox_inches="tight")
-    pyplot.close(figure)
+    with picture(root / "sweep.png", height=0.55) as (figure, (panel,)):
+        lines = []
+        for number, (name, records) in enumerate(curves.items()):
+            lines += panel.plot(*_points(records, "train"), label=name, **look(number))
+            dots = _points(records, "eval")
+            panel.plot(*dots, "o", color=lines[-1].get_color(), markersize=4)
+        logarithmic(panel, "y", "loss, nats per target token")
+        panel.set_xlabel("step")
+        titles([panel], [f"Loss of training (lines) and on held-out text (dots) over\n{varied}"])
+        legend_below(figure, lines)
 
 
 def _points(records: Sequence[Mapping[str, Any]], split: str) -> tuple[list[int], list[float]]:

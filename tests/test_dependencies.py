@@ -17,7 +17,7 @@ MAX_LINES = 500
 MAX_FILES = 13
 
 ORDER = (
-    *("nn", "models", "parallel", "objectives", "data", "checkpoints", "inference"),
+    *("plotting", "nn", "models", "parallel", "objectives", "data", "checkpoints", "inference"),
     *("evaluation", "pruning", "distillation", "training", "report", "staged", "study"),
     *("search", "serving", "inspect"),
 )

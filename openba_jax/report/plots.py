@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from openba_jax.report.figures import COLORS, STYLES, figure, save
+from openba_jax.plotting.picture import COLORS, DASHES, SMALL, legend_below, picture, titles
 from openba_jax.report.runs import STEPS, Run
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 _COLUMNS = 3
+_BREADTH, _HEIGHT = 0.47, 0.32
+"""Of a panel, in widths of a picture."""
 
 _FIGURES = (
     ("training loss", "train", "loss"),
@@ -50,24 +55,27 @@ class Line(NamedTuple):
 def plot(runs: Sequence[Run], path: Path, over: str) -> None:
     """Draws the runs over steps or tokens."""
     found = panels(runs, over)
-    rows = -(-len(found) // _COLUMNS)
-    made, axes = figure(
-        rows, min(_COLUMNS, len(found)), (4.2 * min(_COLUMNS, len(found)), 2.9 * rows)
-    )
+    columns = min(_COLUMNS, len(found))
+    rows = -(-len(found) // columns)
     unit, words = _unit(max(line.at[-1] for lines in found.values() for line in lines), over)
-    for panel in axes.flat[len(found) :]:
-        panel.set_axis_off()
-    for number, (title, lines) in enumerate(found.items()):
-        panel = axes.flat[number]
-        for line in lines:
-            _draw(panel, line, unit)
-        panel.set_title(title, loc="left", fontsize=10)
-        panel.tick_params(labelsize=8)
-        # The runs have the same colours everywhere; of the rates, tasks have colours.
-        if title == _RATES or (number == 0 and len(runs) > 1):
-            panel.legend(fontsize=7, frameon=False)
-    made.supxlabel(words, fontsize=9)
-    save(made, path)
+    size = {"height": _HEIGHT * rows, "widen": _BREADTH * columns}
+    with picture(path, **size, nrows=rows, ncols=columns) as (figure, axes):
+        for panel in axes[len(found) :]:
+            panel.remove()
+        shown: dict[str, Any] = {}
+        for panel, (title, lines) in zip(axes, found.items(), strict=False):
+            for line in lines:
+                drawn = _draw(panel, line, unit)
+                if title != _RATES:
+                    shown.setdefault(line.label, drawn)
+            panel.set_xlabel(words, fontsize=SMALL)
+            panel.tick_params(labelsize=SMALL)
+            # Elsewhere a colour is a run; of the rates it is a task.
+            if title == _RATES:
+                panel.legend(fontsize=SMALL - 1, frameon=False)
+        titles(axes[: len(found)], list(found))
+        if len(runs) > 1:
+            legend_below(figure, list(shown.values()))
 
 
 def _unit(largest: float, over: str) -> tuple[float, str]:
@@ -110,7 +118,7 @@ def _of_runs(runs: Sequence[Run], split: str, key: str, over: str) -> list[Line]
 
 def _line(run: Run, number: int, split: str, key: str, over: str) -> list[Line]:
     at, values = run.series(split, key, over)
-    return [Line(run.name, number, number // len(COLORS), at, values)] if len(at) else []
+    return [Line(run.name, number, number, at, values)] if len(at) else []
 
 
 def _rates(runs: Sequence[Run], over: str) -> list[Line]:
@@ -125,13 +133,14 @@ def _rates(runs: Sequence[Run], over: str) -> list[Line]:
     return lines
 
 
-def _draw(panel: Any, line: Line, unit: float) -> None:
-    panel.plot(
+def _draw(panel: Axes, line: Line, unit: float) -> Any:
+    (drawn,) = panel.plot(
         line.at / unit,
         line.values,
         color=COLORS[line.color % len(COLORS)],
-        linestyle=STYLES[line.style % len(STYLES)],
+        linestyle=DASHES[line.style % len(DASHES)],
         marker="o" if len(line.at) == 1 else None,
         linewidth=1.2,
         label=line.label,
     )
+    return drawn

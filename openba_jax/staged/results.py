@@ -125,6 +125,7 @@ class Results:
             evaluated_tokens=[tokens(record["step"]) for record in evaluated],
             evaluated=[record["loss"] for record in evaluated],
             control=control,
+            pieces=self.models.model(name).axes.sizes["vocab"],
         )
 
     def answers(self, name: str) -> list[tuple[str, str]]:

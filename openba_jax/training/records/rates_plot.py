@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from openba_jax.errors import UserError
-from openba_jax.files import atomic_path
+from openba_jax.plotting.picture import MARK, label_ends, logarithmic, look, picture, titles
 from openba_jax.training.records import metrics
 
 PLOT = "rates.png"
@@ -23,30 +23,23 @@ def plot_rates(folder: str | Path) -> Path:
     records = [r for r in metrics.read(folder / metrics.METRICS) if r["split"] == SPLIT]
     if not records:
         raise UserError(f"{folder / metrics.METRICS} has no rates; only D-UL2 runs write them.")
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
     steps = [record["step"] for record in records]
-    figure, (above, below) = pyplot.subplots(2, 1, sharex=True, figsize=(8, 7))
-    for key in records[0]:
-        what, _, name = key.partition("/")
-        values = [record[key] for record in records]
-        if what == "rate":
-            above.plot(steps, values, label=name, linewidth=1.5)
-        elif what == "loss":
-            # What the rule sees: how far each denoiser is from its target.
-            excess = [record[key] - record[f"target/{name}"] for record in records]
-            below.plot(steps, excess, label=name, linewidth=1.5)
-    above.set_ylabel("share of the samples")
-    above.set_title("D-UL2: the denoisers' rates follow their losses", loc="left")
-    above.legend(fontsize=8, frameon=False, ncols=2)
-    below.axhline(0, color="grey", linewidth=0.8)
-    below.set_ylabel("loss above target, nats per token")
-    below.set_xlabel("step")
+    names = [key.removeprefix("rate/") for key in records[0] if key.startswith("rate/")]
     path = folder / PLOT
-    with atomic_path(path) as file:
-        figure.savefig(file, format="png", dpi=120, bbox_inches="tight", metadata={"Software": ""})
-    pyplot.close(figure)
+    with picture(path, height=0.8, nrows=2, sharex=True) as (_, (above, below)):
+        rates, losses = [], []
+        for number, name in enumerate(names):
+            style = {**look(number), "linewidth": 1.5}
+            rates += above.plot(steps, [record[f"rate/{name}"] for record in records], **style)
+            # What the rule sees: how far each denoiser is from its target.
+            excess = [record[f"loss/{name}"] - record[f"target/{name}"] for record in records]
+            losses += below.plot(steps, excess, **style)
+        below.axhline(0, color=MARK, linewidth=0.8)
+        logarithmic(above, "y", "share of the samples")
+        below.set_ylabel("loss above target, nats per token")
+        below.set_xlabel("step")
+        titles([above], ["D-UL2: the rates of the denoisers follow their losses"])
+        titles([below], ["How far each denoiser is from its target"])
+        label_ends(above, rates, names)
+        label_ends(below, losses, names)
     return path

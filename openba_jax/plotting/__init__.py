@@ -1,0 +1,1 @@
+"""Pictures of one look, with names in any script."""
