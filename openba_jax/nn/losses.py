@@ -7,6 +7,7 @@ therefore given hidden states and the head, and what it sums is computed chunk b
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
@@ -230,6 +231,7 @@ def _sums_and_gradients(
 ) -> tuple[jax.Array, Any]:
     """`_sums_of_chunks`, and the gradients of the loss with respect to hidden, kernel, bias."""
     shared = _shared(kernel, hidden.dtype)
+    shards = _shards(hidden.shape[0])
 
     def loss(
         hidden: jax.Array, kernel: jax.Array, bias: jax.Array | None, rows: Any
@@ -237,21 +239,33 @@ def _sums_and_gradients(
         sums = chunk_sums(Head(kernel, bias, scale, softcap).logits(hidden), rows, constants)
         return sums[0], sums
 
-    differentiated = jax.value_and_grad(loss, (0, 1, 2), has_aux=True)
+    # Each device sums the gradients of its own rows over the chunks. They are brought together
+    # once, at the end, and not once for each chunk.
+    of_rows = jax.value_and_grad(loss, (0, 1, 2), has_aux=True)
+    differentiated = jax.vmap(of_rows, in_axes=(0, None, None, 0))
+
+    def apart(x: jax.Array) -> jax.Array:
+        x = split_length(x, chunk)
+        return x.reshape(x.shape[0], shards, -1, *x.shape[2:])
 
     def add(total: Any, part: tuple[jax.Array, Any]) -> tuple[Any, jax.Array]:
         hidden, rows = part
         (_, sums), (of_hidden, *others) = differentiated(hidden, shared, bias, rows)
         total = jax.tree.map(lambda a, b: a + b.astype(jnp.float32), total, (sums, *others))
-        # Each device keeps the part of the sum that it keeps of the parameter.
-        of_kernel = nn.with_logical_constraint(total[1], ("embed", "vocab"))
-        return (total[0], of_kernel, total[2]), of_hidden
+        axes = ("activation_batch", "activation_embed", "activation_vocab")
+        return (total[0], nn.with_logical_constraint(total[1], axes), total[2]), of_hidden
 
-    parts = jax.tree.map(lambda x: split_length(x, chunk), (hidden, rows))
-    first = jax.tree.map(lambda x: x[0], parts)
+    parts = jax.tree.map(apart, (hidden, rows))
+    first = jax.tree.map(lambda x: x[0, 0], parts)
     sums_shape = jax.eval_shape(lambda part: loss(part[0], shared, bias, part[1])[1], first)
-    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), (sums_shape, kernel, bias))
-    (sums, of_kernel, of_bias), of_hidden = jax.lax.scan(add, zeros, parts)
+    zeros = jax.tree.map(
+        lambda x: jnp.zeros((shards, *x.shape), jnp.float32), (sums_shape, kernel, bias)
+    )
+    total, of_hidden = jax.lax.scan(add, zeros, parts)
+    sums, of_kernel, of_bias = jax.tree.map(lambda x: jnp.sum(x, axis=0), total)
+    # Each device keeps the part of the sum that it keeps of the parameter.
+    of_kernel = nn.with_logical_constraint(of_kernel, ("embed", "vocab"))
+    of_hidden = of_hidden.reshape(of_hidden.shape[0], -1, *of_hidden.shape[3:])
     gradients = (join_length(of_hidden, hidden.shape[1]), of_kernel, of_bias)
     return sums, jax.tree.map(lambda g, x: g.astype(x.dtype), gradients, (hidden, kernel, bias))
 
@@ -277,3 +291,13 @@ def _shared(kernel: jax.Array, dtype: Any) -> jax.Array:
     return nn.with_logical_constraint(
         kernel.astype(dtype), ("activation_embed", "activation_vocab")
     )
+
+
+def _shards(batch: int) -> int:
+    """How many parts the mesh in use divides the rows of a batch into; 1 where it divides none."""
+    mesh = jax.sharding.get_abstract_mesh()
+    spec = nn.logical_to_mesh_axes(("activation_batch",)) if mesh.size else None
+    rule = spec[0] if spec else None
+    names = (rule,) if isinstance(rule, str) else rule or ()
+    shards = math.prod(mesh.shape[name] for name in names)
+    return shards if batch % shards == 0 else 1
