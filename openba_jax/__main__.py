@@ -20,6 +20,7 @@ COMMANDS = {
     "convert": "convert",
     "prepare": "prepare",
     "prepare-ner": "data.ner.__main__",
+    "fit": "fit.__main__",
     "train": "train",
     "prune": "prune",
     "score": "pruning.__main__",

@@ -18,7 +18,7 @@ MAX_FILES = 13
 
 ORDER = (
     *("plotting", "nn", "models", "parallel", "objectives", "data", "checkpoints", "inference"),
-    *("evaluation", "pruning", "distillation", "training", "report", "staged", "study"),
+    *("evaluation", "pruning", "distillation", "training", "fit", "report", "staged", "study"),
     *("search", "serving", "inspect"),
 )
 """A room may use those before it; `seqio` and `t5x` are bridges, which nothing else uses."""

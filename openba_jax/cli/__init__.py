@@ -100,11 +100,15 @@ def say(text: str) -> None:
         sys.stdout.write(text + "\n")
 
 
-def parse_gin() -> None:
+def parse_gin(complete: bool = True) -> None:
     """Parses the gin files and bindings given by flags, and locks the configuration.
 
     Configurables must be imported before. After `--gin_search_paths`, `gin_files.ROOT` is searched,
     so that `--gin_file=gin/...` and `include 'gin/...'` work from any working folder.
+
+    Args:
+      complete: whether every macro must have a value; without it nothing is locked, and one that
+        lacks its value is an error where it is read.
 
     Raises:
       UserError: a file is missing, a binding names a macro or a scope that nothing reads, or gin
@@ -127,7 +131,8 @@ def parse_gin() -> None:
         for binding in flags.FLAGS.gin_bindings:
             _parse_binding(binding)
         check_scopes(flags.FLAGS.gin_bindings, gin.config_str())
-        gin.finalize()
+        if complete:
+            gin.finalize()
     except (OSError, ValueError, SyntaxError, TypeError, ImportError, AttributeError) as error:
         raise UserError(f"gin: {_first_sentence(error)}") from error
     finally:
@@ -247,12 +252,15 @@ def run_configured(function: Callable[..., object], argv: Sequence[str]) -> None
     call_configured(configured)
 
 
-def run_with_gin(main: Callable[[Sequence[str]], None], command: str) -> None:
+def run_with_gin(
+    main: Callable[[Sequence[str]], None], command: str, instead: Sequence[str] = ()
+) -> None:
     """`run` for a main that gin configures; defines gin's flags and answers `--macros`.
 
     Args:
       main: the main.
       command: its name, as gin files show it in their first comment.
+      instead: flags of which one may stand in place of a gin file.
     """
     define_gin_flags()
     define_memory_flag()
@@ -260,13 +268,14 @@ def run_with_gin(main: Callable[[Sequence[str]], None], command: str) -> None:
     @functools.wraps(main)
     def answered(argv: Sequence[str]) -> None:
         files, bindings = flags.FLAGS.gin_file, flags.FLAGS.gin_bindings
-        if not (files or bindings):
+        if not (files or bindings or any(flags.FLAGS[name].value for name in instead)):
             found = gin_files.files_for(command)
             width = max(map(len, found), default=0)
+            alternatives = "".join(f", or give --{name}" for name in instead)
             lines = [f"\n  {file:{width}}  {what}" for file, what in found.items()]
             raise UserError(
-                f"name a gin file with --gin_file; {command} has these, and --macros lists what "
-                f"one takes:{''.join(lines)}"
+                f"name a gin file with --gin_file{alternatives}; {command} has these, and --macros "
+                f"lists what one takes:{''.join(lines)}"
             )
         if flags.FLAGS.macros:
             rows = gin_files.macros(files, bindings, _search_paths())

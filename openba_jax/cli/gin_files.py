@@ -23,7 +23,7 @@ package in a wheel, its parent in a checkout.
 """
 
 _WIDEST = 36  # Column of values; longer ones push their comments aside.
-_FOLDERS = ("gin/runs/native", "gin/sweeps", "gin/studies")
+_FOLDERS = ("gin/runs/native", "gin/runs/fit", "gin/sweeps", "gin/studies")
 
 
 class Macro(NamedTuple):

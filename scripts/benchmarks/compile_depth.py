@@ -1,6 +1,8 @@
-"""Seconds to compile a training step of 4 and of 32 layers, for every family.
+"""Seconds to compile a training step of 4 and of 48 layers, for every family.
 
-python scripts/benchmarks/compile_depth.py [--repeats=3]
+python scripts/benchmarks/compile_depth.py [--repeats=3] [--chip=v5p]
+
+With a chip its own compiler, of the extra `aot`, compiles; otherwise that of this CPU.
 """
 
 from __future__ import annotations
@@ -13,14 +15,18 @@ import numpy as np
 from absl import app, flags
 
 from openba_jax.data.layouts import LAYOUTS, Part
+from openba_jax.fit.chips import find_slice
+from openba_jax.fit.compilers import INSTALL, has_compiler, target
+from openba_jax.fit.environment import prepare
 from openba_jax.models.base import Model
 from openba_jax.models.registry import model_of, named_config
 from openba_jax.parallel.sharding import make_mesh
 from openba_jax.training import train_step
 from openba_jax.training.optimizer import adamw, warmup_constant
 
-DEPTHS = (4, 32)
+DEPTHS = (4, 48)
 SIZES = ("tiny", "tiny_t5_1_1", "tiny_llama", "tiny_t5gemma")
+_CHIP = flags.DEFINE_string("chip", "", "Chip to compile for; by default this CPU.")
 _REPEATS = flags.DEFINE_integer("repeats", 3, "Compilations of each.", lower_bound=1)
 
 
@@ -36,9 +42,19 @@ def deepened(name: str, depth: int) -> Model:
     return model.resized(sizes, **kept)
 
 
+def device() -> jax.Device:
+    """What to compile for."""
+    if not _CHIP.value:
+        return jax.devices()[0]
+    chips = find_slice(_CHIP.value, count=1)
+    if not has_compiler(chips.chip.platform):
+        raise SystemExit(f"the compiler of {_CHIP.value} is absent; {INSTALL} brings it.")
+    return target(chips).devices[0]
+
+
 def seconds(model: Model) -> float:
     """Seconds to lower and compile a training step."""
-    mesh = make_mesh(devices=jax.devices()[:1])
+    mesh = make_mesh(devices=[device()])
     optimizer = adamw(warmup_constant(1e-3))
     samples = {"inputs": np.ones((2, 16), np.int32), "targets": np.ones((2, 16), np.int32)}
     batch = LAYOUTS[model.layout].plain([Part(np.arange(2), samples)], 2, (16, 16))
@@ -53,7 +69,9 @@ def seconds(model: Model) -> float:
 def main(argv: list[str]) -> None:
     """Prints a table."""
     del argv
-    print("| size | 4 layers, s | 32 layers, s | ratio |")
+    if _CHIP.value:
+        prepare()
+    print("| size | 4 layers, s | 48 layers, s | ratio |")
     print("|---|---:|---:|---:|")
     for name in SIZES:
         found = [

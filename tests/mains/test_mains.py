@@ -14,7 +14,7 @@ MAINS = [
     *("train", "eval", "infer", "prune", "convert", "prepare"),
     *("pipeline", "sweep", "inspect.sizes", "facts", "serving.chat", "serving.serve"),
     *("data.ner.__main__", "study.__main__", "search.__main__"),
-    *("pruning.__main__", "inspect.__main__"),
+    *("pruning.__main__", "inspect.__main__", "fit.__main__"),
 ]
 
 
@@ -52,6 +52,7 @@ def test_help_says_it_all_and_imports_nothing_heavy(main: str) -> None:
         "serving.serve",
         "study.__main__",
         "search.__main__",
+        "fit.__main__",
     )
     assert ("--gin_file" if by_gin else "--") in flags.partition("Try --helpfull")[0]
 
