@@ -30,13 +30,13 @@ from openba_jax.errors import UserError
 from openba_jax.files import atomic_path, explain_full_disk, only_process, write_json
 from openba_jax.models.base import Batch, Model, Params
 from openba_jax.nn.losses import (
-    GROUPS,
     Head,
     chunk_length,
     cross_entropy,
     group_sums,
     join_length,
     of_groups,
+    position_groups,
     split_length,
     sum_over_chunks,
 )
@@ -139,8 +139,11 @@ class AnsweredLoss:
             ),
             model.hidden(params, batch, dropout_rng),
             model.head(params),
-            (batch["decoder_target_tokens"], weights, batch[IDS], batch[LOG_P]),
-            (value_at(self.settings.weight, step), batch.get(GROUPS)),
+            (
+                *(batch["decoder_target_tokens"], weights, batch[IDS], batch[LOG_P]),
+                position_groups(batch),
+            ),
+            value_at(self.settings.weight, step),
         )
         names = ("minimised_sum", "loss_sum", "divergence_sum", "correct_sum")
         counts = dict(zip(names, sums[:4], strict=True))
@@ -148,13 +151,12 @@ class AnsweredLoss:
 
 
 def _sums(
-    diverge: Divergence, temperature: float, logits: jax.Array, rows: Any, constants: Any
+    diverge: Divergence, temperature: float, logits: jax.Array, rows: Any, weight: jax.Array
 ) -> jax.Array:
     """What is minimised, cross entropy, divergence, right predictions; then cross entropies by
     group: float32 `[4 + groups]`.
     """
-    targets, weights, ids, log_p = rows
-    weight, groups = constants
+    targets, weights, ids, log_p, groups = rows
     of_student = jax.nn.log_softmax(logits / temperature)
     known = jnp.take_along_axis(of_student, ids, axis=-1)
     diverges = jnp.sum(diverge(with_rest(known), with_rest(log_p)) * weights)

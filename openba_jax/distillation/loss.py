@@ -15,12 +15,12 @@ import jax.numpy as jnp
 
 from openba_jax.distillation.divergences import Divergence
 from openba_jax.nn.losses import (
-    GROUPS,
     MAX_CHUNK_LOGITS,
     Head,
     cross_entropy,
     group_sums,
     of_groups,
+    position_groups,
     sum_over_chunks,
 )
 
@@ -63,8 +63,11 @@ def distilled_sums(
         functools.partial(_sums, divergence, temperature, teacher_head.scale, teacher_head.softcap),
         hidden,
         head,
-        (batch["decoder_target_tokens"], weights, jax.lax.stop_gradient(teacher_hidden)),
-        jax.lax.stop_gradient((weight, kernel, teacher_head.bias, batch.get(GROUPS))),
+        (
+            *(batch["decoder_target_tokens"], weights, jax.lax.stop_gradient(teacher_hidden)),
+            position_groups(batch),
+        ),
+        jax.lax.stop_gradient((weight, kernel, teacher_head.bias)),
         max_chunk_logits // 2,
     )
     names = ("loss_sum", "divergence_sum", "correct_sum")
@@ -84,8 +87,8 @@ def _sums(
     """What is minimised, cross entropy, divergence, right predictions; then cross entropies by
     group: float32 `[4 + groups]`.
     """
-    targets, weights, teacher_hidden = rows
-    weight, kernel, bias, groups = constants
+    targets, weights, teacher_hidden, groups = rows
+    weight, kernel, bias = constants
     of_teacher = Head(kernel, bias, scale, softcap).logits(teacher_hidden)
     diverging = divergence(logits / temperature, of_teacher / temperature)
     diverges = jnp.sum(diverging * weights)

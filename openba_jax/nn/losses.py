@@ -116,18 +116,31 @@ def token_cross_entropy(
       batch: `decoder_target_tokens` int32 `[batch, length]`, `decoder_loss_weights` float32.
       max_chunk_logits: bound on `batch * chunk * vocab` over the number of devices.
     """
-    weights, groups = batch["decoder_loss_weights"], batch.get(GROUPS)
-    rows = (batch["decoder_target_tokens"], weights)
-    sums = sum_over_chunks(_cross_entropy_sums, hidden, head, rows, groups, max_chunk_logits)
+    weights = batch["decoder_loss_weights"]
+    rows = (batch["decoder_target_tokens"], weights, position_groups(batch))
+    sums = sum_over_chunks(_cross_entropy_sums, hidden, head, rows, (), max_chunk_logits)
     counts = {"weight_sum": jnp.sum(weights), "correct_sum": sums[1]}
     return sums[0], {**counts, **of_groups(batch, sums[2:])}
 
 
+def position_groups(batch: Any) -> jax.Array | None:
+    """The groups of every position, float32 `[batch, length, groups]`; None without groups."""
+    if GROUPS not in batch:
+        return None
+    groups, weights = batch[GROUPS], batch["decoder_loss_weights"]
+    return jnp.broadcast_to(groups[:, None], (*weights.shape, groups.shape[1]))
+
+
 def group_sums(values: jax.Array, groups: jax.Array | None) -> jax.Array:
-    """What the rows of each group sum to: `[batch, length]` -> `[groups]`; `[0]` without groups."""
+    """What the positions of each group sum to; `[0]` without groups.
+
+    Args:
+      values: `[batch, length]`.
+      groups: `[batch, length, groups]`, a part of `position_groups`.
+    """
     if groups is None:
         return jnp.zeros(0, jnp.float32)
-    return jnp.sum(values, axis=1) @ groups
+    return jnp.einsum("bl,blg->g", values, groups)
 
 
 def of_groups(batch: Any, losses: jax.Array) -> dict[str, jax.Array]:
@@ -142,7 +155,7 @@ def of_groups(batch: Any, losses: jax.Array) -> dict[str, jax.Array]:
     """
     if GROUPS not in batch:
         return {}
-    weights = group_sums(batch["decoder_loss_weights"], batch[GROUPS])
+    weights = jnp.sum(batch["decoder_loss_weights"], axis=1) @ batch[GROUPS]
     return {"group_loss_sums": losses, "group_weight_sums": weights}
 
 
@@ -187,9 +200,10 @@ def sum_over_chunks(
     )
 
 
-def _cross_entropy_sums(logits: jax.Array, rows: Any, groups: jax.Array | None) -> jax.Array:
+def _cross_entropy_sums(logits: jax.Array, rows: Any, constants: Any) -> jax.Array:
     """Weighted sums of losses and of right predictions, and losses by group: `[2 + groups]`."""
-    targets, weights = rows
+    del constants
+    targets, weights, groups = rows
     losses = cross_entropy(logits, targets) * weights
     correct = jnp.argmax(logits, axis=-1) == targets
     sums = jnp.stack([jnp.sum(losses), jnp.sum(correct * weights)])

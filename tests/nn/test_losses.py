@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from openba_jax.nn import losses
 from openba_jax.nn.losses import (
     Head,
     chunk_length,
@@ -73,6 +74,32 @@ def test_gradients_are_those_of_what_is_done_with_the_loss() -> None:
             assert ours.dtype == theirs.dtype
             scale = np.abs(theirs.astype(jnp.float32)).max()
             np.testing.assert_allclose(ours / scale, theirs / scale, atol=tolerance)
+
+
+def test_devices_sum_apart_what_their_rows_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = jax.random.split(jax.random.key(0), 4)
+    hidden, kernel = jax.random.normal(keys[0], (4, 6, 8)), jax.random.normal(keys[1], (8, 16))
+    bias, targets = (
+        jax.random.normal(keys[2], (16,)),
+        jax.random.randint(keys[3], (4, 6), 0, 16),
+    )
+    batch = {
+        "decoder_target_tokens": targets,
+        "decoder_loss_weights": jnp.ones((4, 6)).at[1, 2].set(0),
+        "decoder_loss_groups": jnp.eye(3)[jnp.array([0, 2, 1, 0])],
+    }
+
+    def total(hidden: jax.Array, kernel: jax.Array, bias: jax.Array) -> tuple[jax.Array, dict]:
+        return token_cross_entropy(hidden, Head(kernel, bias), batch, max_chunk_logits=2 * 4 * 16)
+
+    differentiated = jax.value_and_grad(total, (0, 1, 2), has_aux=True)
+    expected = differentiated(hidden, kernel, bias)
+    monkeypatch.setattr(losses, "_shards", lambda batch: 2)
+    found = differentiated(hidden, kernel, bias)
+    assert found[0][1]["group_loss_sums"].shape == (3,)
+    np.testing.assert_allclose(found[0][1]["group_loss_sums"].sum(), found[0][0], rtol=1e-5)
+    for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
 
 
 def test_a_second_head_goes_along_chunk_by_chunk() -> None:

@@ -19,6 +19,8 @@ VOCAB, EMBED, BATCH, LENGTHS = 4096, 64, 16, (48, 40)
 PROGRAM = f"""
 import functools, json, sys
 import jax, jax.numpy as jnp
+from openba_jax.fit import hlo
+from openba_jax.fit.costs import costs
 from openba_jax.nn import losses
 from openba_jax.models.registry import model_of, named_config
 from openba_jax.training import optimizer, train_step
@@ -44,14 +46,26 @@ batch = {{
 loss = train_step.OfTargets(loss)
 step = train_step.make_train_step(model, adamw, mesh, accumulation=accumulation, loss=loss)
 state = train_step.abstract_state(model, adamw, mesh)
-print(step.lower(state, batch).compile().as_text())
+text = step.lower(state, batch).compile().as_text()
+found = costs(hlo.parse(text)).collectives
+summed = sum(
+    each.times
+    for each in found
+    if each.kind in ("all-reduce", "reduce-scatter")
+    for array in each.types
+    if {VOCAB} // mesh_shape[2] in array.shape and array.size >= {EMBED} * {VOCAB} // 8
+)
+print(f"summed {{summed}}")
+print(text)
 """
 
 
 def received(
     environment: dict[str, str], mesh: list[int], accumulation: int, chunked: bool
-) -> list[tuple[int, ...]]:
-    """Shapes of what devices gather or exchange, floating point alone."""
+) -> tuple[list[tuple[int, ...]], int]:
+    """Shapes of what devices gather or exchange, floating point alone; and how often in a step they
+    sum the gradient of the vocabulary.
+    """
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, json.dumps([mesh, accumulation, chunked])],
         env={**environment, "XLA_FLAGS": "--xla_force_host_platform_device_count=8"},
@@ -66,7 +80,8 @@ def received(
     lines = re.findall(r"= (.*) (?:all-gather|all-to-all)(?:-start)?\(", done.stdout)
     assert lines
     shapes = re.findall(r"(?:f32|bf16)\[([\d,]*)\]", " ".join(lines))
-    return [tuple(map(int, shape.split(","))) for shape in shapes]
+    summed = int(done.stdout.partition("summed ")[2].split()[0])
+    return [tuple(map(int, shape.split(","))) for shape in shapes], summed
 
 
 @pytest.mark.parametrize(
@@ -77,13 +92,15 @@ def test_neither_logits_nor_the_whole_batch_are_gathered(
     cached_environment: dict[str, str], mesh: list[int], accumulation: int, chunked: bool
 ) -> None:
     data, _, model = mesh
-    shapes = received(cached_environment, mesh, accumulation, chunked)
+    shapes, summed = received(cached_environment, mesh, accumulation, chunked)
     kernel = (EMBED, VOCAB // model)
     of_vocabulary = [shape for shape in shapes if {VOCAB, VOCAB // model} & set(shape)]
     assert of_vocabulary
     assert all(tuple(sorted(shape)) == kernel for shape in of_vocabulary)
     if chunked:  # Brought together once, not once for each chunk.
         assert len(of_vocabulary) == 1
+        # Over `data`, over `fsdp`, and that of the embedding; not once for each of 4 chunks.
+        assert 1 <= summed <= 3
     rows = BATCH // accumulation
     activations = [shape for shape in shapes if set(LENGTHS) & set(shape)]
     assert data == 1 or all(rows not in shape for shape in activations)
