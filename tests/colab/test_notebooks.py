@@ -18,6 +18,7 @@ from openba_jax.models.registry import named_config
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 NOTEBOOKS = REPOSITORY / "scripts" / "colab"
+ALL = sorted(path.name for path in NOTEBOOKS.glob("*.ipynb"))
 
 
 def printed(notebook: str) -> str:
@@ -32,36 +33,77 @@ def printed(notebook: str) -> str:
 
 # As in IPython, the working folder counts; site-packages do not. Tells what it would run.
 BARE_KERNEL = """
-import json, subprocess, sys
+import json, os, subprocess, sys, types
 sys.path.insert(0, "")
-subprocess.run = lambda command, check: print(json.dumps(command))
+devices, exists = json.loads(sys.argv[1]), os.path.exists
+os.path.exists = lambda path: path in devices if str(path).startswith("/dev") else exists(path)
+def run(command, **_):
+    print(json.dumps(command))
+    return types.SimpleNamespace(returncode=command[0] == "git", stdout="")
+subprocess.run = run
 exec(sys.stdin.read(), {})
 """
 
 
-@pytest.mark.parametrize("notebook", sorted(path.name for path in NOTEBOOKS.glob("*.ipynb")))
-def test_the_first_cell_installs_what_is_missing(notebook: str, tmp_path: Path) -> None:
+def _first_cell(notebook: str) -> str:
     cells = nbformat.read(NOTEBOOKS / notebook, as_version=4).cells
-    first = next(cell.source for cell in cells if cell.cell_type == "code")
+    return next(cell.source for cell in cells if cell.cell_type == "code")
 
-    def commands(folder: Path) -> list[list[str]]:
-        done = subprocess.run(
-            [sys.executable, "-I", "-S", "-c", BARE_KERNEL],
-            input=first,
-            cwd=folder,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert (done.returncode == 0) == (folder != tmp_path), done.stderr
-        return [json.loads(line) for line in done.stdout.splitlines()]
 
-    installs = commands(NOTEBOOKS)
-    assert installs[0][1:] == ["-m", "pip", "install", "-q", "-c", "constraints.txt", "-e", "."]
-    assert [command[-1] for command in installs[1:]] == (
-        ["requirements/t5x.txt"] if notebook == "4_t5x.ipynb" else []
+def _runs(notebook: str, folder: Path, *devices: str) -> tuple[list[list[str]], str]:
+    """What the first cell would run where nothing is installed, and how it ends."""
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", BARE_KERNEL, json.dumps(devices)],
+        input=_first_cell(notebook),
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
     )
-    assert commands(tmp_path) == []  # No clone, and no address to clone from.
+    return [json.loads(line) for line in done.stdout.splitlines() if line[:1] == "["], done.stderr
+
+
+@pytest.mark.parametrize("notebook", ALL)
+def test_the_first_cell_installs_what_is_missing_and_shows_the_device(
+    notebook: str, tmp_path: Path
+) -> None:
+    commands, said = _runs(notebook, NOTEBOOKS)
+    assert said == ""
+    first, *t5x, device = (command[1:] for command in commands)
+    assert first == ["-m", "pip", "install", "-q", "-c", "constraints.txt", "-e", "."]
+    wanted = ["requirements/t5x.txt"] if notebook == "4_t5x.ipynb" else []
+    assert [command[-1] for command in t5x] == wanted
+    assert "jax.devices()" in device[-1]
+    commands, said = _runs(notebook, tmp_path)  # No clone, and none to be had.
+    assert [command[:2] for command in commands] == [["git", "clone"]]
+    assert said == f"{commands[0][4]} cannot be cloned; name another address in REPOSITORY.\n"
+
+
+@pytest.mark.parametrize(
+    ("device", "extra"),
+    [("/dev/nvidiactl", "cuda"), ("/dev/accel0", "tpu"), ("/dev/vfio/0", "tpu")],
+)
+def test_an_accelerator_gets_its_build_of_jax(device: str, extra: str) -> None:
+    commands, _ = _runs("1_quickstart.ipynb", NOTEBOOKS, device)
+    assert commands[0][-1] == f".[{extra}]"
+
+
+def test_all_notebooks_begin_alike() -> None:
+    cells = {_first_cell(name) for name in ALL if not name.startswith("4")}
+    assert len(cells) == 1
+    t5x = _first_cell("4_t5x.ipynb").splitlines()
+    assert [line for line in cells.pop().splitlines() if line not in t5x] == []
+
+
+@pytest.mark.parametrize("notebook", ["1_quickstart", "3_prune"])
+def test_a_translation_has_the_same_code(notebook: str) -> None:
+    english, chinese = (
+        nbformat.read(NOTEBOOKS / f"{notebook}{language}.ipynb", as_version=4).cells
+        for language in ("", ".zh")
+    )
+    assert [cell.cell_type for cell in english] == [cell.cell_type for cell in chinese]
+    for one, other in zip(english, chinese, strict=True):
+        assert (one.source == other.source) == (one.cell_type == "code")
 
 
 @pytest.fixture(scope="module")
