@@ -12,7 +12,10 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 ADDRESS = re.compile(
     r"(?:https://github\.com|colab\.research\.google\.com/github)/([\w.-]+/openba_jax)"
 )
-NAMING = ("CITATION.cff",)
+NAMING = {
+    *("README.md", "README.zh.md", "CITATION.cff", "mkdocs.yml"),
+    *(f"scripts/colab/{file.name}" for file in (REPOSITORY / "scripts/colab").glob("*.ipynb")),
+}
 
 
 def _named(file: str) -> set[str]:

@@ -1,0 +1,58 @@
+"""README in two languages, and the pages that mkdocs builds."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+README, CHINESE = (
+    (REPOSITORY / name).read_text(encoding="utf-8") for name in ("README.md", "README.zh.md")
+)
+
+
+def _blocks(text: str) -> list[str]:
+    return re.findall(r"```(?:bash|json)\n(.*?)```", text, re.DOTALL)
+
+
+def test_the_chinese_readme_has_every_example_and_every_result() -> None:
+    assert len(_blocks(README)) > 10
+    assert _blocks(CHINESE) == _blocks(README)
+    tables = re.compile(r"^\| (?:pretrain|stage|all_at|from_).*$", re.MULTILINE)
+    assert len(tables.findall(README)) > 8
+    assert tables.findall(CHINESE) == tables.findall(README)
+    assert "(README.md" not in CHINESE.split("\n", 3)[3]
+    assert len(re.findall("^## ", CHINESE, re.MULTILINE)) == len(
+        re.findall("^## ", README, re.MULTILINE)
+    )
+
+
+@pytest.mark.parametrize("page", ["README.md", "README.zh.md", "CONTRIBUTING.md"])
+def test_links_of_the_first_pages_lead_to_files(page: str) -> None:
+    text = (REPOSITORY / page).read_text(encoding="utf-8")
+    links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text)
+    assert links
+    assert [link for link in links if not (REPOSITORY / link).exists()] == []
+
+
+def test_the_documentation_is_built_without_a_warning(tmp_path: Path) -> None:
+    for module in ("mkdocs", "material", "mkdocstrings"):
+        if importlib.util.find_spec(module) is None:
+            pytest.skip(f"{module} is not installed; pip install -c constraints.txt -e '.[docs]'")
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", f"--site-dir={tmp_path / 'site'}"],
+        cwd=REPOSITORY,
+        env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    reference = (tmp_path / "site/api/pruning/index.html").read_text(encoding="utf-8")
+    assert 'id="openba_jax.pruning.apply.prune_checkpoint"' in reference
