@@ -94,7 +94,10 @@ def make_mesh(
 
 def count_slices(devices: Sequence[Any]) -> int:
     """How many slices of a TPU the devices are of; 1 on other platforms."""
-    return len({device.slice_index if device.platform == "tpu" else 0 for device in devices})
+    # A device that is only compiled for is of one slice, and has no number of it.
+    return len(
+        {getattr(device, "slice_index", 0) if device.platform == "tpu" else 0 for device in devices}
+    )
 
 
 def across_slices(sizes: Sequence[int], devices: Sequence[Any]) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from types import SimpleNamespace
 
 import pytest
 
@@ -11,6 +12,7 @@ from openba_jax.fit import compilers
 from openba_jax.fit.chips import CHIPS, find_slice
 from openba_jax.fit.costs import Collective, Costs, Work
 from openba_jax.fit.fitting import by_roofline
+from openba_jax.parallel.sharding import count_slices
 
 
 @pytest.mark.parametrize("name", CHIPS)
@@ -73,3 +75,8 @@ def test_a_gpu_is_described_to_its_compiler() -> None:
     assert "major: 9 minor: 0 feature_extension: ACCELERATED_FEATURES" in text
     assert "memory_bandwidth: 3350000000000\n" in text
     assert text.count("{") == text.count("}")
+
+
+def test_devices_that_are_compiled_for_are_one_slice() -> None:
+    device = SimpleNamespace(platform="tpu")  # They have no `slice_index`.
+    assert count_slices([device, device]) == 1
