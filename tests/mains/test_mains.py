@@ -13,7 +13,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 MAINS = [
     *("train", "eval", "infer", "prune", "convert", "prepare"),
     *("pipeline", "sweep", "inspect.sizes", "facts", "serving.chat", "serving.serve"),
-    *("data.ner.__main__", "study.__main__", "search.__main__"),
+    *("data.ner.__main__", "study.__main__", "search.__main__", "report.__main__"),
     *("pruning.__main__", "inspect.__main__", "fit.__main__"),
 ]
 

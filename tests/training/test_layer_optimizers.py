@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -219,3 +221,46 @@ def test_schedule_of_t5() -> None:
     )
     with pytest.raises(UserError, match="warmup_steps is 0"):
         optimizer.inverse_square_root(1e-2, 0)
+
+
+PROGRAM = """
+import sys
+import jax, numpy as np
+from test_layer_optimizers import ADAFACTOR, MUON
+from toy_run import ToyBatches, toy_model
+from openba_jax.parallel import sharding
+from openba_jax.training import train_step
+
+model = toy_model()
+for make in (ADAFACTOR, MUON):
+    made, ended = make(model), []
+    for shape, offload in (((8, 1, 1), False), ((2, 2, 2), True)):
+        mesh = sharding.make_mesh(shape)
+        state = train_step.init_state(model, made, mesh, offload=offload)
+        step = train_step.make_train_step(model, made, mesh, offload=offload)
+        rows = sharding.batch_sharding(mesh)
+        for number in range(3):
+            batch = sharding.global_batch(ToyBatches().batch(number), rows, slice(0, 8), 8)
+            state, _ = step(state, batch)
+        kinds = {x.sharding.memory_kind for x in jax.tree.leaves(state.opt_state) if x.ndim}
+        assert kinds == {"pinned_host" if offload else "device"}, kinds
+        ended.append(jax.device_get(state.params))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=2e-3), *ended)
+"""
+
+
+@pytest.mark.slow("compiles four steps for eight devices")
+def test_meshes_give_the_same_parameters(cached_environment: dict[str, str]) -> None:
+    here = Path(__file__).resolve().parent
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM],
+        env={
+            **cached_environment,
+            "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+            "PYTHONPATH": f"{here}:{here.parents[1]}",
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
