@@ -32,6 +32,7 @@ _FIGURES = (
 """Titles, splits and keys of the panels; losses of tasks and norms of blocks follow them."""
 
 _RATES = "share of the samples"
+_FROM_ZERO = ("learning rate", "tokens per second", "MFU", "input wait", _RATES)
 
 
 class Line(NamedTuple):
@@ -70,6 +71,8 @@ def plot(runs: Sequence[Run], path: Path, over: str) -> None:
                     shown.setdefault(line.label, drawn)
             panel.set_xlabel(words, fontsize=SMALL)
             panel.tick_params(labelsize=SMALL)
+            if title in _FROM_ZERO:
+                panel.set_ylim(bottom=0)
             # Elsewhere a colour is a run; of the rates it is a task.
             if title == _RATES:
                 panel.legend(fontsize=SMALL - 1, frameon=False)

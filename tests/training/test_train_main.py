@@ -94,6 +94,25 @@ def test_optimizer_files_hold_the_numbers_of_the_original(
         assert float(made.learning_rate(step)) == pytest.approx(rate, rel=1e-4, abs=1e-12)
 
 
+@pytest.mark.parametrize(
+    ("name", "rates"),
+    [
+        ("adafactor_pretrain", {0: 1e-2, 10_000: 1e-2, 40_000: 5e-3}),
+        ("adafactor_finetune", {0: 1e-3, 10_000: 1e-3}),
+        ("muon_pretrain", {0: 0.0, 2000: 1e-4, 100_000: 1e-5}),
+    ],
+)
+def test_other_optimizers_stand_in_for_adamw(name: str, rates: dict[int, float]) -> None:
+    for file in ("gin/runs/native/pretrain.gin", f"gin/optim/{name}.gin"):
+        gin.parse_config_file(file)
+    kind = name.partition("_")[0]
+    assert str(gin.query_parameter("train.optimizer")) == f"@{kind}()"
+    made = getattr(gin_bindings, kind)()(model_of(named_config("tiny")))
+    assert isinstance(made, optimizer.Optimizer)
+    for step, rate in rates.items():
+        assert float(made.learning_rate(step)) == pytest.approx(rate, rel=1e-4, abs=1e-12)
+
+
 @pytest.mark.parametrize("name", ["pretrain", "finetune", "recover"])
 def test_run_files_know_every_name_that_they_bind(name: str) -> None:
     gin.parse_config_file(f"gin/runs/native/{name}.gin")
