@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import re
 
 _EXHAUSTED = re.compile(
@@ -10,6 +11,7 @@ _EXHAUSTED = re.compile(
     r"|(failed|unable) to allocate|allocation fail|can't start new thread",
     re.IGNORECASE,
 )
+_DISK = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT))  # XLA has the same code for both.
 _CODES = re.compile(r"^(RESOURCE_EXHAUSTED|INTERNAL|UNKNOWN|ABORTED): ")
 
 
@@ -30,6 +32,8 @@ def exhausted(error: BaseException) -> str | None:
     text = str(error).strip()
     if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
         return text.partition("\n")[0] or type(error).__name__
+    if any(words in text for words in _DISK):
+        return None
     if isinstance(error, UserError) or not isinstance(error, RuntimeError | ValueError | OSError):
         return None
     line = next((line for line in text.splitlines() if _EXHAUSTED.search(line)), None)

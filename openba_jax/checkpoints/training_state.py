@@ -243,10 +243,11 @@ def require_memory_for(params: Any) -> None:
       UserError: they do not.
     """
     whole = any(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(params))
-    remedy = "lay the model over more devices by MESH_SHAPE, or cut it by openba-prune"
-    if whole:
-        remedy = f"convert it by `openba-convert to_native --dtype=bfloat16`, {remedy}"
-    memory.require({"parameters": memory.bytes_of(params)}, remedy)
+    memory.require(
+        {"parameters": memory.bytes_of(params)},
+        "lay the model over more devices by MESH_SHAPE, or cut it by openba-prune",
+        halved="convert it by `openba-convert to_native --dtype=bfloat16`" if whole else "",
+    )
 
 
 def load_model(path: PathLike, shardings: Any = None) -> LoadedModel:

@@ -310,8 +310,8 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
         except Exception as error:
             if (ran_out := exhausted(error)) is not None:
                 sys.stderr.write(
-                    f"error: memory is exhausted ({ran_out}); take a smaller model or batch, "
-                    "shorter lengths, or a machine with more.\n"
+                    f"error: there is too little memory ({ran_out}); take a smaller model or "
+                    "batch, shorter lengths, or a machine with more.\n"
                 )
                 sys.exit(2)
             if not isinstance(error, OSError):

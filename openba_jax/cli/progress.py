@@ -64,9 +64,8 @@ def _lines(what: str, total: int | None, before: int) -> Iterator[Advance]:
             seconds = time.monotonic() - began
             text = f"{clock(seconds)} so far"
             if total:
-                text = f"{(before + done) / total:.0%}"
-                if done:
-                    text += f", {clock(seconds / done * (total - before - done))} left"
+                left = f"{clock(seconds / done * (total - before - done))} left" if done else text
+                text = f"{(before + done) / total:.0%}, {left}"
             sys.stderr.write(f"{what}: {text}\n")
             sys.stderr.flush()
 

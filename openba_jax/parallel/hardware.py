@@ -55,7 +55,7 @@ def explain_out_of_memory() -> Iterator[None]:
         if (what := exhausted(error)) is None:
             raise
         raise UserError(
-            f"memory is exhausted ({what}); take a smaller batch or shorter lengths, and in "
+            f"there is too little memory ({what}); take a smaller batch or shorter lengths, and in "
             "training more ACCUMULATION or a remat_policy."
         ) from error
 

@@ -124,12 +124,13 @@ def bytes_of(tree: Any) -> int:
     return total
 
 
-def require(needs: Mapping[str, int], remedy: str) -> None:
+def require(needs: Mapping[str, int], remedy: str, halved: str = "") -> None:
     """Checks that what is needed at the least is free.
 
     Args:
       needs: bytes by what they are for, as `bytes_of` counts.
       remedy: what would help, as the end of a sentence.
+      halved: what would halve the bytes; named where that would be enough.
 
     Raises:
       UserError: it is not.
@@ -138,9 +139,11 @@ def require(needs: Mapping[str, int], remedy: str) -> None:
     if found is None or needed <= found.bytes or os.environ.get(IGNORE_MEMORY):
         return
     parts = ", ".join(f"{what} {readable(size)}" for what, size in needs.items())
+    if halved and needed // 2 <= found.bytes:
+        remedy = f"{halved}, or {remedy}"
     raise UserError(
         f"this takes at least {readable(needed)} ({parts}), and {found.where} has "
-        f"{readable(max(0, found.bytes))} free; {remedy}, or try all the same by --ignore_memory."
+        f"{readable(max(0, found.bytes))} free; {remedy}. --ignore_memory tries all the same."
     )
 
 

@@ -12,6 +12,8 @@ from openba_jax.models.base import Model
 from openba_jax.parallel import memory
 from openba_jax.training.train_step import TrainState
 
+_HALVED = "keep parameters and moments in half the bytes by PARAM_DTYPE = 'bfloat16'"
+
 
 def of_run(
     model: Model, abstract: TrainState, batch: Mapping[str, Any], rows: int
@@ -59,8 +61,5 @@ def check(
     if needs["activations"] * 2 > sum(needs.values()):
         remedy = "take a smaller BATCH_SIZE or more ACCUMULATION"
     else:
-        halved = model.config.param_dtype == "float32"
-        remedy = "take a smaller model, or lay it over more devices by MESH_SHAPE" + (
-            ", or halve it by PARAM_DTYPE = 'bfloat16'" if halved else ""
-        )
-    memory.require(needs, remedy)
+        remedy = "take a smaller model, or lay it over more devices by MESH_SHAPE"
+    memory.require(needs, remedy, halved=_HALVED if model.config.param_dtype == "float32" else "")

@@ -21,6 +21,7 @@ from absl import logging
 
 from openba_jax import paths
 from openba_jax.checkpoints import model_folder, training_state
+from openba_jax.cli.progress import show_progress
 from openba_jax.distillation.lessons import lesson_of_run
 from openba_jax.distillation.settings import Distillation
 from openba_jax.errors import UserError
@@ -240,6 +241,13 @@ def train(
                 logging.warning("%s has %d steps, more than TRAIN_STEPS.", folder, start)
             seen = tokens + sum(int(step["tokens"]) for step in carried)
             return _result(folder, start, seen, latest_records(folder, start))
+        getting_ready = stack.enter_context(contextlib.ExitStack())
+        getting_ready.enter_context(
+            show_progress(
+                f"{folder.name}: step {start}/{train_steps}, getting ready",
+                shown=progress and jax.process_index() == 0,
+            )
+        )
         state = begin.state
         if state is None:
             state = beginning.first_state(model, optimizer, mesh, seed, initial_model, offload)
@@ -303,6 +311,7 @@ def train(
             pending.append(step_metrics)
             jax.block_until_ready(pending[-MAX_STEPS_IN_FLIGHT:][0])
             if before == start:  # This step was compiled; the clock runs from here.
+                getting_ready.close()
                 untimed, clock = 1, time.perf_counter()
                 feed.take_wait()
 

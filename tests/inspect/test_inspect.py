@@ -18,6 +18,7 @@ from openba_jax.checkpoints.formats.huggingface import HuggingFace
 from openba_jax.checkpoints.formats.megatron import Megatron
 from openba_jax.checkpoints.formats.native import Native
 from openba_jax.checkpoints.formats.t5x import T5X
+from openba_jax.cli import gin_files
 from openba_jax.data.text.chunks import TextSource
 from openba_jax.data.text.preparation import prepare
 from openba_jax.data.text.rules import TextGroups
@@ -145,17 +146,20 @@ def test_no_tensor_is_read(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         describe(root / name)
 
 
-def test_the_commands_that_are_named_run_as_they_stand(root: Path, tmp_path: Path) -> None:
+def test_the_commands_that_are_named_can_be_given_as_they_stand(root: Path, tmp_path: Path) -> None:
     commands = {step.purpose: step.command for step in next_steps(describe(root / "native"))}
-    for purpose in ("ask it", "see what a cut would leave"):
-        words = shlex.split(commands[purpose])
-        done = subprocess.run(
-            [sys.executable, "-m", "openba_jax", *words[1:]],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-    assert not (root / "native-cut").exists()
+    for purpose in ("ask it", "measure it", "cut, recover and measure it"):
+        _, _, file, *bindings = shlex.split(commands[purpose])
+        macros = {m.name for m in gin_files.macros([file.removeprefix("--gin_file=")], [], [])}
+        assert {b.removeprefix("--gin.").partition("=")[0] for b in bindings} <= macros
+    words = shlex.split(commands["see what a cut would leave"])
+    done = subprocess.run(
+        [sys.executable, "-m", "openba_jax", *words[1:]],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
     assert "Nothing is written" in done.stdout
+    assert not (root / "native-cut").exists()

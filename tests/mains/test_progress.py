@@ -27,7 +27,7 @@ def _wait_for_line(capsys: pytest.CaptureFixture[str]) -> str:
 def test_what_is_counted_tells_its_share_and_the_time_left(capsys) -> None:
     with show_progress("writing out", 200, "B", done=50) as advance:
         first = _wait_for_line(capsys)
-        assert first == "writing out: 25%"
+        assert first == "writing out: 25%, 0 s so far"
         advance(50)
         capsys.readouterr()
         assert _wait_for_line(capsys).startswith("writing out: 50%, 0 s left")

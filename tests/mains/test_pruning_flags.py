@@ -95,3 +95,34 @@ def test_sizes_that_tools_refuse_are_named_before_anything_is_written(
     assert "gguf: mlp is 33 and not a multiple of 32" in said
     assert "ctranslate2: heads x kv is 24 and not as large as embed" in said
     assert "vllm" not in said
+
+
+def test_a_dry_run_shows_what_the_cut_then_leaves_and_writes_nothing(
+    models: Path, prune: Callable, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cut = (
+        f"--input={models}/openba",
+        f"--output={models}/cut",
+        "--mlp=48",
+        "--drop_decoder_layers=1",
+    )
+    prune(*cut, "--dry_run")
+    shown = capsys.readouterr().out
+    before, after = (line.split() for line in shown.splitlines()[3:5])
+    assert (before[:2], after[:2]) == (["before", "2+3"], ["after", "2+2"])
+    assert not (models / "cut").exists()
+    prune(*cut)
+    made = Native().open(models / "cut").model
+    assert after[-4] == f"{made.axes.count():,}"
+    assert f"would hold {4 * made.axes.count():,} bytes. Nothing is written." in shown
+    with pytest.raises(UserError, match="cut exists already"):
+        prune(*cut, "--dry_run")
+    with pytest.raises(UserError, match="did you mean taylor"):
+        prune(*cut[:1], f"--output={models}/other", "--mlp=48", "--dry_run", "--method=tailor")
+
+
+def test_a_folder_without_a_tokenizer_says_so_when_it_is_written(
+    models: Path, prune: Callable, caplog: pytest.LogCaptureFixture
+) -> None:
+    prune(f"--input={models}/openba", f"--output={models}/cut", "--mlp=48")
+    assert f"{models}/cut has no tokenizer, since its source has none" in caplog.text

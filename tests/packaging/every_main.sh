@@ -49,6 +49,11 @@ Sweep.grid = {"warmup_cosine.peak": [1e-3]}
 GIN
 step openba-sweep --gin_file=again.gin --gin.OUTPUT_DIR="'sweep'" -- \
   --gin.INITIAL_CHECKPOINT_PATH="'pruned'" "${TRAINING[@]}"
+step openba-sweep --gin_file=gin/sweeps/recipe.gin --gin.OUTPUT_DIR="'recipes'" \
+  --gin.GRID="{'MLP': [48, 32]}" -- --gin.ANCESTOR="'huggingface'" \
+  --gin.CORPUS="['$FACTS/corpus.jsonl']" --gin.RECOVER_TOKENS=500 --gin.GROUP_SIZE=28 \
+  --gin.INPUTS_LENGTH=48 --gin.TARGETS_LENGTH=24 --gin.BATCH_SIZE=8 --gin.HELD_OUT=16 \
+  --gin.EVAL_STEPS=1
 step openba-pipeline --gin_file=gin/runs/native/quickstart.gin \
   --gin.OUTPUT_DIR="'pipeline'" --gin.CORPUS="['$FACTS/corpus.jsonl']" \
   --gin.INSTRUCTIONS="['$FACTS/instructions.jsonl']" --gin.QUESTIONS="'$FACTS/questions'" \

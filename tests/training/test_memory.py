@@ -97,8 +97,13 @@ def test_what_does_not_fit_is_refused_with_figures(
         memory.require({"parameters": 3 << 20, "optimizer": 6 << 20}, "take less")
     assert str(refused.value) == (
         "this takes at least 9.0 MiB (parameters 3.0 MiB, optimizer 6.0 MiB), and this machine has "
-        "1.0 MiB free; take less, or try all the same by --ignore_memory."
+        "1.0 MiB free; take less. --ignore_memory tries all the same."
     )
+    with pytest.raises(UserError) as refused:
+        memory.require({"parameters": 3 << 20}, "take less", halved="halve it")
+    assert "halve it" not in str(refused.value)  # It would not help.
+    with pytest.raises(UserError, match="free; halve it, or take less"):
+        memory.require({"parameters": 2 << 20}, "take less", halved="halve it")
     monkeypatch.setenv(cli.IGNORE_MEMORY, "1")
     memory.require({"parameters": 3 << 20}, "take less")
 
@@ -143,7 +148,8 @@ def test_parameters_that_cannot_fit_are_not_read(
     model = model_of(named_config("tiny"))
     params = jax.jit(model.init)(jax.random.key(0))
     training_state.create(tmp_path / "model", model, params)
-    monkeypatch.setattr(memory, "free", lambda: memory.Free(1 << 10, "this machine"))
+    size = 4 * model.axes.count()
+    monkeypatch.setattr(memory, "free", lambda: memory.Free(size - 1, "this machine"))
     with pytest.raises(UserError, match=r"--dtype=bfloat16.*openba-prune.*--ignore_memory"):
         training_state.restore_params(tmp_path / "model")
 
@@ -165,7 +171,9 @@ def test_parameters_that_cannot_fit_are_not_read(
 )
 def test_every_form_of_exhaustion_is_one_sentence(error: Exception, said: str) -> None:
     assert said in (exhausted(error) or "")
-    told = pytest.raises(UserError, match=r"^memory is exhausted \(.*\); take a smaller batch")
+    told = pytest.raises(
+        UserError, match=r"^there is too little memory \(.*\); take a smaller batch"
+    )
     with told, hardware.explain_out_of_memory():
         raise error
 
@@ -177,6 +185,7 @@ def test_every_form_of_exhaustion_is_one_sentence(error: Exception, said: str) -
         ValueError("shapes differ"),
         jax.errors.JaxRuntimeError("INVALID_ARGUMENT: no"),
         OSError(errno.ENOSPC, "No space left on device"),
+        ValueError("RESOURCE_EXHAUSTED: Failed to write: No space left on device [28]"),
     ],
 )
 def test_other_errors_pass(error: Exception) -> None:
