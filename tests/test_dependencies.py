@@ -1,4 +1,4 @@
-"""The house: dependencies point one way, families stay in their folders, files stay readable."""
+"""The structure: dependencies point one way, families keep to their folders, files are readable."""
 
 from __future__ import annotations
 

@@ -125,8 +125,10 @@ def test_quickstart(quickstart: tuple[Path, str]) -> None:
 def test_chat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENBA_NOTEBOOK_OUTPUT", str(tmp_path))
     text = printed("2_chat.ipynb")
-    assert "logits" in text
-    assert (tmp_path / "huggingface" / "config.json").exists()
+    assert "largest difference of a logit: 0" in text
+    assert (tmp_path / "model" / "config.json").exists()
+    assert "东京" in text
+    assert "Paris" in text
 
 
 def test_prune(
