@@ -7,10 +7,12 @@ import hashlib
 from pathlib import Path
 
 from openba_jax.checkpoints import checksums, model_folder
+from openba_jax.checkpoints.checkpoint import total_bytes
 from openba_jax.checkpoints.folders import new_folder
 from openba_jax.checkpoints.formats.native import Native
 from openba_jax.checkpoints.inspection import InspectedCheckpoint
 from openba_jax.checkpoints.registry import FORMATS, detect, open_checkpoint
+from openba_jax.cli.progress import show_progress
 from openba_jax.data.vocabularies.base import Vocabulary
 from openba_jax.data.vocabularies.registry import open_vocabulary
 from openba_jax.errors import UserError
@@ -83,8 +85,12 @@ class Ancestor:
         Raises:
           UserError: a parameter is not finite, or the disk is full; nothing is written then.
         """
-        checkpoint = InspectedCheckpoint(open_checkpoint(self.path))
-        with new_folder(folder) as work:
+        opened = open_checkpoint(self.path)
+        with (
+            show_progress(f"converting {self.path}", total_bytes(opened), "B") as advance,
+            new_folder(folder) as work,
+        ):
+            checkpoint = InspectedCheckpoint(opened, advance=advance)
             FORMATS[Native.name].write(checkpoint, work)
             if found := checkpoint.warnings():
                 raise UserError(f"{self.path}: {found[0].rstrip('.')}; start from a sound model.")

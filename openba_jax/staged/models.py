@@ -256,6 +256,7 @@ class Models:
                 counts=self.corpora.token_counts(self.vocabulary(parent)),
                 calibration=self.calibration(parent, stage, part),
                 scores=self.scores,
+                progress=True,
             )
         return pruned
 

@@ -214,7 +214,7 @@ def test_what_latin_1_cannot_say_is_escaped_and_a_full_disk_is_one_sentence(
             *("--gin.BATCH_SIZE=2", "--gin.TRAIN_STEPS=1"),
         )
         assert done.returncode == 2, done.stderr
-        lines = [line for line in done.stderr.splitlines() if not line.startswith("model: step")]
+        lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
         assert lines == [
             f"error: the disk is full while {disk}/model is written; make room and start again, "
             "what was complete before is intact."

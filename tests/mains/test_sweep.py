@@ -99,7 +99,7 @@ def test_a_sweep_names_logs_and_tells_what_they_say_and_the_time_left(
     toy: sweep.Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
     main = tmp_path / "toy_sweep_main.py"
-    main.write_text("import time; print('half way', flush=True); time.sleep(0.4)\n" + TOY_MAIN)
+    main.write_text("import time; print('half way', flush=True); time.sleep(0.8)\n" + TOY_MAIN)
     monkeypatch.setattr(sweep, "SECONDS", 0.1)
     few = dataclasses.replace(toy, grid={"adamw.peak": [0.5, 0.25]})
     assert sweep.execute(few, ["--gin_bindings=SEED = 1"]) == []
