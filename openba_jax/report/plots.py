@@ -72,7 +72,8 @@ def plot(runs: Sequence[Run], path: Path, over: str) -> None:
             panel.set_xlabel(words, fontsize=SMALL)
             panel.tick_params(labelsize=SMALL)
             if title in _FROM_ZERO:
-                panel.set_ylim(bottom=0)
+                largest = max(float(line.values.max()) for line in lines)
+                panel.set_ylim(0, 1.05 * largest or 1)
             # Elsewhere a colour is a run; of the rates it is a task.
             if title == _RATES:
                 panel.legend(fontsize=SMALL - 1, frameon=False)
