@@ -26,7 +26,8 @@ def _run(page: str, folder: Path, **replaced: str) -> list[str]:
         if path.name not in ("runs", ".git"):
             (folder / path.name).symlink_to(path)
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = {**os.environ, "PATH": path, "PYTHONPATH": str(REPOSITORY)}
+    modules = os.pathsep.join([str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = {**os.environ, "PATH": path, "PYTHONPATH": modules}
     said = []
     for block in _blocks(page):
         for old, new in replaced.items():
