@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, Self, get_args
 
 from openba_jax.errors import UserError
-from openba_jax.nn.attention import KERNELS
+from openba_jax.nn.attention_kernels.registry import AUTO, KERNELS
 
 RematPolicy = Literal["none", "minimal", "full"]
 
@@ -37,7 +37,8 @@ class ModelConfig(abc.ABC):
       param_dtype: name of the type in which parameters are kept.
       scan_layers: one scanned layer (`layers` axis first) instead of unrolled ones.
       remat_policy: what the backward pass recomputes: nothing, all but matrix products, everything.
-      attention: the kernel of attention, a name of `nn.attention.KERNELS`.
+      attention: the kernel of attention, a name of `nn.attention_kernels.registry.KERNELS`, or
+        `auto`: that of the platform.
     """
 
     family: ClassVar[str]
@@ -50,7 +51,7 @@ class ModelConfig(abc.ABC):
     execution: ClassVar[tuple[str, ...]] = ("scan_layers", "remat_policy", "attention")
     """Fields that say how a model is computed, not which one it is."""
     changeable: ClassVar[tuple[str, ...]] = (
-        *("dropout_rate", "attention_dropout_rate", "dtype", "scan_layers", "remat_policy"),
+        *("dropout_rate", "attention_dropout_rate", "dtype", *execution),
     )
     """Fields that may change while a model is trained: what the network computes for given
     parameters does not depend on them, dropout and rounding apart. Families add theirs."""
@@ -65,7 +66,7 @@ class ModelConfig(abc.ABC):
     param_dtype: str = "float32"
     scan_layers: bool = True
     remat_policy: RematPolicy = "none"
-    attention: str = "xla"
+    attention: str = AUTO
 
     def __post_init__(self) -> None:
         """Checks types, that sizes are positive and switches known.
@@ -100,7 +101,7 @@ class ModelConfig(abc.ABC):
                     f"{name} is {getattr(self, name)}; a stack has at most {MAX_LAYERS} layers."
                 )
         self.check_choice("remat_policy", get_args(RematPolicy))
-        self.check_choice("attention", tuple(KERNELS))
+        self.check_choice("attention", (AUTO, *KERNELS))
 
     def check_choice(self, name: str, known: tuple[str, ...]) -> None:
         """Checks a field that has a few known values.

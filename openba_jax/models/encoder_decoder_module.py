@@ -117,8 +117,9 @@ def token_positions(tokens: jax.Array, positions: jax.Array | None) -> jax.Array
 
 def encoder_mask(tokens: jax.Array, segment_ids: jax.Array | None) -> AttentionMask:
     """Keys that are real and, when packed, of the query's segment."""
-    real = tokens if segment_ids is None else segment_ids
-    return AttentionMask(keys=real > 0, query_segments=segment_ids, key_segments=segment_ids)
+    if segment_ids is None:
+        return AttentionMask(keys=tokens > 0, real_first=True)
+    return AttentionMask(keys=segment_ids > 0, query_segments=segment_ids, key_segments=segment_ids)
 
 
 def decoder_mask(segment_ids: jax.Array | None) -> AttentionMask:
@@ -133,7 +134,7 @@ def cross_mask(
 ) -> AttentionMask:
     """Encoder keys that are real and, when packed, of the query's segment."""
     if encoder_segment_ids is None:
-        return AttentionMask(keys=encoder_tokens > 0)
+        return AttentionMask(keys=encoder_tokens > 0, real_first=True)
     return AttentionMask(
         keys=encoder_segment_ids > 0,
         query_segments=decoder_segment_ids,

@@ -1,7 +1,6 @@
-"""Attention: one function, one description of the mask, and a registry of kernels behind it.
+"""What attention is told, the mask and the scores, and attention as the compiler makes it.
 
-A new kernel is a function with the signature of `Kernel` and a line in `KERNELS`; a model's
-configuration names the one to use (`attention`).
+`nn.attention_kernels` has the other ways to compute it.
 """
 
 from __future__ import annotations
@@ -9,7 +8,6 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from typing import Protocol
 
 import flax.struct
 import jax
@@ -29,6 +27,8 @@ class AttentionMask:
     Attributes:
       causal: none behind the query, except those of `prefix`.
       keys: bool `[batch, keys]`, the real ones.
+      real_first: in each row of `keys` the real ones stand before all others, so that a kernel may
+        count them.
       query_segments: int `[batch, queries]`, with `key_segments`: those of the query's segment.
       key_segments: int `[batch, keys]`.
       prefix: bool `[batch, length]`: what a causal row reads in both directions (prefix LM); every
@@ -40,6 +40,7 @@ class AttentionMask:
 
     causal: bool = flax.struct.field(pytree_node=False, default=False)
     keys: jax.Array | None = None
+    real_first: bool = flax.struct.field(pytree_node=False, default=False)
     query_segments: jax.Array | None = None
     key_segments: jax.Array | None = None
     prefix: jax.Array | None = None
@@ -90,51 +91,6 @@ class Scores:
         return scores if self.bias is None else scores + self.bias
 
 
-class Kernel(Protocol):
-    """Softmax attention without dropout."""
-
-    def __call__(
-        self,
-        query: jax.Array,
-        key: jax.Array,
-        value: jax.Array,
-        mask: AttentionMask,
-        scores: Scores,
-    ) -> jax.Array:
-        """Attends.
-
-        Args:
-          query: `[batch, queries, heads, kv]`.
-          key: `[batch, keys, kv_heads, kv]`; as many consecutive query heads share each of them as
-            `heads / kv_heads`.
-          value: like `key`.
-          mask: what each query sees. Of a query that sees nothing the result is finite, and any.
-          scores: how products become scores.
-
-        Returns:
-          `[batch, queries, heads, kv]` in the dtype of `value`.
-        """
-
-
-def attention(
-    kernel: str,
-    query: jax.Array,
-    key: jax.Array,
-    value: jax.Array,
-    mask: AttentionMask,
-    dropout: Dropout | None = None,
-    scores: Scores | None = None,
-) -> jax.Array:
-    """Softmax attention by a kernel of `KERNELS`; arguments as `Kernel`.
-
-    Dropout on the probabilities, which kernels do not hold, takes XLA's path.
-    """
-    scores = scores or Scores()
-    if dropout is not None:
-        return xla_attention(query, key, value, mask, scores, dropout)
-    return KERNELS[kernel](query, key, value, mask, scores)
-
-
 def xla_attention(
     query: jax.Array,
     key: jax.Array,
@@ -144,16 +100,19 @@ def xla_attention(
     dropout: Dropout | None = None,
     heads_first: bool = False,
 ) -> jax.Array:
-    """Attention left to the compiler, with float32 scores; arguments as `Kernel`.
+    """Attention left to the compiler, with float32 scores; an `attention_kernels.base.Attend`.
 
     Args:
       query: `[batch, queries, heads, kv]`.
       key: `[batch, keys, kv_heads, kv]`, or `[batch, kv_heads, keys, kv]` if `heads_first`.
       value: like `key`.
-      mask: what each query sees.
+      mask: what each query sees; one that sees nothing has the mean of all values.
       scores: how products become scores.
       dropout: applied to the probabilities.
       heads_first: how keys and values lie.
+
+    Returns:
+      `[batch, queries, heads, kv]` in the dtype of `value`.
     """
     keys = "bhkd" if heads_first else "bkhd"
     batch, queries, heads, kv = query.shape
@@ -171,9 +130,6 @@ def xla_attention(
     probabilities = probabilities.reshape(batch, groups, heads // groups, queries, -1)
     context = jnp.einsum(f"bhrqk,{keys}->bqhrd", probabilities, value)
     return context.reshape(batch, queries, heads, kv)
-
-
-KERNELS: dict[str, Kernel] = {"xla": xla_attention}
 
 
 def write_cache(cache: jax.Array, update: jax.Array, start: jax.Array) -> jax.Array:

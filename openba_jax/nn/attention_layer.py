@@ -23,10 +23,10 @@ from openba_jax.nn.attention import (
     AttentionMask,
     Dropout,
     Scores,
-    attention,
     write_cache,
     xla_attention,
 )
+from openba_jax.nn.attention_kernels.registry import AUTO, attention
 from openba_jax.nn.layers import Projection, RMSNorm
 from openba_jax.nn.rotary import Rotary
 
@@ -60,7 +60,7 @@ class AttentionSpec:
       query_std: that of the query kernel where it is another one; None: `std`.
       dropout_rate: of the probabilities.
       dropout_shared: all queries of a head lose the same keys, as in T5X's networks.
-      kernel: a name of `nn.attention.KERNELS`.
+      kernel: see `nn.attention_kernels.registry.attention`.
       dtype: name of the compute type.
       param_dtype: name of the type of the parameters.
     """
@@ -83,7 +83,7 @@ class AttentionSpec:
     query_std: float | None = None
     dropout_rate: float = 0.0
     dropout_shared: bool = False
-    kernel: str = "xla"
+    kernel: str = AUTO
     dtype: str = "float32"
     param_dtype: str = "float32"
 

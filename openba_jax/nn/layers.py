@@ -229,7 +229,7 @@ def _rows(table: jax.Array, tokens: jax.Array) -> jax.Array:
     looks up its channels for all rows along those axes, and then they are exchanged. Left to
     itself, the compiler brings the whole global batch to every device.
     """
-    channels, batch = _mesh_axes(("vocab", "embed")), _mesh_axes(("activation_batch",))
+    channels, batch = mesh_axes(("vocab", "embed")), mesh_axes(("activation_batch",))
     if jax.sharding.get_abstract_mesh().empty or not set(channels) & set(batch):
         return jnp.take(table, tokens, axis=0)
     others = tuple(axis for axis in batch if axis not in channels)
@@ -238,7 +238,7 @@ def _rows(table: jax.Array, tokens: jax.Array) -> jax.Array:
     return jax.lax.with_sharding_constraint(rows, PartitionSpec(others, None, channels))
 
 
-def _mesh_axes(names: tuple[str, ...]) -> tuple[str, ...]:
+def mesh_axes(names: tuple[str, ...]) -> tuple[str, ...]:
     """The mesh axes that divide the last of some logical axes of one array, by the rules in use."""
     entry = (nn.logical_to_mesh_axes(names) or (None,))[-1]
     if isinstance(entry, str):

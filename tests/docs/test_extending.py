@@ -158,7 +158,7 @@ def test_a_benchmark_is_asked_by_name(
 
 
 def test_a_kernel_computes_what_xla_does(page: Any) -> None:
-    page("jax_kernel", "openba_jax.nn.attention.KERNELS")
+    page("jax_kernel", "openba_jax.nn.attention_kernels.registry.KERNELS")
     model = model_of(named_config("tiny", initializer_std=0.3))
     other = model.replace(attention="jax")
     params = model.init(jax.random.key(0))

@@ -18,6 +18,8 @@ from openba_jax.models.counting import parameter_count
 from openba_jax.models.registry import model_of, named_config
 from openba_jax.models.t5gemma.config import GLOBAL, LOCAL
 from openba_jax.nn.attention import AttentionMask
+from openba_jax.nn.attention_kernels.base import Kernel
+from openba_jax.nn.attention_kernels.registry import KERNELS
 
 CONFIG = named_config("tiny_t5gemma_unbalanced")
 CONFIGS = {
@@ -127,8 +129,9 @@ def test_windows_are_those_of_transformers(monkeypatch):
         masks.append(mask)
         return query
 
-    monkeypatch.setattr("openba_jax.nn.attention.KERNELS", {"xla": kernel})
-    config = CONFIG.replace(scan_layers=False, encoder_sliding_window=5, decoder_sliding_window=7)
+    monkeypatch.setitem(KERNELS, "spy", Kernel(kernel))
+    windows = {"encoder_sliding_window": 5, "decoder_sliding_window": 7}
+    config = CONFIG.replace(scan_layers=False, attention="spy", **windows)
     module = model_of(config).module
     batch = tokens(1, 1, 40), tokens(2, 1, 40)
     module.init(jax.random.key(0), *batch, enable_dropout=False)
