@@ -54,6 +54,7 @@ def evaluate(
     results_dir: str = "",
     export: bool = False,
     compare: str | Sequence[str] = (),
+    int8: str | Sequence[str] = (),
     mesh_shape: Sequence[int] = (-1, 1, 1),
 ) -> dict[str, Any]:
     """Measures a model.
@@ -78,6 +79,7 @@ def evaluate(
       export: write answers below `results_dir/BENCHMARK/original` in the form of the original's
         programs, and for C-Eval in that of its server, too.
       compare: `figures.json` of other models, which tables and plot show, too.
+      int8: what is in eight bits, `weights`, `cache` or both, see `inference.int8`.
       mesh_shape: data, fsdp, model; the batch is rounded up to what data x fsdp divides.
 
     Returns:
@@ -97,12 +99,14 @@ def evaluate(
     from openba_jax.evaluation.benchmarks.registry import benchmark
     from openba_jax.evaluation.report.report import check_figures, write_report
     from openba_jax.evaluation.sources.places import places_of
+    from openba_jax.inference.int8 import parts_of, with_int8
     from openba_jax.inference.loading import load
     from openba_jax.objectives.mixture import get_mixture
     from openba_jax.parallel import hardware
     from openba_jax.parallel.sharding import use_mesh
 
     stores = gin_values.several(stores)
+    parts = parts_of(int8)
     if batch_size < 1 or eval_batches < 1:
         raise UserError("BATCH_SIZE and EVAL_STEPS must be at least 1.")
     if not questions and not (mixture and stores):
@@ -143,7 +147,7 @@ def evaluate(
     lengths = None if feature_lengths is None else gin_values.feature_lengths(feature_lengths)
     loaded = [(each, each.load(places[each.name])) for each in asked if questions]
     measured = get_mixture(mixture) if mixture else None
-    placed = load(folder, mesh_shape)
+    placed = with_int8(load(folder, mesh_shape), parts)
     if measured is not None:  # A decoder would read targets alone, and call that a loss.
         placed.model.check_layout(measured.layout)
     encoder_length, decoder_length = lengths or placed.model.config.lengths
@@ -158,7 +162,7 @@ def evaluate(
     with hardware.explain_out_of_memory(), use_mesh(placed.mesh):
         if loaded:
             figures["benchmarks"], unasked = _measured(
-                placed, loaded, sizes, options, folder, results, export
+                placed, loaded, sizes, options, [*_model_identity(folder), *parts], results, export
             )
         if measured is not None:
             figures["loss"] = _loss(placed, measured, stores, eval_batches, sizes)
@@ -202,7 +206,7 @@ def _measured(
     loaded: Sequence[tuple[Benchmark, Subjects]],
     sizes: Mapping[str, Any],
     options: Mapping[str, Any],
-    model_dir: Path,
+    identity: Sequence[Any],
     results: Path | None,
     export: bool,
 ) -> tuple[dict[str, Any], dict[str, UnaskableBenchmarkError]]:
@@ -217,8 +221,8 @@ def _measured(
     asked = AskedModel(placed.model, placed.params, placed.vocabulary, **sizes, **options)
     folders: list[ResultsFolder | None] = [None] * len(loaded)
     if results is not None:  # All are checked before the first is asked.
-        identity = [*_model_identity(model_dir), placed.vocabulary.fingerprint]
-        same = {"model": identity, **sizes, **options}
+        model = [*identity, placed.vocabulary.fingerprint]
+        same = {"model": model, **sizes, **options}
         folders = [
             ResultsFolder(results, benchmark, {**same, "questions": fingerprint(subjects)})
             for benchmark, subjects in loaded

@@ -39,6 +39,7 @@ def infer(
     early_stopping: bool = False,
     parse_special: bool = False,
     template: str = "{}",
+    int8: str | Sequence[str] = (),
     mesh_shape: Sequence[int] = (-1, 1, 1),
 ) -> None:
     """Answers prompts.
@@ -60,6 +61,7 @@ def infer(
       early_stopping: of beams, stop as soon as so many answers are finished.
       parse_special: strings such as `</s>` in prompts become the special tokens that they name.
       template: what stands around prompts, `{}` being the prompt: the turns of a chat, say.
+      int8: what is in eight bits, `weights`, `cache` or both, see `inference.int8`.
       mesh_shape: data, fsdp, model; the batch is rounded up to what data x fsdp divides.
 
     Raises:
@@ -74,6 +76,7 @@ def infer(
     from openba_jax.inference.beam_search import BeamSettings
     from openba_jax.inference.decoding import Sampling
     from openba_jax.inference.generator import Generator
+    from openba_jax.inference.int8 import parts_of, with_int8
     from openba_jax.inference.loading import load
     from openba_jax.inference.prompts import read_prompts
     from openba_jax.parallel import hardware
@@ -81,6 +84,7 @@ def infer(
 
     if batch_size < 1 or max_new_tokens < 1:
         raise UserError("BATCH_SIZE and MAX_NEW_TOKENS must be at least 1.")
+    parts = parts_of(int8)
     texts, places = read_prompts(gin_values.several(prompts), input_file)
     folder = local(model_dir)
     if output_file:
@@ -93,7 +97,7 @@ def infer(
         raise UserError("BEAMS searches for the likeliest answer; leave out TEMPERATURE and TOP_*.")
     if beams == 1 and search != BeamSettings(1):
         raise UserError("LENGTH_PENALTY and EARLY_STOPPING are of beams; give BEAMS, too.")
-    placed = load(folder, mesh_shape)
+    placed = with_int8(load(folder, mesh_shape), parts)
     if max_encoder_length is None:
         max_encoder_length = placed.model.config.longest_inputs(max_new_tokens)
         if max_encoder_length < 1:

@@ -17,6 +17,7 @@ from openba_jax.errors import UserError
 from openba_jax.nn.attention_kernels.registry import AUTO, KERNELS
 
 RematPolicy = Literal["none", "minimal", "full"]
+KvCache = Literal["compute", "int8"]
 
 MAX_SIZE = 2**31 - 1
 """No axis is longer."""
@@ -39,6 +40,7 @@ class ModelConfig(abc.ABC):
       remat_policy: what the backward pass recomputes: nothing, all but matrix products, everything.
       attention: the kernel of attention, a name of `nn.attention_kernels.registry.KERNELS`, or
         `auto`: that of the platform.
+      kv_cache: in what keys and values are cached while decoding: the compute type, or int8.
     """
 
     family: ClassVar[str]
@@ -48,7 +50,9 @@ class ModelConfig(abc.ABC):
     """Constants that must be above 0."""
     depths: ClassVar[tuple[str, ...]] = ()
     """Fields that are numbers of layers."""
-    execution: ClassVar[tuple[str, ...]] = ("scan_layers", "remat_policy", "attention")
+    execution: ClassVar[tuple[str, ...]] = (
+        *("scan_layers", "remat_policy", "attention", "kv_cache"),
+    )
     """Fields that say how a model is computed, not which one it is."""
     changeable: ClassVar[tuple[str, ...]] = (
         *("dropout_rate", "attention_dropout_rate", "dtype", *execution),
@@ -67,6 +71,7 @@ class ModelConfig(abc.ABC):
     scan_layers: bool = True
     remat_policy: RematPolicy = "none"
     attention: str = AUTO
+    kv_cache: KvCache = "compute"
 
     def __post_init__(self) -> None:
         """Checks types, that sizes are positive and switches known.
@@ -101,6 +106,7 @@ class ModelConfig(abc.ABC):
                     f"{name} is {getattr(self, name)}; a stack has at most {MAX_LAYERS} layers."
                 )
         self.check_choice("remat_policy", get_args(RematPolicy))
+        self.check_choice("kv_cache", get_args(KvCache))
         self.check_choice("attention", (AUTO, *KERNELS))
 
     def check_choice(self, name: str, known: tuple[str, ...]) -> None:

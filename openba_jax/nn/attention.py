@@ -8,10 +8,14 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
+from typing import TypeVar
 
 import flax.struct
 import jax
 import jax.numpy as jnp
+
+from openba_jax.nn import int8
+from openba_jax.nn.int8 import Int8
 
 MASKED_SCORE = -10_000.0
 """Masked scores are replaced by this, so that a row without any key is uniform."""
@@ -93,8 +97,8 @@ class Scores:
 
 def xla_attention(
     query: jax.Array,
-    key: jax.Array,
-    value: jax.Array,
+    key: jax.Array | Int8,
+    value: jax.Array | Int8,
     mask: AttentionMask,
     scores: Scores | None = None,
     dropout: Dropout | None = None,
@@ -104,7 +108,8 @@ def xla_attention(
 
     Args:
       query: `[batch, queries, heads, kv]`.
-      key: `[batch, keys, kv_heads, kv]`, or `[batch, kv_heads, keys, kv]` if `heads_first`.
+      key: `[batch, keys, kv_heads, kv]`, or `[batch, kv_heads, keys, kv]` if `heads_first`; then it
+        may be in int8.
       value: like `key`.
       mask: what each query sees; one that sees nothing has the mean of all values.
       scores: how products become scores.
@@ -112,19 +117,28 @@ def xla_attention(
       heads_first: how keys and values lie.
 
     Returns:
-      `[batch, queries, heads, kv]` in the dtype of `value`.
+      `[batch, queries, heads, kv]` in the dtype of `value`, or of `query` if that is int8.
     """
     keys = "bhkd" if heads_first else "bkhd"
     batch, queries, heads, kv = query.shape
     groups = key.shape[1 if heads_first else 2]
     grouped = query.reshape(batch, queries, groups, heads // groups, kv)
+    key, key_scale = int8.parts(key)
+    value, value_scale = int8.parts(value)
+    if key_scale is not None:
+        key, value = key.astype(query.dtype), value.astype(query.dtype)
     products = jnp.einsum(f"bqhrd,{keys}->bhrqk", grouped, key, preferred_element_type=jnp.float32)
     products = products.reshape(batch, heads, queries, -1)
+    if key_scale is not None:
+        products = products * _of_heads(key_scale, heads)
     scored = (scores or Scores())(products, kv)
     allowed = mask.dense(*scored.shape[-2:])
     if allowed is not None:
         scored = jnp.where(allowed, scored, MASKED_SCORE)
-    probabilities = jax.nn.softmax(scored, axis=-1).astype(value.dtype)
+    probabilities = jax.nn.softmax(scored, axis=-1)
+    if value_scale is not None:
+        probabilities = probabilities * _of_heads(value_scale, heads)
+    probabilities = probabilities.astype(value.dtype)
     if dropout is not None:
         probabilities = dropout(probabilities)
     probabilities = probabilities.reshape(batch, groups, heads // groups, queries, -1)
@@ -132,10 +146,22 @@ def xla_attention(
     return context.reshape(batch, queries, heads, kv)
 
 
-def write_cache(cache: jax.Array, update: jax.Array, start: jax.Array) -> jax.Array:
+def _of_heads(scale: jax.Array, heads: int) -> jax.Array:
+    """Scales `[batch, kv_heads, keys, 1]` of cached positions, `[batch, heads, 1, keys]`."""
+    return jnp.repeat(scale.swapaxes(2, 3), heads // scale.shape[1], axis=1)
+
+
+Cached = TypeVar("Cached", jax.Array, Int8)
+
+
+def write_cache(cache: Cached, update: Cached, start: jax.Array) -> Cached:
     """Writes `[batch, heads, n, kv]` into the cache from position `start`, scalar or `[batch]`."""
-    update = update.astype(cache.dtype)
-    if start.ndim == 0:
-        return jax.lax.dynamic_update_slice_in_dim(cache, update, start, axis=2)
-    write_row = jax.vmap(lambda c, u, s: jax.lax.dynamic_update_slice_in_dim(c, u, s, axis=1))
-    return write_row(cache, update, start)
+
+    def write(cache: jax.Array, update: jax.Array) -> jax.Array:
+        update = update.astype(cache.dtype)
+        if start.ndim == 0:
+            return jax.lax.dynamic_update_slice_in_dim(cache, update, start, axis=2)
+        write_row = jax.vmap(lambda c, u, s: jax.lax.dynamic_update_slice_in_dim(c, u, s, axis=1))
+        return write_row(cache, update, start)
+
+    return jax.tree.map(write, cache, update)

@@ -1,11 +1,11 @@
 """Self- and cross-attention of every family, with the key/value cache of decoding.
 
 Cache leaves (collection `cache`), the names T5X's decoding knows: `cached_key`, `cached_value`
-`[batch, length, kv_heads, kv]` and, for self-attention, `cache_index`, int32, a scalar or
-`[batch]`. Keys are cached after rotation. Cross-attention projects the encoder output once, when
-the cache is made, heads before positions, `[batch, kv_heads, length, kv]`, as its products want
-them. They never change: `EncoderDecoder.split_cache` moves them to the collection `encoded`, which
-loops and scans only read, and which has one row for all beams of an example.
+`[batch, kv_heads, length, kv]`, in the compute type or as `int8.Int8`, and, for self-attention,
+`cache_index`, int32, a scalar or `[batch]`. Keys are cached after rotation. Cross-attention
+projects the encoder output once, when the cache is made. These keys and values never change:
+`EncoderDecoder.split_cache` moves them to the collection `encoded`, which loops and scans only
+read, and which has one row for all beams of an example.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from openba_jax.nn.attention import (
     xla_attention,
 )
 from openba_jax.nn.attention_kernels.registry import AUTO, attention
+from openba_jax.nn.int8 import Int8, quantize
 from openba_jax.nn.layers import Projection, RMSNorm
 from openba_jax.nn.rotary import Rotary
 
@@ -61,6 +62,8 @@ class AttentionSpec:
       dropout_rate: of the probabilities.
       dropout_shared: all queries of a head lose the same keys, as in T5X's networks.
       kernel: see `nn.attention_kernels.registry.attention`.
+      kv_cache: `compute`: keys and values are cached in `dtype`; `int8`: in int8, with a scale for
+        each head and position.
       dtype: name of the compute type.
       param_dtype: name of the type of the parameters.
     """
@@ -84,6 +87,7 @@ class AttentionSpec:
     dropout_rate: float = 0.0
     dropout_shared: bool = False
     kernel: str = AUTO
+    kv_cache: str = "compute"
     dtype: str = "float32"
     param_dtype: str = "float32"
 
@@ -174,6 +178,10 @@ class Attention(nn.Module):
         )
         return self._joined(nn.with_logical_constraint(context, axes))
 
+    def _cached(self, x: jax.Array) -> jax.Array | Int8:
+        """Keys or values `[batch, heads, length, kv]` as they are cached."""
+        return quantize(x, (-1,)) if self.spec.kv_cache == "int8" else x
+
     def _scores(self, bias: jax.Array | None) -> Scores:
         return Scores(self.spec.scale, self.spec.softcap, bias)
 
@@ -231,15 +239,21 @@ class SelfAttention(Attention):
         batch, length, heads, kv = key.shape
         # Heads first: so one query for each row reads keys that lie together.
         shape = (batch, heads, cache_length or length, kv)
-        cached_key = self.variable("cache", "cached_key", jnp.zeros, shape, key.dtype)
-        cached_value = self.variable("cache", "cached_value", jnp.zeros, shape, value.dtype)
+
+        like = jax.eval_shape(self._cached, jax.ShapeDtypeStruct(shape, key.dtype))
+
+        def empty() -> Any:
+            return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like)
+
+        cached_key = self.variable("cache", "cached_key", empty)
+        cached_value = self.variable("cache", "cached_value", empty)
         index = self.variable("cache", "cache_index", lambda: jnp.zeros((), jnp.int32))
         start = index.value
         positions = jnp.atleast_1d(start)[:, None] + jnp.arange(length)
         query, key = rotary(query, positions), rotary(key, positions)
         if exists:
-            cached_key.value = write_cache(cached_key.value, key.swapaxes(1, 2), start)
-            cached_value.value = write_cache(cached_value.value, value.swapaxes(1, 2), start)
+            for cached, new in ((cached_key, key), (cached_value, value)):
+                cached.value = write_cache(cached.value, self._cached(new.swapaxes(1, 2)), start)
             index.value = start + length if prefill_lengths is None else prefill_lengths
         places = jnp.arange(cached_key.value.shape[2])
         allowed = _visible(positions, places, mask)
@@ -290,26 +304,27 @@ class CrossAttention(Attention):
             attended = self._attend(queries, key, value, mask, None, deterministic)
             return attended.reshape(*inputs.shape[:-1], attended.shape[-1])
 
-        def cached(name: str, projection: Projection) -> jax.Array:
-            def project() -> jax.Array:
-                return self._split(projection(encoded)).swapaxes(1, 2)
+        def cached(name: str, projection: Projection) -> jax.Array | Int8:
+            def project() -> jax.Array | Int8:
+                return self._cached(self._split(projection(encoded)).swapaxes(1, 2))
 
             collection = "encoded" if self.has_variable("encoded", name) else "cache"
-            made: jax.Array = self.variable(collection, name, project).value
+            made: jax.Array | Int8 = self.variable(collection, name, project).value
             if self.spec.num_kv_heads:
                 return made
             axes = ("activation_batch", "activation_heads", "activation_length", "activation_kv")
-            return nn.with_logical_constraint(made, axes)
+            return jax.tree.map(lambda x: nn.with_logical_constraint(x, axes), made)
 
-        key, value = cached("cached_key", self.key), cached("cached_value", self.value)
+        keys, values = cached("cached_key", self.key), cached("cached_value", self.value)
         # Rows that share an encoder output, beams, are so many queries of one row.
-        queries = query.reshape(key.shape[0], -1, *query.shape[2:])
-        if mask.keys is not None and mask.keys.shape[0] > key.shape[0]:
-            keys = mask.keys.reshape(key.shape[0], -1, mask.keys.shape[1])[:, 0]
-            mask = dataclasses.replace(mask, keys=keys)
+        rows = keys.shape[0]
+        queries = query.reshape(rows, -1, *query.shape[2:])
+        if mask.keys is not None and mask.keys.shape[0] > rows:
+            real = mask.keys.reshape(rows, -1, mask.keys.shape[1])[:, 0]
+            mask = dataclasses.replace(mask, keys=real)
         dropout = self._dropout(deterministic)
         context = xla_attention(
-            queries, key, value, mask, self._scores(None), dropout, heads_first=True
+            queries, keys, values, mask, self._scores(None), dropout, heads_first=True
         )
         return self._joined(context.reshape(query.shape))
 

@@ -2,7 +2,8 @@
 
 Every parameter is declared by `parameter`, once, with the names of its axes
 (`nn.with_logical_partitioning`); sharding, pruning, checkpoints and counting all read those names.
-Modules compute in `dtype` and keep their parameters in `param_dtype`, both names of types.
+Modules compute in `dtype` and keep their parameters in `param_dtype`, both names of types; kernels
+and embeddings may be given as `int8.Int8`, too.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
+
+from openba_jax.nn import int8
 
 
 class Parametrised(Protocol):
@@ -75,9 +78,15 @@ class Projection(nn.Module):
             (*self.in_axes, *self.out_axes),
         )
         contracted = (tuple(range(inputs.ndim - rank, inputs.ndim)), tuple(range(rank)))
+        kernel, scale = int8.parts(kernel)
         outputs = jax.lax.dot_general(
-            inputs.astype(dtype), kernel.astype(dtype), (contracted, ((), ()))
+            inputs.astype(dtype),
+            kernel.astype(dtype),
+            (contracted, ((), ())),
+            preferred_element_type=None if scale is None else jnp.float32,
         )
+        if scale is not None:
+            outputs = (outputs * scale.reshape(self.out_shape)).astype(dtype)
         if self.use_bias:
             zeros = nn.initializers.zeros
             bias = parameter(self, "bias", zeros, self.out_shape, self.out_axes)
@@ -219,7 +228,9 @@ class Embedding(nn.Module):
 
     def __call__(self, tokens: jax.Array) -> jax.Array:
         """Looks up int32 `[batch, length]`; returns `[batch, length, embed]` in `dtype`."""
-        return _rows(self.embedding, tokens).astype(self.dtype)
+        table, scale = int8.parts(self.embedding)
+        rows = _rows(table, tokens)
+        return (rows if scale is None else rows * _rows(scale, tokens)).astype(self.dtype)
 
 
 def _rows(table: jax.Array, tokens: jax.Array) -> jax.Array:

@@ -15,6 +15,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from openba_jax.nn import int8
+
 GROUPS = "decoder_loss_groups"
 """What a batch may have besides: float32 `[batch, groups]`, 1 where a row is of a group. Losses are
 then summed for each group, too."""
@@ -27,7 +29,7 @@ class Head(NamedTuple):
     """What makes logits of hidden states.
 
     Attributes:
-      kernel: `[embed, vocab]`.
+      kernel: `[embed, vocab]`, an `int8.Int8` at will.
       bias: `[vocab]`, or None.
       scale: of the hidden states.
       softcap: bounds logits to `softcap * tanh(logit / softcap)` (Gemma 2); 0: they are not bound.
@@ -42,9 +44,10 @@ class Head(NamedTuple):
         """Float32 logits `[..., vocab]` of `[..., embed]`."""
         if self.scale != 1.0:
             hidden = hidden * self.scale
-        logits = jnp.matmul(
-            hidden, self.kernel.astype(hidden.dtype), preferred_element_type=jnp.float32
-        )
+        kernel, of_pieces = int8.parts(self.kernel)
+        logits = jnp.matmul(hidden, kernel.astype(hidden.dtype), preferred_element_type=jnp.float32)
+        if of_pieces is not None:
+            logits = logits * of_pieces[0]
         if self.bias is not None:
             logits = logits + self.bias.astype(jnp.float32)
         return self.softcap * jnp.tanh(logits / self.softcap) if self.softcap else logits

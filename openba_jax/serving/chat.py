@@ -27,6 +27,7 @@ def chat(
     top_k: int = 0,
     top_p: float = 0.7,
     seed: int = 0,
+    int8: str | Sequence[str] = (),
     mesh_shape: Sequence[int] = (1, 1, -1),
 ) -> None:
     """Talks with a model until the input ends.
@@ -42,6 +43,7 @@ def chat(
       top_k: sample from so many tokens; 0 for all.
       top_p: sample from tokens of this probability together.
       seed: for sampling.
+      int8: what is in eight bits, `weights`, `cache` or both, see `inference.int8`.
       mesh_shape: data, fsdp, model; the first two must be 1.
 
     Raises:
@@ -60,7 +62,7 @@ def chat(
     settings = Settings(Sampling(temperature, top_k, top_p), max_new_tokens, seed)
     template = read_template(chat_template)
     placed, longest = load_for_slots(
-        local(model_dir), mesh_shape, max_encoder_length, max_new_tokens
+        local(model_dir), mesh_shape, max_encoder_length, max_new_tokens, int8
     )
     reader = DialogueReader(placed.model, placed.vocabulary, longest, dialogue, template)
     with hardware.explain_out_of_memory(), use_mesh(placed.mesh):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from openba_jax.checkpoints.model_folder import split_path
 from openba_jax.errors import UserError
+from openba_jax.inference.int8 import parts_of, with_int8
 from openba_jax.inference.loading import PlacedModel, load, unrolled
 from openba_jax.inference.prompts import frame_of
 from openba_jax.paths import local
@@ -20,6 +21,7 @@ def load_for_slots(
     mesh_shape: Sequence[int],
     max_encoder_length: int | None,
     max_new_tokens: int,
+    int8: str | Sequence[str] = (),
 ) -> tuple[PlacedModel, int]:
     """Reads a model folder, and works out how long its prompts may be.
 
@@ -28,6 +30,7 @@ def load_for_slots(
       mesh_shape: data, fsdp, model.
       max_encoder_length: longest prompt in tokens; None: the longest that the model was made for.
       max_new_tokens: longest answer in tokens.
+      int8: what is in eight bits, see `inference.int8.parts_of`.
 
     Returns:
       The model, and the longest prompt.
@@ -40,6 +43,7 @@ def load_for_slots(
 
     if jax.process_count() > 1:
         raise UserError("only one process can answer one after another; start one alone.")
+    parts = parts_of(int8)
     if max_new_tokens < 1 or (max_encoder_length is not None and max_encoder_length < 1):
         raise UserError("MAX_NEW_TOKENS and MAX_ENCODER_LENGTH must be at least 1.")
     if any(size != 1 for size in tuple(mesh_shape)[:2]):
@@ -47,7 +51,7 @@ def load_for_slots(
             f"MESH_SHAPE is {tuple(mesh_shape)}; a slot is one row, which nothing divides: give "
             "(1, 1, -1), which lays the model over all devices."
         )
-    placed = unrolled(load(model_dir, mesh_shape))
+    placed = with_int8(unrolled(load(model_dir, mesh_shape)), parts)
     if max_encoder_length is None:
         max_encoder_length = placed.model.config.longest_inputs(max_new_tokens)
         if max_encoder_length < 1:
@@ -105,6 +109,7 @@ def start_serving(
     dialogue: str,
     template: str | None,
     parse_special: bool,
+    int8: str | Sequence[str] = (),
 ) -> Served:
     """Reads a model folder and starts an engine for it.
 
@@ -118,12 +123,13 @@ def start_serving(
       dialogue: see `DialogueReader`.
       template: see `DialogueReader`.
       parse_special: see `PromptFrame`.
+      int8: see `load_for_slots`.
 
     Raises:
       UserError: as `load_for_slots`, `DialogueReader` and `Engine`.
       RuntimeError: the model cannot be compiled.
     """
-    placed, longest = load_for_slots(folder, mesh_shape, max_encoder_length, max_new_tokens)
+    placed, longest = load_for_slots(folder, mesh_shape, max_encoder_length, max_new_tokens, int8)
     model, vocabulary = placed.model, placed.vocabulary
     frame = frame_of(model, vocabulary)(vocabulary, longest, parse_special=parse_special)
     reader = DialogueReader(model, vocabulary, longest, dialogue, template)

@@ -43,6 +43,7 @@ def serve(
     chat_template: str = "",
     parse_special: bool = False,
     drain_seconds: int = 60,
+    int8: str | Sequence[str] = (),
     mesh_shape: Sequence[int] = (1, 1, -1),
 ) -> None:
     """Serves until it is told to end.
@@ -69,6 +70,7 @@ def serve(
       parse_special: strings such as `</s>` in prompts of completions become the special tokens
         that they name.
       drain_seconds: for answers that are not finished when the server is told to end.
+      int8: what is in eight bits, `weights`, `cache` or both, see `inference.int8`.
       mesh_shape: data, fsdp, model; the first two must be 1.
 
     Raises:
@@ -79,6 +81,7 @@ def serve(
     import uvicorn
 
     from openba_jax.inference.decoding import Sampling
+    from openba_jax.inference.int8 import parts_of
     from openba_jax.parallel import hardware
     from openba_jax.serving.app import create_app
     from openba_jax.serving.guards import check_binding, is_loopback, read_token
@@ -87,6 +90,7 @@ def serve(
 
     folders = [local(folder) for folder in gin_values.several(model_dirs)]
     names = names_of(folders)
+    parts = parts_of(int8)
     Sampling(temperature, 0, top_p)
     if min(max_body_bytes, max_choices, completion_tokens) < 1 or drain_seconds < 0:
         raise UserError(
@@ -118,6 +122,7 @@ def serve(
                 dialogue=dialogue,
                 template=template,
                 parse_special=parse_special,
+                int8=parts,
             )
             for name, folder in zip(names, folders, strict=True)
         }

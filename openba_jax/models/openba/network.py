@@ -42,6 +42,7 @@ def _attention(config: OpenBAConfig) -> AttentionSpec:
         out_std=config.output_initializer_std,
         dropout_rate=config.attention_dropout_rate,
         kernel=config.attention,
+        kv_cache=config.kv_cache,
         **config.types,
     )
 

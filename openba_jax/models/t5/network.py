@@ -51,6 +51,7 @@ def _attention(config: T5Config) -> AttentionSpec:
         dropout_rate=config.attention_dropout_rate,
         dropout_shared=True,
         kernel=config.attention,
+        kv_cache=config.kv_cache,
         **config.types,
     )
 

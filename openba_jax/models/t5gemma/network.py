@@ -55,6 +55,7 @@ def _attention(config: T5GemmaConfig, sizes: StackSizes) -> AttentionSpec:
         out_std=config.initializer_std,
         dropout_rate=config.attention_dropout_rate,
         kernel=config.attention,
+        kv_cache=config.kv_cache,
         **config.types,
     )
 
