@@ -28,7 +28,7 @@ _FREE = (
 
 _BOOKKEEPING = re.compile(
     r"AllocateBuffer|Sharding|SPMD|AssumeGather|GatherScatterIndices|annotate|Unpin|Pin|"
-    r"MoveToHost|MoveToDevice|ConcatBitcast|X64"
+    r"MoveToHost|MoveToDevice|ConcatBitcast|X64|AsyncCollective"
 )
 """Custom calls that are no kernels."""
 
@@ -43,6 +43,8 @@ class Collective:
       received: bytes that each device of the group receives, each time.
       group: devices that exchange, of the first group.
       types: the arrays that go in.
+      channel: of an exchange that a TPU's compiler spreads over several fusions, what they have in
+        common; '' of others.
     """
 
     kind: str
@@ -50,6 +52,7 @@ class Collective:
     received: float
     group: tuple[int, ...]
     types: tuple[Array, ...]
+    channel: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,7 +126,21 @@ def costs(module: Module) -> Costs:
         flops = products.flops(module, computation, instruction)
         if moved or flops:
             work.append(Work(times, flops, moved))
-    return Costs(work, collectives, kernels)
+    return Costs(work, _whole(collectives), kernels)
+
+
+def _whole(collectives: Sequence[Collective]) -> list[Collective]:
+    """Collectives of which the parts of one are one.
+
+    Some parts may go on inside a loop, so that the part that is met least says how often it runs.
+    """
+    found = [each for each in collectives if not each.channel]
+    spread: dict[str, Collective] = {}
+    for each in collectives:
+        if each.channel:
+            known = spread.setdefault(each.channel, each)
+            spread[each.channel] = min(known, each, key=lambda part: part.times)
+    return found + list(spread.values())
 
 
 def _exchanges(
@@ -145,7 +162,10 @@ def _exchanges(
     if kind == "all-reduce" and _is_scattered(computation, instruction):
         kind = "reduce-scatter"
     size = sum(array.bytes for array in given)
-    return [Collective(kind, times, size * _share(kind, len(group)), group, tuple(given))]
+    spread = '"async_collective_fusion_config"' in instruction.attributes
+    channel = instruction.attribute(r"channel_id=(\d+)") if spread else ""
+    received = size * _share(kind, len(group))
+    return [Collective(kind, times, received, group, tuple(given), channel)]
 
 
 def _share(kind: str, devices: int) -> float:
@@ -243,6 +263,8 @@ def _fusion_bytes(module: Module, computation: Computation, instruction: Instruc
         written = [inner.instructions[name] for name in inner.root.operands]
     for result, made in zip(instruction.results, written, strict=False):
         origin = inner.origin(made.name)
+        if origin.opcode == "parameter" or origin.opcode in COLLECTIVES:
+            continue  # Passed on, or counted as an exchange.
         if origin.opcode == "dynamic-update-slice":
             update = inner.instructions[origin.operands[1]].results[0]
             total += 0 if result.near else min(update.bytes, result.bytes)
@@ -260,6 +282,8 @@ def _read(module: Module, computation: Computation, name: str, whole: int) -> fl
         elif reader.opcode == "dynamic-update-slice":
             first = computation.origin(reader.operands[0]).name == name
             total += 0 if first else whole
+        elif reader.opcode in COLLECTIVES or (reader.opcode == "tuple" and reader.root):
+            continue
         elif reader.opcode == "fusion":
             inner = module.computations[reader.called[0]]
             for given, parameter in zip(reader.operands, inner.parameters, strict=False):

@@ -21,6 +21,7 @@ _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 _NUMBER = re.compile(r"^\d+$")
 
+_COUNTERS = ("s32[]", "u32[]")
 _TRANSPARENT = ("bitcast", "copy", "reshape", "convert", "transpose")
 """What passes an array on without reading another part of it."""
 
@@ -191,31 +192,42 @@ class Module:
     def trips(self, computation: Computation, loop: Instruction) -> int:
         """How often the body of a loop runs at most; 1 where the text does not say.
 
-        The bound is in the loop's configuration, or the largest whole number that its condition
-        compares with: a constant there, or one that is carried into the loop.
+        Either the loop's configuration says it, or a counter that starts at 0 says it: the largest
+        whole number that the condition compares with, a constant there or one that is carried into
+        the loop, over what the body adds to the counter.
         """
         if known := _TRIPS.search(loop.attributes):
             return int(known[1])
         condition = self.computations[loop.attribute(r"condition=%([\w.\-]+)")]
-        bounds = self._constants(condition)
-        if not bounds and loop.operands[0] in computation.instructions:
-            carried = computation.instructions[loop.operands[0]].operands
-            for each in condition.instructions.values():
-                if each.opcode == "get-tuple-element" and each.type.startswith("s32[]"):
-                    source = carried[int(each.attribute(r"index=(\d+)"))]
-                    origin = computation.origin(source)
-                    if origin.opcode == "constant" and _NUMBER.match(origin.operands[0]):
-                        bounds.append(int(origin.operands[0]))
-        return max(bounds, default=1)
+        body = self.computations[loop.attribute(r"body=%([\w.\-]+)")]
+        bounds, steps = self._constants(condition), [1]
+        carried = computation.instructions[loop.operands[0]].operands
+        for each in condition.instructions.values():
+            if each.opcode == "get-tuple-element" and each.type.startswith(_COUNTERS):
+                place = int(each.attribute(r"index=(\d+)"))
+                if place < len(carried):
+                    bounds += _number(computation, carried[place])
+                if place < len(body.root.operands):
+                    added = body.origin(body.root.operands[place])
+                    if added.opcode == "add":
+                        steps += [n for name in added.operands for n in _number(body, name)]
+        return max(1, -(-max(bounds, default=1) // max(steps)))
 
     def _constants(self, computation: Computation) -> list[int]:
         found = []
         for each in computation.instructions.values():
-            if each.opcode == "constant" and each.type.startswith("s32[]"):
+            if each.opcode == "constant" and each.type.startswith(_COUNTERS):
                 found += [int(text) for text in each.operands if _NUMBER.match(text)]
             elif each.opcode == "fusion":
                 found += [n for c in each.called for n in self._constants(self.computations[c])]
         return found
+
+
+def _number(computation: Computation, name: str) -> list[int]:
+    """The whole number that an instruction is, as a list; an empty one where it is none."""
+    origin = computation.origin(name)
+    is_number = origin.opcode == "constant" and _NUMBER.match(origin.operands[0])
+    return [int(origin.operands[0])] if is_number else []
 
 
 def parse(text: str) -> Module:

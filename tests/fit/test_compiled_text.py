@@ -88,8 +88,14 @@ replica_groups={{0,2,4,6},{1,3,5,7}}, to_apply=%add
 bf16[4,128,64]{2,1,0:T(8,128)(2,1)}, s32[]{:T(128)}) parameter(0)
   %left = bf16[4,16,128]{2,1,0:T(8,128)(2,1)S(1)} get-tuple-element(%state.2), index=1
   %right = bf16[4,128,64]{2,1,0:T(8,128)(2,1)} get-tuple-element(%state.2), index=2
+  %index.3 = s32[]{:T(128)} get-tuple-element(%state.2), index=0
+  %bound.1 = s32[]{:T(128)} get-tuple-element(%state.2), index=3
+  %two = s32[]{:T(128)} constant(2)
+  %next = s32[]{:T(128)} add(%index.3, %two)
   %convolution-base-dilated.1 = f32[4,16,64]{2,1,0:T(8,128)} convolution(%left, %right), \
 window={size=4 stride=3 lhs_dilate=4}, dim_labels=0bf_0io->0bf
+  ROOT %tuple.4 = (s32[]{:T(128)}, bf16[4,16,128]{2,1,0:T(8,128)(2,1)S(1)}, \
+bf16[4,128,64]{2,1,0:T(8,128)(2,1)}, s32[]{:T(128)}) tuple(%next, %left, %right, %bound.1)
 }
 
 %condition.1 (state.3: (s32[], bf16[4,16,128], bf16[4,128,64], s32[])) -> pred[] {
@@ -120,8 +126,9 @@ calls=%all-reduce-scatter.1
 
 def test_products_in_a_loop_count_as_often_as_it_runs() -> None:
     assert costs(hlo.parse(GPU)).flops == 6 * 2 * 16 * 128 * 64
-    # The bound of this loop is carried into it. Each of 4 products of a batch meets one kernel.
-    assert costs(hlo.parse(TPU)).flops == 7 * 2 * 4 * 16 * 128 * 64
+    # The bound of this loop, 7, is carried into it, and it counts in twos. Each of 4 products of a
+    # batch meets one kernel.
+    assert costs(hlo.parse(TPU)).flops == 4 * 2 * 4 * 16 * 128 * 64
 
 
 def test_exchanges_count_what_a_device_receives() -> None:
@@ -140,6 +147,30 @@ def test_a_sum_of_which_each_keeps_a_part_is_a_scatter() -> None:
     assert found.by_kind() == {"reduce-scatter": (1, 128 * 64 * 2 * 3 / 4)}
     assert found.collectives[0].group == (0, 2, 4, 6)
     assert found.kernels == {"tpu_custom_call": 1}
+
+
+def test_the_parts_of_an_exchange_are_one() -> None:
+    """A TPU's compiler starts one in a fusion, goes on in a loop, ends in a third fusion."""
+    part = (
+        "%all-gather.{n} = bf16[128,64]{{1,0}} all-gather(%param.{n}), channel_id=9, "
+        "replica_groups={{{{0,1}}}}, dimensions={{0}}, backend_config={{"
+        '"async_collective_fusion_config":{{"flag_start":"{n}"}}}}'
+    )
+    fused = "\n".join(
+        f"%async_collective_fusion.{n} (param.{n}: bf16[64,64]) -> bf16[128,64] {{\n"
+        f"  %param.{n} = bf16[64,64]{{1,0}} parameter(0)\n  ROOT {part.format(n=n)}\n}}\n"
+        for n in (1, 2)
+    )
+    call = (
+        "%part.{n} = bf16[128,64]{{1,0}} fusion(%q3.{n}), kind=kCustom, "
+        "calls=%async_collective_fusion.{n}"
+    )
+    given = "%q3.{n} = bf16[64,64]{{1,0}} parameter({n})"
+    text = TPU.replace("ENTRY", f"{fused}\nENTRY")
+    for line, n in (("  %two = ", 2), ("  %kernel = ", 1)):
+        lines = "\n  ".join((given.format(n=n), call.format(n=n)))
+        text = text.replace(line, f"  {lines}\n{line}")
+    assert costs(hlo.parse(text)).by_kind()["all-gather"] == (1, 64 * 64 * 2)
 
 
 def test_a_slice_of_a_stack_is_read_and_not_the_stack() -> None:
