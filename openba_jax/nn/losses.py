@@ -258,31 +258,34 @@ def _sums_and_gradients(
 
     # Each device sums the gradients of its own rows over the chunks. They are brought together
     # once, at the end, and not once for each chunk.
-    of_rows = jax.value_and_grad(loss, (0, 1, 2), has_aux=True)
-    differentiated = jax.vmap(of_rows, in_axes=(0, None, None, 0))
+    differentiated = jax.value_and_grad(loss, (0, 1, 2), has_aux=True)
+    ahead: tuple[int, ...] = ()
+    axes: tuple[str, ...] = ("activation_embed", "activation_vocab")
+    if shards > 1:  # Of a single part the axis would cost a copy of the sums.
+        differentiated = jax.vmap(differentiated, in_axes=(0, None, None, 0))
+        ahead, axes = (shards,), ("activation_batch", *axes)
 
     def apart(x: jax.Array) -> jax.Array:
         x = split_length(x, chunk)
-        return x.reshape(x.shape[0], shards, -1, *x.shape[2:])
+        return x.reshape(x.shape[0], *ahead, -1, *x.shape[2:])
 
     def add(total: Any, part: tuple[jax.Array, Any]) -> tuple[Any, jax.Array]:
         hidden, rows = part
         (_, sums), (of_hidden, *others) = differentiated(hidden, shared, bias, rows)
         total = jax.tree.map(lambda a, b: a + b.astype(jnp.float32), total, (sums, *others))
-        axes = ("activation_batch", "activation_embed", "activation_vocab")
         return (total[0], nn.with_logical_constraint(total[1], axes), total[2]), of_hidden
 
     parts = jax.tree.map(apart, (hidden, rows))
-    first = jax.tree.map(lambda x: x[0, 0], parts)
+    first = jax.tree.map(lambda x: x[(0,) * (1 + len(ahead))], parts)
     sums_shape = jax.eval_shape(lambda part: loss(part[0], shared, bias, part[1])[1], first)
     zeros = jax.tree.map(
-        lambda x: jnp.zeros((shards, *x.shape), jnp.float32), (sums_shape, kernel, bias)
+        lambda x: jnp.zeros((*ahead, *x.shape), jnp.float32), (sums_shape, kernel, bias)
     )
     total, of_hidden = jax.lax.scan(add, zeros, parts)
-    sums, of_kernel, of_bias = jax.tree.map(lambda x: jnp.sum(x, axis=0), total)
+    sums, of_kernel, of_bias = jax.tree.map(lambda x: jnp.sum(x, axis=0), total) if ahead else total
     # Each device keeps the part of the sum that it keeps of the parameter.
     of_kernel = nn.with_logical_constraint(of_kernel, ("embed", "vocab"))
-    of_hidden = of_hidden.reshape(of_hidden.shape[0], -1, *of_hidden.shape[3:])
+    of_hidden = of_hidden.reshape(of_hidden.shape[0], hidden.shape[0], *of_hidden.shape[-2:])
     gradients = (join_length(of_hidden, hidden.shape[1]), of_kernel, of_bias)
     return sums, jax.tree.map(lambda g, x: g.astype(x.dtype), gradients, (hidden, kernel, bias))
 
