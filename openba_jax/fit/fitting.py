@@ -139,7 +139,7 @@ def fit(work: Workload, step: str, mesh_shape: Sequence[int], target: Target) ->
       target: what to compile for.
 
     Raises:
-      UserError: the mesh does not match the devices, or the batch the mesh.
+      UserError: the mesh does not match the devices, the batch the mesh, or the compiler fails.
     """
     if step not in STEPS:
         raise UserError(f"no step is called {step!r}; known are {', '.join(STEPS)}.")
@@ -153,7 +153,11 @@ def fit(work: Workload, step: str, mesh_shape: Sequence[int], target: Target) ->
     except jax.errors.JaxRuntimeError as error:
         memory = _refused(str(error), lowered, limit)
         if memory is None:
-            raise
+            why = str(error).partition(", metadata=")[0].splitlines()[0]
+            raise UserError(
+                f"{target.compiler} fails on this program ({why}); take another batch, other "
+                "lengths or another mesh."
+            ) from error
     else:
         memory = _memory(compiled.memory_analysis(), lowered, limit)
         counted = costs(hlo.parse(compiled.as_text() or ""))

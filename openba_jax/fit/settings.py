@@ -15,6 +15,8 @@ from openba_jax.cli import gin_values
 from openba_jax.errors import UserError
 from openba_jax.fit.steps import Workload
 from openba_jax.models.base import Model
+from openba_jax.models.config import ModelConfig
+from openba_jax.models.registry import model_of
 from openba_jax.training import gin_bindings
 from openba_jax.training.optimizer import Optimizer, adamw, warmup_constant
 from openba_jax.training.run_folder import MASTER_DTYPE
@@ -83,17 +85,28 @@ def _model(run: dict[str, Any]) -> Model:
     if values.model:
         is_folder = (Path(values.model) / "config.json").exists()
         named = gin_bindings.config_of if is_folder else gin_bindings.named_config
-        model = gin_bindings.model_of(cli.call_configured(lambda: named(values.model)))
+        model = _of_config(cli.call_configured(lambda: named(values.model)))
     elif "model" in run:
+        folder = _bindings("config_of").get("folder", "")
+        if folder and _evaluated({"folder": folder}, "folder", None) is None:
+            raise UserError(
+                "the run goes on from a folder that is not given; name a size of its shape with "
+                "--model, or give INITIAL_CHECKPOINT_PATH."
+            )
         model = _evaluated(run, "model", None)
     else:
-        model = gin_bindings.model_of(cli.call_configured(gin_bindings.named_config))
+        model = _of_config(cli.call_configured(gin_bindings.named_config))
     assert isinstance(model, Model)
     kept = values.param_dtype or _evaluated(run, "param_dtype", None) or MASTER_DTYPE
     changes = {"param_dtype": kept}
     if values.remat:
         changes["remat_policy"] = values.remat
     return model.replace(**changes)
+
+
+def _of_config(config: object) -> Model:
+    assert isinstance(config, ModelConfig)
+    return model_of(config)
 
 
 def _lengths(batches: dict[str, Any]) -> tuple[int, int]:
@@ -117,7 +130,11 @@ def _bindings(name: str) -> dict[str, Any]:
 
 
 def _evaluated(bindings: dict[str, Any], name: str, default: Any) -> Any:
-    """The value of one binding, others left alone: a run's stores need not be there."""
+    """The value of one binding, others left alone: a run's stores need not be there.
+
+    Of one that a run requires and nobody gave it is `default`.
+    """
     if name not in bindings:
         return default
-    return cli.call_configured(lambda: copy.deepcopy(bindings[name]))
+    value = cli.call_configured(lambda: copy.deepcopy(bindings[name]))
+    return default if value is gin.REQUIRED else value

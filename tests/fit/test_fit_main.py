@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import math
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from openba_jax.errors import UserError
+from openba_jax.fit.chips import find_slice
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -85,6 +89,34 @@ def test_a_mistake_is_one_sentence(arguments: list[str], message: str) -> None:
     assert done.returncode == 2
     assert message in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+RUNS = sorted((REPOSITORY / "gin/runs/fit").glob("*.gin"))
+
+
+def command_of(path: Path) -> list[str]:
+    """The words behind `openba-fit` in the first comment of a file."""
+    header = path.read_text(encoding="utf-8").partition("\n\n")[0]
+    (words,) = re.findall(r"# openba-fit (.*?)\n#\n", header, re.DOTALL)
+    return str(words).replace("\\\n#", "").split()
+
+
+@pytest.mark.parametrize("path", RUNS, ids=lambda path: path.stem)
+def test_published_runs_use_all_their_chips(path: Path) -> None:
+    words = dict(word.removeprefix("--").split("=") for word in command_of(path))
+    text = path.read_text(encoding="utf-8")
+    sizes = ast.literal_eval(re.findall(r"(?m)^MESH_SHAPE = (\(.*?\))", text)[0])
+    assert math.prod(sizes) == find_slice(words["chip"], count=int(words["chips"])).count
+    assert words["gin_file"] == path.relative_to(REPOSITORY).as_posix()
+
+
+def test_a_published_run_needs_no_data() -> None:
+    """What the file says is what is compiled; that the batch divides is checked first."""
+    (path,) = (path for path in RUNS if path.stem == "llama_7b_h100_8")
+    done = openba_fit(*command_of(path), "--batch=1")
+    assert "batch_size 1 is not a multiple of accumulation 16 times the 8 devices" in done.stderr
+    done = openba_fit(*(word for word in command_of(path) if "--model" not in word))
+    assert "name a size of its shape with --model" in done.stderr
 
 
 def test_meshes_and_numbers_are_checked() -> None:

@@ -14,6 +14,8 @@ step() {
 
 step openba
 step openba-sizes
+step openba-fit --model=tiny --chip=v5e --chips=1 --batch=8 --encoder_length=16 --decoder_length=8 \
+  --steps=evaluate
 step openba-prepare vocabulary --input="$FACTS/corpus.jsonl" --size=900 --character_coverage=1 \
   --output=tokenizer.model
 step openba-prepare tokens --input="$FACTS/corpus.jsonl" --group_size=28 \
