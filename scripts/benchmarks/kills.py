@@ -46,16 +46,20 @@ def main(argv: Sequence[str]) -> None:
     moments.shuffle(signals)
     losses = {}
     for number, (name, mesh) in enumerate(_MESHES.items()):
-        whole, killed = folder / f"{name}.whole", folder / f"{name}.killed"
+        whole = folder / f"{name}.whole"
         seconds = finish(whole, mesh)
         startup = finish(whole, mesh)  # There is nothing left to do.
         mine = signals[number :: len(_MESHES)]
+        runs = [folder / f"{name}.killed"]
         for left in range(len(mine), 0, -1):
-            remaining = 1 - (steps(killed) or [0])[-1] / _STEPS.value
+            if (steps(runs[-1]) or [0])[-1] == _STEPS.value:  # It came to its end: another one.
+                runs.append(folder / f"{name}.killed_{len(runs) + 1}")
+            remaining = 1 - (steps(runs[-1]) or [0])[-1] / _STEPS.value
             latest = startup + 2 * remaining * seconds / (left + 1)
-            interrupt(killed, mesh, mine[left - 1], moments.uniform(0, latest))
-        finish(killed, mesh)
-        compare(whole, killed)
+            interrupt(runs[-1], mesh, mine[left - 1], moments.uniform(0, latest))
+        for killed in runs:
+            finish(killed, mesh)
+            compare(whole, killed)
         losses[name] = read_losses(whole)
     apart = np.abs(np.subtract(*losses.values())).max()
     print(f"between the meshes losses differ by {apart:.1e} at most", flush=True)
