@@ -41,6 +41,13 @@ def test_links_of_the_first_pages_lead_to_files(page: str) -> None:
     assert [link for link in links if not (REPOSITORY / link).exists()] == []
 
 
+def test_every_page_has_its_place() -> None:
+    """The strict build says so, too, where mkdocs is installed."""
+    listed = set(re.findall(r"[\w./]+\.md", (REPOSITORY / "mkdocs.yml").read_text()))
+    pages = (REPOSITORY / "docs").rglob("*.md")
+    assert {page.relative_to(REPOSITORY / "docs").as_posix() for page in pages} == listed
+
+
 def test_the_documentation_is_built_without_a_warning(tmp_path: Path) -> None:
     for module in ("mkdocs", "material", "mkdocstrings"):
         if importlib.util.find_spec(module) is None:
