@@ -245,7 +245,7 @@ def parse(text: str) -> Module:
         elif head := _HEAD.match(line):
             current = computations[head[2]] = Computation(head[2])
             entry = head[2] if head[1] else entry
-        elif line.startswith("}"):
+        elif line.rstrip() == "}" or line.startswith("}, "):  # `})` ends a constant of many lines.
             current = None
     if not entry:
         raise ValueError("the text of the program has no ENTRY")

@@ -38,6 +38,10 @@ rhs_contracting_dims={0}
   %all-gather-start.1 = (bf16[32,64]{1,0}, bf16[128,64]{1,0}) all-gather-start(%slice_fusion), \
 channel_id=1, replica_groups=[1,4]<=[4], dimensions={0}, use_global_device_ids=true
   %all-gather-done.1 = bf16[128,64]{1,0} all-gather-done(%all-gather-start.1)
+  %table = s32[2,2]{1,0} constant({
+    { 0, 1 },
+    { 2, 3 }
+})
   %gemm = bf16[16,64]{1,0} fusion(%x, %all-gather-done.1), kind=kCustom, calls=%gemm_fusion
   ROOT %tuple.1 = (s32[], bf16[16,128]{1,0}, f32[6,32,64]{2,1,0}) tuple(%index, %x, %stack)
 }
