@@ -54,16 +54,23 @@ class Curve:
 def plot_losses(curves: Sequence[Curve], path: str | Path) -> None:
     """Draws loss over tokens: on the left of the ancestor, on the right of stages and controls.
 
-    Every cut is marked. The first curve is the ancestor's; one that the run has not trained is a
-    dot. Losses per token of a smaller vocabulary than its are thin, with hollow dots.
+    Every cut is marked. The first curve is the ancestor's; of one that the run has not trained the
+    loss is a line under the others. Losses per token of a smaller vocabulary than its are thin,
+    with hollow dots.
     """
     from matplotlib.lines import Line2D
 
     ancestor, *others = curves
     controls = [curve for curve in others if curve.control]
     grid: dict[str, Any] = {"ncols": 2, "sharey": True, "width_ratios": (1, 3)}
-    with picture(path, height=0.6, **grid) as (figure, (left, right)):
-        _draw(left, ancestor, ancestor, look(0))
+    line: dict[str, Any] = {"color": MARK, "linewidth": 0.8}
+    trained = len(ancestor.tokens) > 0
+    with picture(path, height=0.6, **(grid if trained else {})) as (figure, panels):
+        left, right = panels[0], panels[-1]
+        if trained:
+            _draw(left, ancestor, ancestor, look(0))
+        else:
+            right.axhline(ancestor.evaluated[-1], **line)
         for curve in others:
             place = 1 + controls.index(curve) if curve.control else 0
             _draw(right, curve, ancestor, look(place))
@@ -71,13 +78,18 @@ def plot_losses(curves: Sequence[Curve], path: str | Path) -> None:
                 over_line(right, curve.start / 1e6, curve.name)
         # What pruning costs is small beside what the first steps of training win.
         logarithmic(left, "y", "loss, nats per target token")
-        left.set_xlim(left=0)
-        left.set_xlabel("million tokens")
         right.set_xlabel("million tokens, padding included")
         recovery = "Recovery,\ndotted lines are cuts"
-        titles((left, right), (f"Training of\n{ancestor.name}", recovery))
+        if trained:
+            left.set_xlim(left=0)
+            left.set_xlabel("million tokens")
+            titles(panels, (f"Training of\n{ancestor.name}", recovery))
+        else:
+            titles(panels, [recovery])
         handles = [Line2D([], [], label="stage by stage", **look(0))]
         handles += [Line2D([], [], label=c.name, **look(1 + n)) for n, c in enumerate(controls)]
+        if not trained:
+            handles.append(Line2D([], [], label=ancestor.name, **line))
         dot: dict[str, Any] = {"color": MARK, "marker": "o", "linestyle": "", "markersize": 4}
         handles.append(Line2D([], [], label="held-out text", **dot))
         for pieces in sorted({curve.pieces for curve in others} - {ancestor.pieces}, reverse=True):

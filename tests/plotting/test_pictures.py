@@ -63,6 +63,16 @@ def _losses(names: list[str], folder: Path) -> None:
     staged_plots.plot_losses(curves, folder / "losses.png")
 
 
+def _losses_of_a_given_ancestor(names: list[str], folder: Path) -> None:
+    steps = np.arange(0, 100, 10)
+    curves = [Curve(names[0], 0, [], [], [0], [1.1], pieces=900)]
+    for number, name in enumerate((*names[1:], "random_cut 随机")):
+        control, losses = number == len(names) - 1, 6 * np.exp(-steps / 30) + 1.3
+        start = 0 if control else 20_000 * number
+        curves.append(Curve(name, start, steps * 200, losses, [0], [7], control, 900))
+    staged_plots.plot_losses(curves, folder / "losses.png")
+
+
 def _coverage(names: list[str], folder: Path) -> None:
     counts = (1e6 / np.arange(1, 400)).astype(int)
     staged_plots.plot_coverage(counts, 150, folder / "coverage.png")
@@ -166,7 +176,7 @@ def _ends_of_one(names: list[str], folder: Path) -> None:
 DRAWINGS = {
     draw.__name__.strip("_"): draw
     for draw in (
-        *(_losses, _coverage, _rates, _sweep, _bars, _search),
+        *(_losses, _losses_of_a_given_ancestor, _coverage, _rates, _sweep, _bars, _search),
         *(_report, _curves, _ends, _ends_of_one),
     )
 }
