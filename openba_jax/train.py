@@ -45,10 +45,15 @@ def main(argv: Sequence[str]) -> None:
     )
 
 
-def run() -> None:
-    """Entry point."""
+def define_flags() -> None:
+    """Defines the flags that training has besides those of gin."""
     cli.define_process_flags()
     flags.DEFINE_string("profile_steps", None, "START:STOP, steps to trace into MODEL_DIR/profile.")
+
+
+def run() -> None:
+    """Entry point."""
+    define_flags()
     cli.run_with_gin(main, "openba-train")
 
 

@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 import gin
-from openba_jax import cli
+from openba_jax.cli import arguments as arguments_of_cli
 from openba_jax.cli import gin_files
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -84,7 +84,7 @@ def test_the_lines_of_a_run_are_known_to_gin(run: str, tmp_path: Path, clean_gin
     assert done.returncode == 0, done.stderr
     ((module, main, *arguments),) = calls(tmp_path, "python")
     assert (module, main) == ("-m", "openba_jax.train")
-    rewritten = cli.rewrite_gin_arguments(arguments)
+    rewritten = arguments_of_cli.rewrite_gin_arguments(arguments)
     files = [a.removeprefix("--gin_file=") for a in rewritten if a.startswith("--gin_file=")]
     bindings = [a.removeprefix("--gin_bindings=") for a in rewritten if "--gin_bindings=" in a]
     assert len(files) + len(bindings) == len(arguments)

@@ -33,8 +33,8 @@ Call = Callable[..., None]
 def defined_flags() -> None:
     if "gin_file" not in flags.FLAGS:
         cli.define_gin_flags()
-    if "multiprocess" not in flags.FLAGS:
-        cli.define_process_flags()
+    if "profile_steps" not in flags.FLAGS:
+        openba_jax.train.define_flags()
 
 
 @pytest.fixture
