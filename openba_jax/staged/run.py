@@ -117,7 +117,7 @@ class Pipeline:
         for name in named:
             if name not in CONTROLS:
                 raise UserError(f"there is no control {name!r}; there are {known}.")
-        if taken := [stage.name for stage in self.stages if stage.name in CONTROLS]:
+        if taken := [stage.name for stage in self.stages if stage.name in named]:
             raise UserError(f"the stage {taken[0]} has the name of a control; call it otherwise.")
         return [name for name in CONTROLS if name in named]
 
@@ -234,13 +234,15 @@ class Pipeline:
             parent, recovery_steps = stage.name, recovery_steps + steps
         final = parent
 
-        # As many steps as all stages took: their tokens are rounded up to whole steps.
-        merged = dataclasses.replace(merge_stages(self.stages), recover_tokens=data.tokens(total))
-        whole, start = ScheduleWindow(total, part=1), data.tokens(ancestor_steps)
         for name in self.controls:
+            # As many steps as all stages took: their tokens are rounded up to whole steps.
+            merged = dataclasses.replace(
+                merge_stages(self.stages, name), recover_tokens=data.tokens(total)
+            )
+            whole, start = ScheduleWindow(total, part=1), data.tokens(ancestor_steps)
             if name != FROM_SCRATCH:
                 cut = merged if name == ALL_AT_ONCE else at_random(merged)
-                models.prune_and_recover(models.first, dataclasses.replace(cut, name=name), whole)
+                models.prune_and_recover(models.first, cut, whole)
             elif total:
                 models.train_from_scratch(final, merged, whole)
             else:  # Random parameters that nobody trains would be no comparison.

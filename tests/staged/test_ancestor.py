@@ -169,7 +169,10 @@ def test_another_model_under_a_run_is_refused(tmp_path: Path, corpus: Path, ance
         ({"eval_every": 0}, "eval_every is 0"),
         ({"controls": ["random"]}, "no control 'random'; there are all_at_once, random_cut"),
         ({"controls": True}, "controls is True; list some of all_at_once"),
-        ({"stages": [Stage("random_cut", mlp=8)]}, "random_cut has the name of a control"),
+        (
+            {"stages": [Stage("random_cut", mlp=8)], "controls": "random_cut"},
+            "random_cut has the name of a control",
+        ),
     ],
 )
 def test_what_does_not_go_together_is_refused(
