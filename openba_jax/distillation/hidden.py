@@ -15,6 +15,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from openba_jax.models.axes import LAYERS, join
 from openba_jax.models.base import Batch, Model
@@ -35,13 +36,14 @@ class Match:
       stack: its name.
       of_student: numbers of the student's layers.
       of_teacher: for each of them that of the teacher's.
-      channels: of the teacher's stream, which the student has; None: all.
+      channels: of the teacher's stream, which the student has; None: all. Equal matches are one
+        compiled program, which is given the channels: see `kept_channels`.
     """
 
     stack: str
     of_student: tuple[int, ...]
     of_teacher: tuple[int, ...]
-    channels: tuple[int, ...] | None
+    channels: tuple[int, ...] | None = dataclasses.field(compare=False)
 
 
 def matches(keep: Mapping[str, Any], teacher: Model, layers: str) -> tuple[Match, ...]:
@@ -70,17 +72,35 @@ def matches(keep: Mapping[str, Any], teacher: Model, layers: str) -> tuple[Match
     return tuple(found)
 
 
-def streams(matched: Sequence[Match], *, teacher: bool) -> probes.Probe:
-    """A probe that keeps the streams after layers, those of a teacher in the student's channels."""
-    channels = {join(match.stack, LAYERS): match.channels if teacher else None for match in matched}
+def kept_channels(matched: Sequence[Match]) -> dict[str, np.ndarray]:
+    """The channels that a student has of its teacher's streams.
+
+    Returns:
+      For each stack of which it lacks some: their numbers, int32 `[channels of the student]`.
+    """
+    return {
+        match.stack: np.asarray(match.channels, np.int32)
+        for match in matched
+        if match.channels is not None
+    }
+
+
+def streams(matched: Sequence[Match], channels: Mapping[str, Any]) -> probes.Probe:
+    """A probe that keeps the streams after layers.
+
+    Args:
+      matched: what is compared.
+      channels: the only ones to keep, by stack; all of a stack that is not there.
+    """
+    stacks = {join(match.stack, LAYERS): match.stack for match in matched}
 
     def probe(module: nn.Module, arguments: tuple[Any, ...], result: Any) -> dict[str, jax.Array]:
         del arguments
         path = probes.path_of(module) if probes.is_layer(module) else ""
-        if path not in channels:
+        if path not in stacks:
             return {}
-        stream, kept = result[0], channels[path]
-        return {STREAM: stream if kept is None else stream[..., jnp.array(kept)]}
+        stream, kept = result[0], channels.get(stacks[path])
+        return {STREAM: stream if kept is None else stream[..., jnp.asarray(kept)]}
 
     return probe
 
@@ -100,8 +120,8 @@ def hidden_error(
 
     Args:
       matched: what is compared.
-      student: observed by `streams`.
-      teacher: the same of the teacher.
+      student: observed by `streams`, all channels.
+      teacher: the same of the teacher, in the channels that the student has.
       model: the student.
       batch: the batch.
 

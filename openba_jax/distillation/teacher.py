@@ -66,6 +66,11 @@ class Teacher:
         """How its parameters lie: by the same rules as the student's."""
         return _shardings(self.model, mesh)
 
+    def constants(self, params: Params, mesh: Mesh) -> tuple[Any, ...]:
+        """What `DistilledLoss` reads: the parameters, and the channels that the student has."""
+        kept = hidden.kept_channels(self.matched)
+        return params, jax.device_put(kept, sharding.replicated(mesh))
+
     def restore(self, mesh: Mesh) -> tuple[Params, str]:
         """Reads its parameters.
 
@@ -104,7 +109,8 @@ class Teacher:
 class DistilledLoss:
     """What a student minimises, a `training.train_step.StepLoss`.
 
-    Its one constant is the tree of the teacher's parameters.
+    Its constants are the teacher's parameters and the channels that the student has: students of
+    one shape, which keep other channels, share a compiled program.
 
     Attributes:
       settings: the settings, without the place of the teacher.
@@ -115,8 +121,8 @@ class DistilledLoss:
     teacher: Teacher
 
     def shardings(self, mesh: Mesh) -> tuple[Any, ...]:
-        """Of the teacher's parameters."""
-        return (self.teacher.shardings(mesh),)
+        """Of the teacher's parameters, and of the channels."""
+        return self.teacher.shardings(mesh), sharding.replicated(mesh)
 
     def __call__(
         self,
@@ -129,12 +135,13 @@ class DistilledLoss:
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """What is minimised, and sums for the log; see `StepLoss`."""
         # Outside of what is differentiated: no gradient reaches the teacher.
-        taught, matched = jax.lax.stop_gradient(constants[0]), self.teacher.matched
+        taught, channels = jax.lax.stop_gradient(constants[0]), constants[1]
+        matched = self.teacher.matched
         teacher_hidden, teacher_streams = self.teacher.model.observe(
-            taught, batch, hidden.streams(matched, teacher=True)
+            taught, batch, hidden.streams(matched, channels)
         )
         student_hidden, student_streams = model.observe(
-            params, batch, hidden.streams(matched, teacher=False), dropout_rng
+            params, batch, hidden.streams(matched, {}), dropout_rng
         )
         minimised, counts = distilled_sums(
             student_hidden,
@@ -225,7 +232,7 @@ def prepare(
         jax.eval_shape(teacher.model.hidden, teacher.model.abstract_params(), dict(batch))
     params, digest = teacher.restore(mesh)
     loss = DistilledLoss(dataclasses.replace(settings, teacher=""), teacher)
-    return Lesson(loss, (params,), _identity(settings, teacher, digest))
+    return Lesson(loss, teacher.constants(params, mesh), _identity(settings, teacher, digest))
 
 
 def party_of(source: Path) -> Party:

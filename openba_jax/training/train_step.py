@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
 from typing import Any, Protocol, cast
 
 import flax
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh
 
@@ -243,7 +243,28 @@ def summed_gradients(
     return total
 
 
-@functools.lru_cache(maxsize=MAX_PROGRAMS)
+@dataclasses.dataclass(frozen=True)
+class SeededStep:
+    """A compiled step of training, with the seed of its dropout.
+
+    Attributes:
+      compiled: takes the seed behind the state.
+      seed: uint32 scalar, an argument of the program and no constant in it: runs of other seeds
+        need not compile again, and find the program in JAX's cache on disk.
+    """
+
+    compiled: Any
+    seed: np.uint32
+
+    def __call__(self, state: TrainState, *arguments: Any) -> tuple[TrainState, Metrics]:
+        """Takes the step."""
+        return cast(tuple[TrainState, Metrics], self.compiled(state, self.seed, *arguments))
+
+    def lower(self, state: TrainState, *arguments: Any) -> jax.stages.Lowered:
+        """As `jax.jit`'s."""
+        return cast(jax.stages.Lowered, self.compiled.lower(state, self.seed, *arguments))
+
+
 def make_train_step(
     model: Model,
     optimizer: Optimizer,
@@ -255,7 +276,7 @@ def make_train_step(
     skip_not_finite: bool = False,
     gradient_norms: bool = False,
     offload: bool = False,
-) -> Callable[..., tuple[TrainState, Metrics]]:
+) -> SeededStep:
     """The compiled step of training.
 
     Args:
@@ -263,7 +284,7 @@ def make_train_step(
       optimizer: the optimizer.
       mesh: the mesh.
       accumulation: micro-batches per step.
-      seed: of dropout; the key of a step is a function of `(seed, step)`.
+      seed: of dropout; the key of a step is a function of `(seed, step)`. Seeds share a program.
       loss: what is minimised.
       skip_not_finite: where the loss or a gradient is not finite, leave parameters and moments as
         they are; the step counts for the learning rate and for dropout, and its metrics are 0.
@@ -277,9 +298,37 @@ def make_train_step(
       those that are no padding), `grad_norm` (before clipping), `learning_rate`; `skipped` (bool)
       where steps may be; and vectors, the sums of groups, where the batch has these.
     """
+    step = _compiled_step(
+        model,
+        optimizer,
+        mesh,
+        accumulation=accumulation,
+        loss=loss,
+        skip_not_finite=skip_not_finite,
+        gradient_norms=gradient_norms,
+        offload=offload,
+    )
+    return SeededStep(step, np.uint32(seed & 0xFFFFFFFF))  # The bits that `jax.random.key` takes.
+
+
+@functools.lru_cache(maxsize=MAX_PROGRAMS)
+def _compiled_step(
+    model: Model,
+    optimizer: Optimizer,
+    mesh: Mesh,
+    *,
+    accumulation: int,
+    loss: StepLoss,
+    skip_not_finite: bool,
+    gradient_norms: bool,
+    offload: bool,
+) -> Any:
+    """The step of `make_train_step` with the seed as an argument, `(state, seed, batch, ...)`."""
     use_dropout = model.config.uses_dropout
 
-    def train_step(state: TrainState, batch: Batch, *constants: Any) -> tuple[TrainState, Metrics]:
+    def train_step(
+        state: TrainState, seed: jax.Array, batch: Batch, *constants: Any
+    ) -> tuple[TrainState, Metrics]:
         rng = jax.random.fold_in(jax.random.key(seed), state.step) if use_dropout else None
         gradients, metrics = summed_gradients(
             model, state.params, batch, rng, accumulation, loss, state.step, constants
@@ -316,7 +365,12 @@ def make_train_step(
     return sharding_lib.jit_on_mesh(
         train_step,
         mesh,
-        in_shardings=(shardings, sharding_lib.batch_sharding(mesh), *loss.shardings(mesh)),
+        in_shardings=(
+            shardings,
+            sharding_lib.replicated(mesh),
+            sharding_lib.batch_sharding(mesh),
+            *loss.shardings(mesh),
+        ),
         out_shardings=(shardings, sharding_lib.replicated(mesh)),
         donate_argnums=0,
     )

@@ -82,7 +82,7 @@ def main(argv: list[str]) -> None:
     taught = sharding.jit_on_mesh(whole.init, mesh, out_shardings=shardings)(jax.random.key(1))
 
     def stepping(loss: train_step.StepLoss, constants: tuple[Any, ...]) -> Callable[[], Any]:
-        step = train_step.make_train_step.__wrapped__(
+        step = train_step.make_train_step(
             student, adamw, mesh, accumulation=_ACCUMULATION.value, loss=loss
         )
         state = train_step.init_state(student, adamw, mesh)
@@ -103,10 +103,14 @@ def main(argv: list[str]) -> None:
     }
     for name in DIVERGENCES:
         settings = Distillation("", name, temperature=2.0)
-        programs[name] = stepping(DistilledLoss(settings, teacher), (taught,))
+        programs[name] = stepping(
+            DistilledLoss(settings, teacher), teacher.constants(taught, mesh)
+        )
     compared = Teacher(Path(), whole, None, matches(keep, whole, "all"))
     settings = Distillation("", hidden_weight=1.0, temperature=2.0)
-    programs["forward_kl, hidden states"] = stepping(DistilledLoss(settings, compared), (taught,))
+    programs["forward_kl, hidden states"] = stepping(
+        DistilledLoss(settings, compared), compared.constants(taught, mesh)
+    )
     seconds = medians(programs)
     both = seconds["student"] + seconds["teacher"]
     counts = [model.axes.count() / 1e6 for model in (whole, student)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -9,11 +11,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "training"))
+from toy_run import toy_optimizer
+
 from openba_jax.distillation import hidden
+from openba_jax.distillation.settings import Distillation
+from openba_jax.distillation.teacher import DistilledLoss, Teacher
 from openba_jax.models.base import Model
 from openba_jax.models.registry import model_of, named_config
+from openba_jax.parallel import sharding
 from openba_jax.pruning.plan import Plan, pruned_model, relative
 from openba_jax.pruning.transform import take
+from openba_jax.training import train_step
 
 EMBED = [0, 1, 2, 3, 5, 7, 8, 9, 10, 11, 12, 13]
 
@@ -54,7 +63,7 @@ def test_the_error_is_that_of_the_kept_layers_and_channels(name: str, scanned: b
     batch = batch_of(teacher)
 
     def observed(matched: Any, model: Model, params: Any, is_teacher: bool) -> Any:
-        probe = hidden.streams(matched, teacher=is_teacher)
+        probe = hidden.streams(matched, hidden.kept_channels(matched) if is_teacher else {})
         return jax.jit(lambda p: model.observe(p, batch, probe)[1])(params)
 
     matched = hidden.matches(kept, teacher, "all")
@@ -89,6 +98,25 @@ def test_a_student_that_is_its_teacher_has_no_error() -> None:
     params = jax.jit(model.init)(jax.random.key(0))
     batch = batch_of(model)
     matched = hidden.matches({}, model, "all")
-    probe = hidden.streams(matched, teacher=True)
+    probe = hidden.streams(matched, hidden.kept_channels(matched))
     seen = jax.jit(lambda p: model.observe(p, batch, probe)[1])(params)
     assert hidden.hidden_error(matched, seen, seen, model, batch) == 0
+
+
+def test_students_that_keep_other_channels_share_a_program() -> None:
+    teacher = model_of(named_config("tiny"))
+    student, mesh = teacher.replace(embed_dim=len(EMBED)), sharding.make_mesh()
+    state = train_step.init_state(student, toy_optimizer(), mesh)
+    taught, batch = jax.jit(teacher.init)(jax.random.key(0)), batch_of(teacher)
+    errors, texts = [], []
+    for channels in (EMBED, [channel + 1 for channel in EMBED]):
+        matched = hidden.matches({"embed": channels}, teacher, "all")
+        lesson = Teacher(Path(), teacher, None, matched)
+        loss = DistilledLoss(Distillation("", hidden_weight=1.0), lesson)
+        step = train_step.make_train_step(student, toy_optimizer(), mesh, loss=loss)
+        arguments = (batch, *lesson.constants(taught, mesh))
+        texts.append(step.lower(state, *arguments).as_text())
+        sums = loss(student, state.params, batch, None, 0, arguments[1:])[1]
+        errors.append(float(sums["hidden_error_sum"]))
+    assert texts[0] == texts[1]
+    assert errors[0] != errors[1]

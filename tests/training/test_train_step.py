@@ -73,12 +73,25 @@ def test_moments_lie_as_their_parameters_do(mesh: Any) -> None:
     assert adam.count.sharding == sharding.replicated(mesh)
 
 
+def test_seeds_share_a_program_and_draw_other_dropout(mesh: Any, batch: Any) -> None:
+    model = MODEL.replace(dropout_rate=0.5)
+    losses = []
+    for seed in (1, 2, 1):
+        step = train_step.make_train_step(model, OPTIMIZER, mesh, seed=seed)
+        state = train_step.init_state(model, OPTIMIZER, mesh)
+        text = step.lower(state, batch).as_text()
+        losses.append((float(step(state, batch)[1]["loss_sum"]), text))
+    assert losses[0] == losses[2]
+    assert losses[0][0] != losses[1][0]
+    assert losses[0][1] == losses[1][1]
+
+
 def test_state_keeps_its_types_in_low_precision(mesh: Any) -> None:
     model = MODEL.replace(dtype="bfloat16", param_dtype="bfloat16")
     abstract = train_step.abstract_state(model, OPTIMIZER, mesh)
     batch = ToyBatches().batch(0)
     step: Any = train_step.make_train_step(model, OPTIMIZER, mesh, accumulation=2)
-    after, _ = jax.eval_shape(step.__wrapped__, abstract, batch)
+    after, _ = jax.eval_shape(step.compiled.__wrapped__, abstract, step.seed, batch)
     for leaf, before in zip(jax.tree.leaves(after), jax.tree.leaves(abstract), strict=True):
         assert (leaf.dtype, leaf.shape) == (before.dtype, before.shape)
 
