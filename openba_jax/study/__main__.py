@@ -5,11 +5,13 @@ openba-study --gin_file=gin/studies/distillation.gin --gin.ANCESTOR='"runs/ances
 
 A cell is a recipe with a seed at a number of tokens. Cells leave their figures, and the report is
 written anew after each; killed at any moment and started again, the study ends with the same
-numbers. Every cell has a gin file of its own, which does it again in another folder:
+numbers. More recipes, tokens and seeds may join a folder. Every cell has a gin file of its own,
+which does it again in another folder:
 
 openba-study --gin_file=OUTPUT_DIR/cells/CELL.gin --gin.OUTPUT_DIR='"runs/again"'
 
-    OUTPUT_DIR/study.gin         the settings, and which ancestor; others are refused in this folder
+    OUTPUT_DIR/study.json        what all cells share: data, ancestor; others are refused here
+    OUTPUT_DIR/study.gin         the settings of the last start
     OUTPUT_DIR/cells/CELL.json   figures of a finished cell; CELL.gin does it again
     OUTPUT_DIR/data/             token stores, for each vocabulary
     OUTPUT_DIR/models/           models of the cell at work; with KEEP_MODELS of all
@@ -51,7 +53,7 @@ def main(argv: Sequence[str]) -> None:
     root = Path(study.output_dir)
     with only_process(root), explain_full_disk(root):
         settings = gin.config_str()
-        claim_folder(root, study.settings(settings), "study.gin")
+        claim_folder(root, study.shared(), "study.json")
         # Cells compile the same programs; so does a study that goes on.
         jax.config.update("jax_compilation_cache_dir", str(root.absolute() / "compiled"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)

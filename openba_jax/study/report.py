@@ -31,11 +31,13 @@ def write(folder: Path, results: Results) -> str:
     sentences = summary.statements(results)
     write_json(folder / "report.json", as_dict(results, sentences))
     write_atomically(folder / "report.md", as_markdown(results, found, sentences))
-    images = []
+    images: list[Path] = []
     if results.cells:
-        plots.plot_curves(results, folder / CURVES)
+        if any(results.tokens):  # Models that are only cut have no curves.
+            plots.plot_curves(results, folder / CURVES)
+            images.append(folder / CURVES)
         plots.plot_ends(results, folder / ENDS)
-        images = [folder / CURVES, folder / ENDS]
+        images.append(folder / ENDS)
     write_atomically(folder / "report.html", as_html(results, found, sentences, images))
     return as_text(results, found, sentences)
 
@@ -153,8 +155,10 @@ def as_markdown(results: Results, found: Sequence[Table], sentences: Sequence[st
     for table in found:
         text += page.table_markdown(table)
     text += [f"- {sentence}" for sentence in sentences]
+    if any(results.tokens):
+        text += ["", f"![losses over tokens]({CURVES})"]
     if results.cells:
-        text += ["", f"![losses over tokens]({CURVES})", "", f"![last losses]({ENDS})"]
+        text += ["", f"![last losses]({ENDS})"]
     return "\n".join(text) + "\n"
 
 

@@ -43,7 +43,8 @@ class Study:
       data: its text.
       recipes: what is compared, each with a name of its own.
       recover: how models are trained; its mixture is also what all are evaluated on.
-      tokens: of recovery, padding included; several compare the recipes at each.
+      tokens: of recovery, padding included; several compare the recipes at each; 0 alone: models
+        are cut and measured.
       seeds: of draws, order of batches and dropout; the ancestor is the same.
       baseline: the recipe that others are compared with; empty: the first.
       cells: names of the only cells to run; empty: all.
@@ -74,8 +75,9 @@ class Study:
 
         Raises:
           UserError: `output_dir` cannot be written or overlaps with the data or the ancestor;
-            recipes, tokens or seeds are missing or not their own; a recipe cannot be cut or trained
-            from the ancestor; a cell or the baseline is unknown; or the data cannot be used.
+            recipes, tokens or seeds are missing or not their own, or 0 tokens leave nothing to
+            compare; a recipe cannot be cut or trained from the ancestor; a cell or the baseline is
+            unknown; or the data cannot be used.
         """
         object.__setattr__(self, "output_dir", str(local(self.output_dir)))
         check_output_folder(self.output_dir)
@@ -98,12 +100,17 @@ class Study:
                 f"the baseline {self.baseline!r} is no recipe; there are {', '.join(names)}."
             )
         for name, least, values in (
-            ("tokens", 1, self.tokens),
+            ("tokens", 0, self.tokens),
             ("seeds", 0, self.seeds),
             ("eval_every", 1, [self.eval_every]),
         ):
             if min(values) < least:
                 raise UserError(f"{name} is {min(values)}; it must be at least {least}.")
+        if 0 in self.tokens and len(self.tokens) > 1:
+            raise UserError(
+                "tokens are 0, which only cuts, beside "
+                f"{max(self.tokens)}; give each a folder of its own."
+            )
         self._check_recipes()
         known = [cell.name for cell in self._all_cells]
         if unknown := [name for name in self.cells if name not in known]:
@@ -131,7 +138,12 @@ class Study:
                     f"the store {self.data.stores[0]} cannot be had in the smaller vocabulary of "
                     f"the recipe {recipe.name}; give the corpus instead of stores."
                 )
-            for tokens in self.tokens:
+            if 0 in self.tokens and recipe.from_scratch:
+                raise UserError(
+                    f"tokens are 0, and the recipe {recipe.name} starts from random parameters, "
+                    "which only training tells from others; leave the recipe out, or give tokens."
+                )
+            for tokens in filter(None, self.tokens):
                 if recipe.steps_of_stages(self.data.steps(tokens))[-1] < 1:
                     raise UserError(
                         f"{tokens} tokens leave no step to the last stage of the recipe "
@@ -159,9 +171,18 @@ class Study:
         """The cells to run."""
         return [cell for cell in self._all_cells if not self.cells or cell.name in self.cells]
 
-    def settings(self, text: str) -> str:
-        """What the folder of the study keeps of its settings: the gin text, and which ancestor."""
-        return f"{text.rstrip()}\n\n# ancestor: {self._opened.path}, {self._opened.identity()}\n"
+    def shared(self) -> str:
+        """What all cells of a folder have in common, JSON with a line for each setting.
+
+        Recipes, tokens and seeds are not in it: a folder can get more of them.
+        """
+        shared = {
+            "ancestor": [str(self._opened.path), self._opened.identity()],
+            "data": dataclasses.asdict(self.data),
+            "evaluated_on": self.recover.mixture,
+            "mesh_shape": list(self.mesh_shape),
+        }
+        return json.dumps(shared, indent=2, ensure_ascii=False) + "\n"
 
     def run(self, settings: str = "") -> str:
         """Does what is not done yet, and writes the report after every cell.
@@ -173,29 +194,37 @@ class Study:
           The report as text.
 
         Raises:
-          UserError: something in the settings or files cannot be used.
+          UserError: something in the settings or files cannot be used, or a finished cell was made
+            with other settings.
         """
         cells = self._wanted
         planned = {cell.name: self._plan(cell) for cell in cells}
+        done = {
+            cell.name: found
+            for cell in cells
+            if (found := self._read(cell, planned[cell.name][1])) is not None
+        }
+        self._mention_others()
+        if settings:
+            write_atomically(Path(self.output_dir) / "study.gin", f"{settings.rstrip()}\n")
+            for cell in cells:
+                if cell.name not in done:
+                    text = cell_settings(settings, cell.name)
+                    write_atomically(self._file(cell, "gin"), text)
         ancestor = self._measure_ancestor()
-        for cell in cells:
-            if settings:
-                path = self._file(cell, "gin")
-                if not path.exists():
-                    write_atomically(path, cell_settings(settings, cell.name))
-        done = {cell.name: found for cell in cells if (found := self._read(cell)) is not None}
         self._cut_first(cells, planned, done)
-        progress = Progress(sum(cell.tokens for cell in cells if cell.name not in done), len(cells))
+        left = sum(max(cell.tokens, 1) for cell in cells if cell.name not in done)
+        progress = Progress(left, len(cells))
         text = self._report(ancestor, done)
         for number, cell in enumerate(cells, start=1):
             if cell.name in done:
                 continue
             steps, keys = planned[cell.name]
             models = self._models(cell, keys, progress.say(number))
-            figures = run_cell(cell, steps, models)
+            figures = {**run_cell(cell, steps, models), "made_by": keys}
             write_json(self._file(cell, "json"), figures)
             done[cell.name] = figures
-            progress.finished(number, cell.name, cell.tokens, figures["loss"])
+            progress.finished(number, cell.name, max(cell.tokens, 1), figures["loss"])
             if not self.keep_models:
                 self._remove(keys, [planned[c.name][1] for c in cells if c.name not in done])
             text = self._report(ancestor, done)
@@ -269,9 +298,32 @@ class Study:
     def _file(self, cell: Cell, kind: str) -> Path:
         return Path(self.output_dir) / "cells" / f"{cell.name}.{kind}"
 
-    def _read(self, cell: Cell) -> dict[str, Any] | None:
+    def _read(self, cell: Cell, keys: Mapping[str, str]) -> dict[str, Any] | None:
+        """The figures of a finished cell.
+
+        Raises:
+          UserError: other settings made them.
+        """
         path = self._file(cell, "json")
-        return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None
+        if not path.exists():
+            return None
+        figures = dict(json.loads(path.read_text(encoding="utf-8")))
+        if figures.get("made_by") != keys:
+            raise UserError(
+                f"{path} was made with other settings than the recipe {cell.recipe.name} has now; "
+                "name another folder, or repeat the settings (they are in the .gin beside it)."
+            )
+        return figures
+
+    def _mention_others(self) -> None:
+        """Says which finished cells the report leaves out."""
+        wanted = {cell.name for cell in self._wanted}
+        found = sorted(path.stem for path in (Path(self.output_dir) / "cells").glob("*.json"))
+        if others := [name for name in found if name not in wanted]:
+            more = f" and {len(others) - 1} more" if len(others) > 1 else ""
+            _line(
+                f"not in the report, since no recipe, tokens or seed asks for it: {others[0]}{more}"
+            )
 
     def _remove(self, keys: Mapping[str, str], needed: Sequence[Mapping[str, str]]) -> None:
         """Removes models of a finished cell that no cell needs any more."""
@@ -314,7 +366,7 @@ class Progress:
     """Lines with the number of the cell and the time that is left."""
 
     def __init__(self, tokens: int, cells: int) -> None:
-        """Starts the clock: so many tokens are to come."""
+        """Starts the clock: so many tokens are to come, at least one for each cell."""
         self._began, self._left, self._done, self._cells = time.monotonic(), tokens, 0, cells
 
     def say(self, number: int) -> Callable[[str], None]:

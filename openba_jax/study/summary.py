@@ -62,7 +62,8 @@ class Line(NamedTuple):
         the baseline itself, and where there is none.
       loss: held-out loss at the end.
       difference: of the losses to the baseline's, seed by seed; None of the baseline itself.
-      reach: tokens until the baseline's last loss, over the baseline's tokens; likewise.
+      reach: tokens until the baseline's last loss, over the baseline's tokens; likewise, and None
+        where nothing is trained.
     """
 
     recipe: str
@@ -264,7 +265,9 @@ def _excess(cells: Mapping[int, Figures], baseline: Mapping[int, Figures]) -> Ra
 
 
 def _reach(cells: Mapping[int, Figures], baseline: Mapping[int, Figures]) -> Ratio | None:
-    """Tokens until the baseline's last loss, seed by seed."""
+    """Tokens until the baseline's last loss, seed by seed; None where nothing is trained."""
+    if not all(map(_end, baseline.values())):
+        return None
     shares, bounds = [], []
     for seed in sorted(set(cells) & set(baseline)):
         # Only the last stage has the size that is compared.

@@ -120,19 +120,62 @@ def test_a_cell_comes_out_the_same_from_its_own_gin_file(finished: Path, tmp_pat
 def test_what_is_done_is_not_done_again_and_what_is_lost_is(
     finished: Path, settings: list[str]
 ) -> None:
-    copy = finished.with_name("again")  # As long as the first name: gin breaks lines by width.
-    assert len(copy.name) == len(finished.name)
+    copy = finished.with_name("again")
     shutil.copytree(finished, copy)
     lost = f"scratch.{TOKENS}.0"
     (copy / "cells" / f"{lost}.json").unlink()
     times = {name: (copy / "cells" / f"{name}.json").stat().st_mtime_ns for name in NAMES[2:]}
-    (copy / "study.gin").write_text(
-        (finished / "study.gin").read_text().replace(str(finished), str(copy))
-    )
     _run(*settings, f"--gin.OUTPUT_DIR={str(copy)!r}")
     assert (copy / "report.json").read_bytes() == (finished / "report.json").read_bytes()
     for name, before in times.items():
         assert (copy / "cells" / f"{name}.json").stat().st_mtime_ns == before
+
+
+def test_a_folder_gets_more_seeds_and_refuses_other_settings(
+    finished: Path, settings: list[str]
+) -> None:
+    copy = finished.with_name("grown")
+    shutil.copytree(finished, copy)
+    output = f"--gin.OUTPUT_DIR={str(copy)!r}"
+    only = "--gin.Study.recipes=[@pruned/Recipe()]"
+    shown = _run(*settings, output, only, "--gin.SEEDS=[0, 1, 2]")
+    assert "[cell 3/3]" in shown
+    assert "[cell 2/3]" not in shown
+    assert f"asks for it: scratch.{TOKENS}.0 and 1 more" in shown
+    report = json.loads((copy / "report.json").read_text())
+    assert report["recipes"][0]["loss"]["seeds"] == 3
+    for name in NAMES:
+        assert _cell(copy, name) == _cell(finished, name)
+
+    before = {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()}
+    for change, message in (
+        ("--gin.METHOD='magnitude'", f"pruned.{TOKENS}.0.json was made with other settings"),
+        ("--gin.Data.held_out=8", 'other settings (new is "held_out": 8'),
+    ):
+        done = subprocess.run(
+            _command(*settings, output, only, change),
+            cwd=REPOSITORY,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 2
+        assert message in done.stderr
+    assert {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()} == before
+
+
+def test_without_tokens_models_are_cut_and_measured(
+    tmp_path: Path, corpus: Path, ancestor: Path
+) -> None:
+    other = Recipe("layers", [Stage("layers", drop_decoder=[1])])
+    study = _study(tmp_path / "cut", corpus, ancestor, tokens=[0], recipes=[WIDTH, other])
+    study.run()
+    report = json.loads((tmp_path / "cut/report.json").read_text())
+    for line in report["recipes"]:
+        assert line["cut"]["value"] == line["loss"]["value"]
+        assert line["reach"] is None
+    assert not (tmp_path / "cut/curves.png").exists()
+    assert (tmp_path / "cut/ends.png").exists()
 
 
 @pytest.mark.slow(reason="kills and restarts a study several times")
@@ -154,6 +197,7 @@ def test_killed_anywhere_the_numbers_are_the_same(
 
 
 WIDTH = Recipe("width", [Stage("width", mlp=48)])
+SCRATCH = Recipe("scratch", WIDTH.stages, from_scratch=True)
 
 
 def _study(output: Path, corpus: Path, ancestor: Path, **changes) -> Study:
@@ -176,7 +220,9 @@ def _study(output: Path, corpus: Path, ancestor: Path, **changes) -> Study:
         ({"recipes": [WIDTH, WIDTH]}, "each of them once; it has width, width"),
         ({"seeds": [1, 1]}, "needs seeds"),
         ({"seeds": [-1]}, "seeds is -1"),
-        ({"tokens": [0]}, "tokens is 0"),
+        ({"tokens": [-1]}, "tokens is -1"),
+        ({"tokens": [0, 1000]}, "0, which only cuts, beside 1000"),
+        ({"tokens": [0], "recipes": [SCRATCH]}, "scratch starts from random parameters"),
         ({"baseline": "best"}, "'best' is no recipe; there are width"),
         ({"cells": ["width.1.0"]}, f"no cell width.1.0; .* such as width.{TOKENS}.0"),
         ({"recipes": [Recipe("a", [Stage("a", mlp=4096)])]}, "4096"),
