@@ -143,7 +143,7 @@ def define_flags() -> None:
     flags.DEFINE_string("mesh", "", "data x fsdp x model, 1x4x1; one may be -1.")
     flags.DEFINE_enum("remat", None, ["none", "minimal", "full"], "Rematerialisation.")
     flags.DEFINE_enum("param_dtype", None, ["float32", "bfloat16"], "Of parameters and moments.")
-    flags.DEFINE_list("steps", ["train"], "train, evaluate, decode.")
+    flags.DEFINE_list("steps", ["train"], "train, evaluate, decode, score.")
     flags.DEFINE_bool("search", False, "Search the best training step that fits.")
     flags.DEFINE_list("batches", [], "Rows of a step to try; by default that of the run.")
     flags.DEFINE_list("remats", [], "Policies to try; by default all.")

@@ -185,11 +185,12 @@ def ideal_received(work: Workload, step: str, fsdp: int, model: int) -> float:
     """Bytes that a device receives where FSDP moves every parameter as seldom as it can.
 
     Parameters are gathered for the forward and for the backward pass, gradients are scattered
-    once: three times for each micro-batch, in the compute type. Other steps gather them once.
+    once: three times for each micro-batch, in the compute type. So it is where scores come from
+    gradients. Other steps gather them once.
     """
     if step == "decode":
         return 0.0
-    moves = 3 * work.accumulation if step == "train" else 1
+    moves = {"train": 3 * work.accumulation, "score": 3}.get(step, 1)
     size = parameter_count(work.model) * jnp.dtype(work.model.config.dtype).itemsize
     return moves * size / model * (fsdp - 1) / fsdp
 

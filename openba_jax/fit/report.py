@@ -89,7 +89,7 @@ def _collectives(found: Fit) -> list[str]:
     lines = _columns(rows)
     if found.ideal_received:
         share = found.costs.received / found.ideal_received
-        moves = "parameters x 3" if found.step == "train" else "parameters"
+        moves = "parameters x 3" if found.step in ("train", "score") else "parameters"
         lines.append(
             f"{share:.2f} x the ideal schedule of FSDP ({moves} for each micro-batch, in the "
             f"compute type: {_gib(found.ideal_received)} GiB)"

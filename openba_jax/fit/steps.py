@@ -22,6 +22,7 @@ from openba_jax.inference.decoding import generate
 from openba_jax.models.base import Model
 from openba_jax.models.counting import train_flops_per_example
 from openba_jax.parallel import sharding
+from openba_jax.pruning.criteria.gradients import effects_of
 from openba_jax.training import train_step
 from openba_jax.training.optimizer import Optimizer
 
@@ -136,10 +137,28 @@ def decoding(work: Workload, mesh: Mesh) -> Lowered:
     return Lowered(step.lower(params, inputs), bytes_on_device(params), 0, work.batch * flops)
 
 
+def scoring(work: Workload, mesh: Mesh) -> Lowered:
+    """The pass of `openba-score` by gradients over one batch: all axes at once, no optimizer.
+
+    Raises:
+      UserError: the batch does not divide over the devices.
+    """
+    train_step.check_batch_size(work.batch, 1, mesh)
+    model = work.model.replace(scan_layers=True, param_dtype="float32")
+    params = placed_params(model, mesh)
+    everywhere = sharding.replicated(mesh)
+    effects = effects_of(model, model.axes.keys)
+    step: Any = sharding.jit_on_mesh(effects, mesh, out_shardings=everywhere)
+    batch = abstract_batch(model, work.lengths, work.batch, sharding.batch_sharding(mesh))
+    flops = work.batch * train_flops_per_example(model, *work.lengths)
+    return Lowered(step.lower(params, batch), bytes_on_device(params), 0, flops)
+
+
 STEPS: dict[str, Callable[[Workload, Mesh], Lowered]] = {
     "train": training,
     "evaluate": evaluating,
     "decode": decoding,
+    "score": scoring,
 }
 """By name."""
 

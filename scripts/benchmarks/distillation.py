@@ -103,9 +103,7 @@ def main(argv: list[str]) -> None:
     }
     for name in DIVERGENCES:
         settings = Distillation("", name, temperature=2.0)
-        programs[name] = stepping(
-            DistilledLoss(settings, teacher), teacher.constants(taught, mesh)
-        )
+        programs[name] = stepping(DistilledLoss(settings, teacher), teacher.constants(taught, mesh))
     compared = Teacher(Path(), whole, None, matches(keep, whole, "all"))
     settings = Distillation("", hidden_weight=1.0, temperature=2.0)
     programs["forward_kl, hidden states"] = stepping(

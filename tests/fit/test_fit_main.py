@@ -53,7 +53,7 @@ def test_virtual_devices_stand_in_and_the_report_says_so(tmp_path: Path) -> None
         f"--gin_file={tmp_path / 'run.gin'}",
         "--chip=h100",
         "--topology=1x2",
-        "--steps=evaluate",
+        "--steps=evaluate,score",
         f"--output={output}",
     )
     assert done.returncode == 0, done.stderr
@@ -61,7 +61,11 @@ def test_virtual_devices_stand_in_and_the_report_says_so(tmp_path: Path) -> None
     assert "This is no figure of the chip" in done.stdout
     assert (output / "fit.png").read_bytes().startswith(b"\x89PNG")
     document = json.loads((output / "fit.json").read_text(encoding="utf-8"))
-    (found,) = document["fits"]
+    found, score = document["fits"]
+    assert (found["step"], score["step"]) == ("evaluate", "score")
+    # A pass that scores is a forward and a backward pass, and has no optimizer.
+    assert 2.8 < score["compiled_flops"] / found["compiled_flops"] < 3.2
+    assert score["memory"]["optimizer"] == 0
     assert document["lengths"] == {"inputs": 16, "targets": 8}
     assert found["mesh"] == {"data": 1, "fsdp": 2, "model": 1}
     assert found["stand_in"] is True

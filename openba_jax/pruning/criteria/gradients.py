@@ -11,7 +11,7 @@ All keys are scored in one pass of a forward and a backward step for each batch.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ import numpy as np
 
 from openba_jax.errors import UserError
 from openba_jax.models.axes import LAYERS, AxisTable, flatten, stack_of
-from openba_jax.models.base import Batch, Params
+from openba_jax.models.base import Batch, Model, Params
 from openba_jax.nn.losses import token_cross_entropy
 from openba_jax.pruning.criteria.base import Scores, Subject, criterion
 
@@ -44,18 +44,7 @@ def _effects(subject: Subject, keys: Collection[str]) -> dict[str, np.ndarray]:
     Raises:
       UserError: one is not finite.
     """
-    model, axes = subject.scanned, subject.axes
-
-    def loss(params: Params, batch: Batch) -> jax.Array:
-        total, sums = token_cross_entropy(model.hidden(params, batch), model.head(params), batch)
-        return total / sums["weight_sum"]
-
-    def effects(params: Params, batch: Batch) -> dict[str, jax.Array]:
-        gradients = flatten(jax.grad(loss)(params, batch))
-        products = {path: gradients[path] * leaf for path, leaf in flatten(params).items()}
-        return group_sums(axes, keys, products)
-
-    compiled = subject.on_mesh(effects)
+    compiled = subject.on_mesh(effects_of(subject.scanned, keys))
     found: list[dict[str, np.ndarray]] = []
     for number, batch in enumerate(subject.calibration.placed()):
         found.append(jax.device_get(compiled(subject.params, batch)))
@@ -65,6 +54,31 @@ def _effects(subject: Subject, keys: Collection[str]) -> dict[str, np.ndarray]:
                 "a model with a wider type."
             )
     return {key: np.stack([each[key] for each in found]).astype(np.float64) for key in keys}
+
+
+def effects_of(
+    model: Model, keys: Collection[str]
+) -> Callable[[Params, Batch], dict[str, jax.Array]]:
+    """What is compiled to score by gradients.
+
+    Args:
+      model: layers stacked, parameters in float32.
+      keys: of its axes.
+
+    Returns:
+      `(params, batch) -> sum(w * dL/dw)` by key, float32 arrays of the shape of its scores.
+    """
+
+    def loss(params: Params, batch: Batch) -> jax.Array:
+        total, sums = token_cross_entropy(model.hidden(params, batch), model.head(params), batch)
+        return total / sums["weight_sum"]
+
+    def effects(params: Params, batch: Batch) -> dict[str, jax.Array]:
+        gradients = flatten(jax.grad(loss)(params, batch))
+        products = {path: gradients[path] * leaf for path, leaf in flatten(params).items()}
+        return group_sums(model.axes, keys, products)
+
+    return effects
 
 
 def group_sums(
