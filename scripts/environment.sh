@@ -8,7 +8,18 @@
 #   OPENBA_CONSTRAINTS  versions to install, constraints.txt by default
 #   PYTHON              the Python to make it with
 
-say() { printf '%s\n' "openba_jax: $*"; }
+# As openba_jax.language decides.
+reads_chinese() {
+  case "${OPENBA_LANGUAGE:-${LANGUAGE:-${LC_ALL:-${LC_MESSAGES:-${LANG:-}}}}}" in
+    [zZ][hH]*) ;;
+    *) return 1 ;;
+  esac
+}
+say() { # ENGLISH [CHINESE]
+  local text="$1"
+  if [ $# -gt 1 ] && reads_chinese; then text="$2"; fi
+  printf '%s\n' "openba_jax: $text"
+}
 die() { printf '%s\n' "openba_jax: error: $*" >&2; exit 1; }
 
 REPOSITORY="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
@@ -43,7 +54,7 @@ make_environment() {
   wanted="$({ cat "$REPOSITORY"/{setup.py,setup.cfg} "$REPOSITORY"/requirements/*.txt "$CONSTRAINTS"
     declare -f install_packages; } | cksum)"
   if [ -f "$stamp" ] && grep -qxF "$wanted" "$stamp"; then
-    say "using $ENVIRONMENT"
+    say "using $ENVIRONMENT" "使用环境 $ENVIRONMENT"
     return
   fi
   python="$(find_python)"
@@ -62,10 +73,11 @@ make_environment() {
         "name a folder on another disk with OPENBA_VENV."
     fi
   fi
-  say "making $ENVIRONMENT with $("$python" --version)"
+  say "making $ENVIRONMENT with $("$python" --version)" \
+    "用 $("$python" --version) 建立环境 $ENVIRONMENT"
   "$python" -m venv "$ENVIRONMENT" >/dev/null \
     || die "$python cannot make virtual environments; install its venv module."
-  say "installing openba_jax (2 to 4 minutes)"
+  say "installing openba_jax (2 to 4 minutes)" "正在安装 openba_jax（2 至 4 分钟）"
   log="$ENVIRONMENT/install.log"
   if ! install_packages >"$log" 2>&1; then
     tail -n 5 "$log" >&2

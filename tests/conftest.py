@@ -13,6 +13,7 @@ import pytest
 # Tests must not depend on an accelerator that happens to be there, nor take all of its memory.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ["OPENBA_LANGUAGE"] = "en"  # Whatever the locale of the machine.
 # Tests compile hundreds of small programs and run each a few times: compile five times faster.
 _XLA_FLAGS = ["--xla_backend_optimization_level=0"]
 if tuple(map(int, version("jaxlib").split(".")[:2])) < (0, 11):

@@ -17,8 +17,18 @@ MAX_LINES = 500
 MAX_FILES = 13
 
 ORDER = (
-    *("plotting", "nn", "models", "parallel", "objectives", "data", "checkpoints", "inference"),
-    *("evaluation", "pruning", "distillation", "training", "fit", "report", "staged", "study"),
+    *("language", "plotting", "nn", "models", "parallel", "objectives", "data", "checkpoints"),
+    *(
+        "inference",
+        "evaluation",
+        "pruning",
+        "distillation",
+        "training",
+        "fit",
+        "report",
+        "staged",
+        "study",
+    ),
     *("search", "serving", "inspect"),
 )
 """A room may use those before it; `seqio` and `t5x` are bridges, which nothing else uses."""

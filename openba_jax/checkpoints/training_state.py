@@ -23,6 +23,7 @@ from openba_jax.checkpoints.folders import new_folder
 from openba_jax.checkpoints.model_folder import CHECKPOINTS, PathLike, check_shapes, tree_shapes
 from openba_jax.cli.progress import show_progress
 from openba_jax.errors import UserError
+from openba_jax.language import told
 from openba_jax.models.base import Model
 from openba_jax.parallel import memory
 
@@ -94,7 +95,7 @@ class Checkpoints:
         trace: TracebackType | None,
     ) -> None:
         """Waits until everything is on the disk."""
-        with show_progress("writing the checkpoint", shown=jax.process_index() == 0):
+        with show_progress(told("writing the checkpoint"), shown=jax.process_index() == 0):
             self._manager.close()
 
 

@@ -12,6 +12,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
+from openba_jax.language import told
+
 SECONDS = 9.0
 """Between two lines; nothing is silent for more than ten seconds."""
 
@@ -62,9 +64,11 @@ def _lines(what: str, total: int | None, before: int) -> Iterator[Advance]:
     def speak() -> None:
         while not ended.wait(SECONDS):
             seconds = time.monotonic() - began
-            text = f"{clock(seconds)} so far"
+            text = told("{time} so far", time=clock(seconds))
             if total:
-                left = f"{clock(seconds / done * (total - before - done))} left" if done else text
+                left = text
+                if done:
+                    left = told("{time} left", time=clock(seconds / done * (total - before - done)))
                 text = f"{(before + done) / total:.0%}, {left}"
             sys.stderr.write(f"{what}: {text}\n")
             sys.stderr.flush()
@@ -82,5 +86,7 @@ def clock(seconds: float) -> str:
     """A time as people read it: `40 s`, `12 min`, `3.5 h`."""
     seconds = max(0.0, seconds)
     if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+        return told("{time:.0f} s", time=seconds)
+    if seconds < 5400:
+        return told("{time:.0f} min", time=seconds / 60)
+    return told("{time:.1f} h", time=seconds / 3600)

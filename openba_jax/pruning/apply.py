@@ -24,6 +24,7 @@ from openba_jax.checkpoints.inspection import InspectedCheckpoint
 from openba_jax.checkpoints.registry import FORMATS, detect, open_headers
 from openba_jax.cli.progress import show_progress
 from openba_jax.errors import UserError
+from openba_jax.language import told
 from openba_jax.models.axes import LAYERS, VOCAB, Leaf
 from openba_jax.paths import local, reject_overlap
 from openba_jax.pruning import saved_scores
@@ -178,7 +179,9 @@ def prune_checkpoint(
             logging.warning("%s", sentence)
         with (
             _compensated(stage, opened, cut, calibration, progress) as (fitted, child),
-            show_progress(f"writing {output}", total_bytes(cut), "B", shown=progress) as advance,
+            show_progress(
+                told("writing {path}", path=output), total_bytes(cut), "B", shown=progress
+            ) as advance,
             new_folder(output) as folder,
         ):
             inspected = InspectedCheckpoint(fitted, advance=advance)

@@ -16,6 +16,7 @@ from openba_jax.cli.progress import show_progress
 from openba_jax.data.vocabularies.base import Vocabulary
 from openba_jax.data.vocabularies.registry import open_vocabulary
 from openba_jax.errors import UserError
+from openba_jax.language import told
 from openba_jax.models.base import Model
 from openba_jax.paths import local
 from openba_jax.pruning.plan import Plan
@@ -87,7 +88,9 @@ class Ancestor:
         """
         opened = open_checkpoint(self.path)
         with (
-            show_progress(f"converting {self.path}", total_bytes(opened), "B") as advance,
+            show_progress(
+                told("converting {path}", path=self.path), total_bytes(opened), "B"
+            ) as advance,
             new_folder(folder) as work,
         ):
             checkpoint = InspectedCheckpoint(opened, advance=advance)

@@ -18,6 +18,7 @@ from openba_jax.errors import UserError
 from openba_jax.evaluation.loss import LossOnBatches, local_rows
 from openba_jax.files import write_json
 from openba_jax.inference import loading
+from openba_jax.language import told
 from openba_jax.models.base import Model
 from openba_jax.objectives.mixture import Mixture
 from openba_jax.parallel import sharding
@@ -173,7 +174,7 @@ class Models:
         """Makes a model folder of an ancestor of another format, and measures its loss."""
         assert self.ancestor is not None
         if model_folder.latest_step(self.home(ANCESTOR)) is None:
-            self.say(f"converting {self.ancestor.path}")
+            self.say(told("converting {path}", path=self.ancestor.path))
             self.ancestor.convert(self.folder(ANCESTOR))
         self.measure(ANCESTOR, self.recover.mixture)
 
@@ -182,7 +183,7 @@ class Models:
         path = self.losses(name)
         if path.exists():
             return
-        self.say(f"measuring {name}")
+        self.say(told("measuring {name}", name=name))
         batches = self.corpora.batches(self.vocabulary(name), mixture)
         mesh = sharding.make_mesh(self.mesh_shape)
         fixed = batches.evaluation_batches(
@@ -248,7 +249,7 @@ class Models:
         """
         pruned = pruned_name(stage.name) if stage.recover_tokens else stage.name
         if model_folder.latest_step(self.folder(pruned)) is None:
-            self.say(f"pruning {parent} to {stage.name}")
+            self.say(told("pruning {parent} to {child}", parent=parent, child=stage.name))
             prune_checkpoint(
                 self.folder(parent),
                 self.folder(pruned),
@@ -338,7 +339,7 @@ class Models:
         if batches.mixture.rule is not None:
             moving = adaptation.Adaptation(batches.mixture, self._target_losses(batches.mixture))
             eval_every = eval_every or self.checkpoint_every
-        self.say(f"training {name}: {steps} steps")
+        self.say(told("training {name}: {steps} steps", name=name, steps=steps))
         return trainer.train(
             model_dir=str(self.folder(name)),
             model=model,
@@ -364,7 +365,7 @@ class Models:
         """What D-UL2 aims at: the losses of the ancestor, measured once."""
         path = self.root / "target_losses.json"
         if not path.exists():
-            self.say("measuring the target losses of the denoisers")
+            self.say(told("measuring the target losses of the denoisers"))
             losses = adaptation.measured_losses(
                 str(self.folder(self.first)),
                 mixture,

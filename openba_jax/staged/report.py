@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 
 from openba_jax.evaluation.score import Score
+from openba_jax.language import Phrase, phrase, told
+from openba_jax.language.columns import columns
 from openba_jax.staged.plots import Curve
 from openba_jax.staged.recovery import tokens_to_reach
 
@@ -58,9 +60,9 @@ class Finding:
       figures: the numbers behind it.
     """
 
-    claim: str
+    claim: Phrase
     holds: bool
-    figures: str
+    figures: Phrase
 
 
 HEADER = (
@@ -99,11 +101,11 @@ def findings(rows: Sequence[Row], chance: float, final: str) -> list[Finding]:
     if stages:
         found.append(
             Finding(
-                "every stage ends with a lower loss than right after its cut",
+                phrase("every stage ends with a lower loss than right after its cut"),
                 not worse,
-                "not so: " + ", ".join(worse)
+                phrase("not so: {names}", names=", ".join(worse))
                 if worse
-                else f"{len(stages)} of {len(stages)} stages",
+                else phrase("{count} of {count} stages", count=len(stages)),
             )
         )
     ordered = [last, *(row for row in rows if row.control)]
@@ -112,9 +114,15 @@ def findings(rows: Sequence[Row], chance: float, final: str) -> list[Finding]:
             continue
         found.append(
             Finding(
-                f"{better.name} ends with a lower loss than {other.name}",
+                phrase(
+                    "{one} ends with a lower loss than {other}", one=better.name, other=other.name
+                ),
                 better.loss_recovered < other.loss_recovered,
-                f"{better.loss_recovered:.3f} against {other.loss_recovered:.3f}",
+                phrase(
+                    "{one:.3f} against {other:.3f}",
+                    one=better.loss_recovered,
+                    other=other.loss_recovered,
+                ),
             )
         )
     before, after = (
@@ -126,10 +134,16 @@ def findings(rows: Sequence[Row], chance: float, final: str) -> list[Finding]:
         share = last.parameters / ancestor.parameters
         found.append(
             Finding(
-                "at most 30% of the parameters keep at least 80% of the accuracy above chance",
+                phrase(
+                    "at most 30% of the parameters keep at least 80% of the accuracy above chance"
+                ),
                 kept >= 0.8 and share <= 0.3,
-                f"{share:.1%} of the parameters keep {kept:.1%}: {after:.1%} against "
-                f"{before:.1%}, chance {chance:.1%}",
+                phrase(
+                    "{share:.1%} of the parameters keep {kept:.1%}: {after:.1%} against "
+                    "{before:.1%}, chance {chance:.1%}",
+                    **{"share": share, "kept": kept, "after": after},
+                    **{"before": before, "chance": chance},
+                ),
             )
         )
     return found
@@ -152,21 +166,28 @@ def speed_findings(curves: Sequence[Curve], final: str) -> list[Finding]:
         tokens = [last.start - start + each for each in last.evaluated_tokens]
         reached = tokens_to_reach(tokens, last.evaluated, control.evaluated[-1])
         total = control.evaluated_tokens[-1]
-        share = "" if reached is None else f" ({reached / total:.0%})"
+        figures: dict[str, Any] = {"loss": control.evaluated[-1], "total": total}
         found.append(
             Finding(
-                f"{final} reaches the last loss of {control.name} with fewer tokens of recovery",
+                phrase(
+                    "{one} reaches the last loss of {other} with fewer tokens of recovery",
+                    **{"one": final, "other": control.name},
+                ),
                 reached is not None and reached < total,
-                f"{control.evaluated[-1]:.3f} "
-                + ("not reached" if reached is None else f"after {reached:,.0f}")
-                + f" of {total:,}{share}",
+                phrase("{loss:.3f} not reached of {total:,}", **figures)
+                if reached is None
+                else phrase(
+                    "{loss:.3f} after {reached:,.0f} of {total:,} ({share:.0%})",
+                    **figures,
+                    **{"reached": reached, "share": reached / total},
+                ),
             )
         )
     return found
 
 
 def table(rows: Sequence[Row]) -> list[list[str]]:
-    """The rows as text, `HEADER` on top; columns that no row has a figure for are left out.
+    """The rows as text, below `HEADER` in the language of the reader; empty columns are left out.
 
     A loss that is not recovered is `not reached`, and a figure that does not apply is `-`.
     """
@@ -175,7 +196,7 @@ def table(rows: Sequence[Row]) -> list[list[str]]:
         return "-" if value is None else format(value, form)
 
     ancestor = rows[0].parameters
-    lines = [list(HEADER)]
+    lines = [[told(head) for head in HEADER]]
     for row in rows:
         lines.append(
             [
@@ -201,7 +222,7 @@ def _tokens_to_recover(row: Row) -> str:
     if row.loss_before is None or row.loss_recovered is None:
         return "-"
     if row.tokens_to_recover is None:
-        return "not reached"
+        return told("not reached")
     return f"{row.tokens_to_recover:,.0f}"
 
 
@@ -216,9 +237,14 @@ def as_text(
       skipped: name of a scored model -> questions that it could not be asked.
     """
     lines = table(rows)
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    text = ["  ".join(c.rjust(w) for c, w in zip(line, widths, strict=True)) for line in lines]
-    text += [f"{'yes' if f.holds else 'NO '}  {f.claim} ({f.figures})" for f in found]
+    widths = [max(columns(line[i]) for line in lines) for i in range(len(lines[0]))]
+    text = [
+        "  ".join(" " * (w - columns(c)) + c for c, w in zip(line, widths, strict=True))
+        for line in lines
+    ]
+    text += [
+        f"{told('yes' if f.holds else 'NO ')}  {f.claim.told()} ({f.figures.told()})" for f in found
+    ]
     if note := _skip_note(skipped or {}):
         text.append(note)
     return "\n".join(text) + "\n"
@@ -236,10 +262,13 @@ def as_markdown(
     text += ["| " + " | ".join(line) + " |" for line in body]
     if note := _skip_note(skipped or {}):
         text += ["", note]
-    text += ["", "| this run shows that | |", "|---|---|"]
-    text += [f"| {f.claim} | **{'yes' if f.holds else 'no'}**: {f.figures} |" for f in found]
+    text += ["", f"| {told('this run shows that')} | |", "|---|---|"]
+    text += [
+        f"| {f.claim.told()} | **{told('yes' if f.holds else 'no')}**: {f.figures.told()} |"
+        for f in found
+    ]
     if samples:
-        text += ["", "| question | answer of the final model |", "|---|---|"]
+        text += ["", f"| {told('question')} | {told('answer of the final model')} |", "|---|---|"]
         text += ["| " + " | ".join(map(_cell, sample)) + " |" for sample in samples]
     return "\n".join(text) + "\n"
 
@@ -255,10 +284,13 @@ def as_dict(
     samples: Sequence[tuple[str, str]],
     scores: Mapping[str, Mapping[str, Score]],
 ) -> dict[str, Any]:
-    """Everything, for programs: a JSON value."""
+    """Everything, for programs: a JSON value, in English."""
     return {
         "rows": [dataclasses.asdict(row) for row in rows],
-        "findings": [dataclasses.asdict(finding) for finding in found],
+        "findings": [
+            {"claim": str(each.claim), "holds": each.holds, "figures": str(each.figures)}
+            for each in found
+        ],
         "samples": [list(sample) for sample in samples],
         "scores": {
             name: {subject: dataclasses.asdict(score) for subject, score in by_subject.items()}
@@ -272,4 +304,7 @@ def _skip_note(skipped: Mapping[str, int]) -> str:
     some = [f"{name} {count}" for name, count in skipped.items() if count]
     if not some:
         return ""
-    return f"Questions that do not fit a model count as answered wrongly: {', '.join(some)}."
+    return told(
+        "Questions that do not fit a model count as answered wrongly: {models}.",
+        models=", ".join(some),
+    )

@@ -13,6 +13,7 @@ from openba_jax.checkpoints import model_folder
 from openba_jax.cli import gin_values
 from openba_jax.data.vocabularies.base import Vocabulary
 from openba_jax.errors import UserError
+from openba_jax.language import told
 from openba_jax.models.config import ModelConfig
 from openba_jax.models.registry import family, model_of
 from openba_jax.paths import check_output_folder, local, reject_overlap
@@ -189,7 +190,7 @@ class Pipeline:
         """
         data, root = self.data, Path(self.output_dir)
         say = _clocked()
-        say(f"preparing {', '.join(map(str, data.corpus or data.stores))}")
+        say(told("preparing {files}", files=", ".join(map(str, data.corpus or data.stores))))
         vocabulary, corpora = self._corpora(root / "data")
         for mixture in self._mixtures:  # What the last training lacks is found before the first.
             corpora.batches(vocabulary, mixture).evaluation_batches(1)
@@ -278,7 +279,8 @@ def _clocked() -> Callable[[str], None]:
     began = time.monotonic()
 
     def say(text: str) -> None:
-        sys.stdout.write(f"[{time.monotonic() - began:5.0f} s] {text}\n")
+        seconds = time.monotonic() - began
+        sys.stdout.write(f"{told('[{seconds:5.0f} s]', seconds=seconds)} {text}\n")
         sys.stdout.flush()
 
     return say

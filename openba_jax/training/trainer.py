@@ -28,6 +28,7 @@ from openba_jax.errors import UserError
 from openba_jax.evaluation.loss import LossOnBatches, local_rows
 from openba_jax.evaluation.while_training import BenchmarkEvaluator
 from openba_jax.files import explain_full_disk
+from openba_jax.language import told
 from openba_jax.models.base import Model
 from openba_jax.parallel import hardware, sharding
 from openba_jax.training import beginning, feeding, needs, profiling, run_folder, train_step
@@ -244,7 +245,10 @@ def train(
         getting_ready = stack.enter_context(contextlib.ExitStack())
         getting_ready.enter_context(
             show_progress(
-                f"{folder.name}: step {start}/{train_steps}, getting ready",
+                told(
+                    "{name}: step {step}/{last}, getting ready",
+                    **{"name": folder.name, "step": start, "last": train_steps},
+                ),
                 shown=progress and jax.process_index() == 0,
             )
         )

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from openba_jax.language import chinese
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 README, CHINESE = (
     (REPOSITORY / name).read_text(encoding="utf-8") for name in ("README.md", "README.zh.md")
@@ -24,11 +26,15 @@ def _blocks(text: str) -> list[str]:
 def test_the_chinese_readme_has_every_example_and_every_result() -> None:
     assert len(_blocks(README)) > 10
     assert _blocks(CHINESE) == _blocks(README)
-    tables = re.compile(
-        r"^\| (?:ancestor|cut|vocabulary|random_cut|from_scratch) .*$", re.MULTILINE
-    )
-    assert len(tables.findall(README)) > 8
-    assert tables.findall(CHINESE) == tables.findall(README)
+    start, end = "<!-- quickstart:begin -->", "<!-- quickstart:end -->"
+    english, translated = (page.partition(start)[2].partition(end)[0] for page in (README, CHINESE))
+    models = re.compile(r"^\| \w+ \| [\d,]+ \|.*$", re.MULTILINE)
+    not_reached = chinese.CHINESE["not reached"]
+    rows = [row.replace("not reached", not_reached) for row in models.findall(english)]
+    assert len(rows) > 4
+    assert models.findall(translated) == rows
+    figures = re.compile(r"\d+\.\d+%?|[\d,]{7,}")
+    assert set(figures.findall(translated)) == set(figures.findall(english))
     assert "(README.md" not in CHINESE.split("\n", 3)[3]
     assert len(re.findall("^## ", CHINESE, re.MULTILINE)) == len(
         re.findall("^## ", README, re.MULTILINE)

@@ -36,6 +36,7 @@ from openba_jax.data.text.rules import RecordRule, TextGroups
 from openba_jax.data.vocabularies.base import Vocabulary
 from openba_jax.errors import UserError
 from openba_jax.files import only_process, write_atomically
+from openba_jax.language import told
 from openba_jax.objectives.token_rows import Kind
 
 _BAD_ITEMS_LISTED = 1000
@@ -125,7 +126,7 @@ def _prepare(
     try:
         with (
             contextlib.closing(encoded),
-            show_progress("preparing", job.bytes, "B", state.read, progress) as advance,
+            show_progress(told("preparing"), job.bytes, "B", state.read, progress) as advance,
         ):
             saved, special_places = time.monotonic(), 0
             for chunk, result in encoded:

@@ -7,6 +7,7 @@ from collections.abc import Collection
 # A criterion registers itself when its file is read: one line here for each.
 from openba_jax.cli.progress import show_progress
 from openba_jax.errors import UserError
+from openba_jax.language import told
 from openba_jax.pruning.criteria import activation, base, gradients, layers, magnitude  # noqa: F401
 from openba_jax.pruning.criteria.base import RANDOM, Scores, Subject, check_scores
 
@@ -26,7 +27,7 @@ def score(name: str, subject: Subject, keys: Collection[str]) -> Scores:
     if name not in base.CRITERIA:
         known = ", ".join(names())
         raise UserError(f"no pruning criterion is called {name!r}; known are {known}.")
-    with show_progress(f"scoring by {name}"):
+    with show_progress(told("scoring by {method}", method=name)):
         scores = base.CRITERIA[name](subject, keys)
     check_scores(name, scores)
     return scores

@@ -21,6 +21,7 @@ import tqdm
 
 from openba_jax.evaluation.loss import averages
 from openba_jax.files import write_atomically
+from openba_jax.language import told
 from openba_jax.parallel.hardware import Peak
 from openba_jax.training.records.event_file import EventFile
 
@@ -233,7 +234,7 @@ class Progress:
         if evaluated is not self._evaluated[0]:
             self._evaluated = evaluated, int((evaluated or {}).get("step") or step)
         self._text = ", ".join(
-            form.format(value, step=self._evaluated[1])
+            told(form, value=value, step=self._evaluated[1])
             for (split, name), form in _SHOWN.items()
             if (value := latest.get(split, {}).get(name)) is not None
         )
@@ -253,14 +254,16 @@ class Progress:
         now, left = time.monotonic(), ""
         if self._first < self._step < self._total:
             seconds = (now - self._started) / (self._step - self._first)
-            left = f", {tqdm.tqdm.format_interval(seconds * (self._total - self._step))} left"
-        sys.stderr.write(f"{self._title}: step {self._step}/{self._total}, {self._text}{left}\n")
+            time_left = tqdm.tqdm.format_interval(seconds * (self._total - self._step))
+            left = f", {told('{time} left', time=time_left)}"
+        step = told("step {step}/{last}", step=self._step, last=self._total)
+        sys.stderr.write(f"{self._title}: {step}, {self._text}{left}\n")
         self._quiet_until = now + QUIET_SECONDS
 
 
 _SHOWN = {
-    ("train", "loss"): "loss {:.4f}",
-    ("eval", "loss"): "eval {:.4f} at step {step}",
-    ("speed", "tokens_per_second"): "{:,.0f} tokens/s",
-    ("speed", "mfu"): "MFU {:.1%}",
+    ("train", "loss"): "loss {value:.4f}",
+    ("eval", "loss"): "eval {value:.4f} at step {step}",
+    ("speed", "tokens_per_second"): "{value:,.0f} tokens/s",
+    ("speed", "mfu"): "MFU {value:.1%}",
 }
