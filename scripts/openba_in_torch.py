@@ -1,6 +1,7 @@
 """OpenBA in PyTorch, and its scoring of benchmarks as the original's programs do it.
 
-For fixtures and comparisons alone: `scripts/fixtures_scoring.py`, `scripts/benchmarks/scoring.py`.
+For fixtures and comparisons alone: `scripts/fixtures_scoring.py`, `scripts/benchmarks/scoring.py`,
+`scripts/benchmarks/cpu.py`.
 """
 
 from __future__ import annotations
@@ -14,11 +15,11 @@ from torch.nn import functional
 EOS, PAD = 1, 0
 
 
-def rotated(x: torch.Tensor) -> torch.Tensor:
-    """Rotary positions, `[batch, heads, length, kv]`."""
+def rotated(x: torch.Tensor, start: int = 0) -> torch.Tensor:
+    """Rotary positions from `start` on, `[batch, heads, length, kv]`."""
     length, kv = x.shape[-2:]
     frequencies = 10000.0 ** (-torch.arange(0, kv, 2, dtype=torch.float32) / kv)
-    angles = torch.outer(torch.arange(length, dtype=torch.float32), frequencies)
+    angles = torch.outer(torch.arange(start, start + length, dtype=torch.float32), frequencies)
     cos, sin = angles.cos().repeat(1, 2), angles.sin().repeat(1, 2)
     half = torch.cat([-x[..., kv // 2 :], x[..., : kv // 2]], -1)
     return x * cos + half * sin
@@ -85,6 +86,45 @@ class OpenBA(nn.Module):
             x = x + self.attend(self.split(query, 1)[0], k, v, seen, f"{name}.inter_attn")
             x = x + self.mlp(self.norm(x, f"{name}.post_inter_attn_layernorm"), f"{name}.mlp")
         return self.linear(self.norm(x, "decoder.final_layernorm"), "lm_head")
+
+    @torch.no_grad()
+    def generate(self, ids: torch.Tensor, mask: torch.Tensor, steps: int) -> torch.Tensor:
+        """The likeliest tokens `[batch, steps]`, with a cache that grows by concatenation, as that
+        of Hugging Face's `generate`; no token ends a row.
+        """
+        memory, seen = self.encode(ids, mask), mask.bool()[:, None, None, :]
+        layers = [f"decoder.block.{n}" for n in range(self.config["num_decoder_layers"])]
+        read = {
+            name: self.split(self.linear(memory, f"{name}.inter_attn.kv"), 2) for name in layers
+        }
+        past: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+        last = torch.zeros(len(ids), 1, dtype=torch.long)
+        answer = []
+        for step in range(steps):
+            x = self.weights["shared_embedding.weight"][last]
+            visible = torch.ones(1, step + 1, dtype=torch.bool)
+            for name in layers:
+                normed = self.norm(x, f"{name}.input_layernorm")
+                q, k, v = self.split(self.linear(normed, f"{name}.self_attn.qkv"), 3)
+                q, k = rotated(q, step), rotated(k, step)
+                if name in past:
+                    k, v = (torch.cat(two, 2) for two in zip(past[name], (k, v), strict=True))
+                past[name] = k, v
+                x = x + self.attend(q, k, v, visible, f"{name}.self_attn")
+                normed = self.norm(x, f"{name}.post_attn_layernorm")
+                q = self.split(self.linear(normed, f"{name}.inter_attn.q"), 1)[0]
+                x = x + self.attend(q, *read[name], seen, f"{name}.inter_attn")
+                x = x + self.mlp(self.norm(x, f"{name}.post_inter_attn_layernorm"), f"{name}.mlp")
+            logits = self.linear(self.norm(x, "decoder.final_layernorm"), "lm_head")
+            last = logits.argmax(-1)
+            answer.append(last)
+        return torch.cat(answer, 1)
+
+
+def training_loss(model: OpenBA, ids, mask, decoder_ids, targets) -> torch.Tensor:
+    """The cross entropy summed over all targets, of which none is padding."""
+    logits = model(ids, mask, decoder_ids, torch.ones_like(decoder_ids))
+    return functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum")
 
 
 class Tokenizer:
