@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from openba_jax.nn import int8
+from openba_jax.nn.products import product
 
 
 class Parametrised(Protocol):
@@ -77,13 +78,12 @@ class Projection(nn.Module):
             (*inputs.shape[-rank:], *self.out_shape),
             (*self.in_axes, *self.out_axes),
         )
-        contracted = (tuple(range(inputs.ndim - rank, inputs.ndim)), tuple(range(rank)))
         kernel, scale = int8.parts(kernel)
-        outputs = jax.lax.dot_general(
+        outputs = product(
             inputs.astype(dtype),
             kernel.astype(dtype),
-            (contracted, ((), ())),
-            preferred_element_type=None if scale is None else jnp.float32,
+            rank,
+            None if scale is None else jnp.float32,
         )
         if scale is not None:
             outputs = (outputs * scale.reshape(self.out_shape)).astype(dtype)

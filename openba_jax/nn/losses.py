@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from openba_jax.nn import int8
+from openba_jax.nn.products import product
 
 GROUPS = "decoder_loss_groups"
 """What a batch may have besides: float32 `[batch, groups]`, 1 where a row is of a group. Losses are
@@ -45,7 +46,7 @@ class Head(NamedTuple):
         if self.scale != 1.0:
             hidden = hidden * self.scale
         kernel, of_pieces = int8.parts(self.kernel)
-        logits = jnp.matmul(hidden, kernel.astype(hidden.dtype), preferred_element_type=jnp.float32)
+        logits = product(hidden, kernel.astype(hidden.dtype), preferred=jnp.float32)
         if of_pieces is not None:
             logits = logits * of_pieces[0]
         if self.bias is not None:

@@ -10,6 +10,8 @@ from absl import logging
 from openba_jax.nn.attention import AttentionMask, Dropout, Scores, xla_attention
 from openba_jax.nn.attention_kernels import cudnn, splash
 from openba_jax.nn.attention_kernels.base import Kernel, UnsupportedError
+from openba_jax.nn.attention_kernels.cpu import cpu_attention
+from openba_jax.nn.platform import on_one_cpu, platform
 
 KERNELS: dict[str, Kernel] = {
     "xla": Kernel(xla_attention),
@@ -21,7 +23,8 @@ AUTO = "auto"
 """Stands for the kernel that `PREFERRED` has for the platform."""
 
 PREFERRED = {"gpu": "cudnn", "tpu": "splash"}
-"""Platform -> kernel; elsewhere `xla`."""
+"""Platform -> kernel; elsewhere `xla`, which one CPU computes by `cpu_attention` unless a
+configuration names it."""
 
 
 def attention(
@@ -52,7 +55,7 @@ def attention(
       `[batch, queries, heads, kv]` in the dtype of `value`.
     """
     scores = scores or Scores()
-    here = platform()
+    here, asked = platform(), name
     if name == AUTO:
         name = PREFERRED.get(here, "xla")
     try:
@@ -65,14 +68,9 @@ def attention(
             return kernel.attend(query, key, value, mask, scores)
     except UnsupportedError as reason:
         _say_once(f"attention is computed by 'xla', not by {name!r}: {reason}.")
+    if asked != "xla" and dropout is None and on_one_cpu():
+        return cpu_attention(query, key, value, mask, scores)
     return xla_attention(query, key, value, mask, scores, dropout)
-
-
-def platform() -> str:
-    """`cpu`, `gpu` or `tpu`: of the mesh in use, which may be of devices that are not here."""
-    device = jax.sharding.get_abstract_mesh().abstract_device
-    name = jax.default_backend() if device is None else device.platform
-    return "gpu" if name in ("cuda", "rocm") else name
 
 
 @functools.cache
