@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 
 from absl import app, flags, logging
 
-from openba_jax.cli import arguments, gin_files, gin_values
+from openba_jax.cli import arguments, gin_files, gin_values, host_memory
 from openba_jax.errors import UserError, exhausted
 from openba_jax.paths import local
 
@@ -281,6 +281,7 @@ def run_with_gin(
             rows = gin_files.macros(files, bindings, _search_paths())
             sys.stdout.write(gin_files.as_table(rows) or "there are no macros.\n")
             return
+        host_memory.keep_freed_memory()
         main(argv)
 
     run(answered)
