@@ -87,6 +87,18 @@ def test_attention_on_a_cpu_is_plain_attention(
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5), found, wanted)
 
 
+def test_what_broadcasting_gives_to_all_rows_is_not_divided(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(cpu, "MAX_SCORES", HEADS * QUERIES * KEYS)
+    query = random(QUERIES, QUERIES, HEADS, KV)  # As many rows as queries.
+    key = random(QUERIES, KEYS, HEADS, KV, seed=1)
+    mask = AttentionMask(allowed=random(QUERIES, KEYS, seed=2) > -1)
+    scores = Scores(bias=random(QUERIES, KEYS, seed=3))
+    found, wanted = (f(query, key, key, mask, scores) for f in (cpu.cpu_attention, xla_attention))
+    np.testing.assert_allclose(found, wanted, rtol=2e-5, atol=2e-5)
+
+
 def test_the_backward_pass_keeps_no_scores(monkeypatch: pytest.MonkeyPatch) -> None:
     x = random(8, 128, 4, 16)
 

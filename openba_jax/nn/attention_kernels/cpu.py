@@ -28,6 +28,8 @@ def cpu_attention(
     if rows >= batch:
         return _of_rows(query, key, value, mask, scores)
 
+    mask = mask.replace(allowed=_of_rank_four(mask.allowed))
+    scores = scores.replace(bias=_of_rank_four(scores.bias))
     # What all rows share has no rows, or one.
     leaves, tree = jax.tree.flatten((query, key, value, mask, scores))
     divided = [jnp.ndim(leaf) > 1 and leaf.shape[0] == batch for leaf in leaves]
@@ -40,6 +42,11 @@ def cpu_attention(
     own = [x for x, is_own in zip(leaves, divided, strict=True) if is_own]
     blocks = [x.reshape(batch // rows, rows, *x.shape[1:]) for x in own]
     return cast(jax.Array, jax.lax.map(of_block, blocks).reshape(query.shape))
+
+
+def _of_rank_four(array: jax.Array | None) -> jax.Array | None:
+    """With the axes that broadcasting adds in front: the first axis is that of the rows, then."""
+    return None if array is None else array.reshape((1,) * (4 - array.ndim) + array.shape)
 
 
 @jax.checkpoint
