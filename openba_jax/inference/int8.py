@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from openba_jax.cli import gin_values
 from openba_jax.errors import UserError
-from openba_jax.inference.loading import PlacedModel
 from openba_jax.models.axes import flatten, unflatten
+from openba_jax.models.base import Model, Params
 from openba_jax.nn.int8 import Int8, quantize
+
+if TYPE_CHECKING:  # It brings tokenizers along, which to round needs not.
+    from openba_jax.inference.loading import PlacedModel
 
 PARTS = ("weights", "cache")
 
@@ -46,11 +49,16 @@ def with_int8(placed: PlacedModel, parts: Sequence[str]) -> PlacedModel:
         placed = placed._replace(model=model.replace(kv_cache="int8"))
     if "weights" not in parts:
         return placed
-    params = flatten(placed.params)
+    return placed._replace(params=int8_weights(model, placed.params))
+
+
+def int8_weights(model: Model, params: Params) -> Params:
+    """The parameters, kernels and embeddings in int8; the arrays that are rounded are deleted."""
+    rounded = flatten(params)
     for path, names in flatten(model.logical_axes()).items():
         if axes := summed_axes(path, names):
-            params[path] = _quantized(params[path], axes)
-    return placed._replace(params=unflatten(params))
+            rounded[path] = _quantized(rounded[path], axes)
+    return unflatten(rounded)
 
 
 def summed_axes(path: str, names: Sequence[str]) -> tuple[int, ...]:

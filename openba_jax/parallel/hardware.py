@@ -1,4 +1,4 @@
-"""The machine: its peak FLOP/s, the denominator of MFU, and its memory."""
+"""The machine: its peak FLOP/s, the denominator of MFU, its memory and the bandwidth of that."""
 
 from __future__ import annotations
 
@@ -25,8 +25,26 @@ _PEAKS = {
     "B200": 2250e12,
     "H200": 989e12,
     "H100 PCIe": 756e12,
+    "H100 NVL": 835e12,
     "H100": 989e12,
     "A100": 312e12,
+    "L40S": 362e12,
+    "L4": 121e12,
+}
+
+# Bytes a second between a GPU and its memory, from the same data sheets.
+_BANDWIDTHS = {
+    "B200": 8.0e12,
+    "GH200": 4.0e12,
+    "H200": 4.8e12,
+    "H100 PCIe": 2.0e12,
+    "H100 NVL": 3.9e12,
+    "H100": 3.35e12,
+    "A100 80GB PCIe": 1.935e12,
+    "A100-SXM4-80GB": 2.039e12,
+    "A100": 1.555e12,  # Both forms with 40 GB.
+    "L40S": 0.864e12,
+    "L4": 0.3e12,
 }
 
 
@@ -39,6 +57,18 @@ class Peak(NamedTuple):
     """
 
     flops: float | None
+    source: str
+
+
+class Bandwidth(NamedTuple):
+    """How fast the memory of a device could be read.
+
+    Attributes:
+      bytes_per_second: of one device, or None if unknown.
+      source: where the number comes from, in words.
+    """
+
+    bytes_per_second: float | None
     source: str
 
 
@@ -81,6 +111,15 @@ def peak_flops() -> Peak:
         if name in device.device_kind:
             return Peak(flops * jax.device_count(), f"{name}, bfloat16, data sheet")
     return Peak(None, f"{device.device_kind} is not in the table")
+
+
+def peak_bandwidth() -> Bandwidth:
+    """That of the memory of a GPU, from the table."""
+    kind = jax.devices()[0].device_kind
+    for name, bandwidth in _BANDWIDTHS.items():
+        if name in kind:
+            return Bandwidth(bandwidth, f"{name}, data sheet")
+    return Bandwidth(None, f"{kind} is not in the table")
 
 
 @functools.cache

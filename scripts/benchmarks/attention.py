@@ -22,16 +22,17 @@ from openba_jax.nn.attention_kernels.registry import KERNELS, attention
 from openba_jax.parallel.sharding import batch_sharding, jit_on_mesh, make_mesh
 
 
-def gradients(kernel: str, inputs: list[jax.Array], segments: jax.Array) -> list[jax.Array]:
-    """Those of a sum over one bidirectional and one causal attention."""
+def total(kernel: str, inputs: list[jax.Array], segments: jax.Array) -> jax.Array:
+    """A sum over one bidirectional and one causal attention."""
     packed = {"query_segments": segments, "key_segments": segments}
     masks = AttentionMask(keys=segments > 0, **packed), AttentionMask(causal=True, **packed)
+    results = [attention(kernel, *inputs, mask) for mask in masks]
+    return sum(jnp.sum(jnp.square(x.astype(jnp.float32))) for x in results)
 
-    def total(inputs: list[jax.Array]) -> jax.Array:
-        results = [attention(kernel, *inputs, mask) for mask in masks]
-        return sum(jnp.sum(jnp.square(x.astype(jnp.float32))) for x in results)
 
-    return jax.grad(total)(inputs)
+def gradients(kernel: str, inputs: list[jax.Array], segments: jax.Array) -> list[jax.Array]:
+    """Those of `total`."""
+    return jax.grad(total, argnums=1)(kernel, inputs, segments)
 
 
 def main() -> None:

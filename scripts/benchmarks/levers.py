@@ -47,12 +47,12 @@ def measure(model: Model, accumulation: int) -> tuple[float, float, float]:
     batch = jax.device_put(batch, sharding.batch_sharding(mesh))
     step = train_step.make_train_step(model, adamw, mesh, accumulation=accumulation)
     began = time.perf_counter()
-    compiled = step.lower(state, batch).compile()  # type: ignore[attr-defined]
+    compiled = step.lower(state, batch).compile()
     compile_seconds = time.perf_counter() - began
     seconds = []
     for _ in range(_STEPS.value):
         began = time.perf_counter()
-        state, metrics = compiled(state, batch)
+        state, metrics = compiled(state, step.seed, batch)
         jax.block_until_ready(metrics)
         seconds.append(time.perf_counter() - began)
     memory = compiled.memory_analysis().temp_size_in_bytes / 2**20
