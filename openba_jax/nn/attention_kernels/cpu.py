@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import cast
 
 import jax
@@ -28,8 +29,8 @@ def cpu_attention(
     if rows >= batch:
         return _of_rows(query, key, value, mask, scores)
 
-    mask = mask.replace(allowed=_of_rank_four(mask.allowed))
-    scores = scores.replace(bias=_of_rank_four(scores.bias))
+    mask = dataclasses.replace(mask, allowed=_of_rank_four(mask.allowed))
+    scores = dataclasses.replace(scores, bias=_of_rank_four(scores.bias))
     # What all rows share has no rows, or one.
     leaves, tree = jax.tree.flatten((query, key, value, mask, scores))
     divided = [jnp.ndim(leaf) > 1 and leaf.shape[0] == batch for leaf in leaves]
