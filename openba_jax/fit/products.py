@@ -1,4 +1,4 @@
-"""FLOPs of matrix products in compiled text: `dot`, and `convolution`, which TPUs make of it."""
+"""FLOPs of matrix products in compiled text: `dot`, kernels, and `convolution`, which TPUs make."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import numpy as np
 from openba_jax.fit.hlo import Array, Computation, Instruction, Module
 
 _WINDOW = re.compile(r"window=\{([^}]*)\}")
+_SCORES = re.compile(r'"intermediate_tensor_shape":.*?"dimensions":\s*\[([^\]]*)\]')
 _LABELS = re.compile(r"dim_labels=(\w+)_(\w+)->(\w+)")
 
 
@@ -89,4 +90,20 @@ def _custom_call(operands: list[Array], instruction: Instruction) -> float:
         axes = [int(axis) for axis in json.loads(found[1])] if found else []
         contracted = math.prod(operands[0].shape[axis] for axis in axes)
         return 2.0 * instruction.results[0].size * contracted
+    if target.startswith("__cudnn$fmha"):
+        return _attention(operands, instruction, backward=target.endswith("Backward"))
     return 0.0
+
+
+def _attention(operands: list[Array], instruction: Instruction, backward: bool) -> float:
+    """Two products with the scores `[batch, heads, queries, keys]`, five in the backward pass.
+
+    Of causal attention the kernel computes half.
+    """
+    found = _SCORES.search(instruction.attributes)
+    if found is None or not operands:
+        return 0.0
+    scores = math.prod(int(size.strip(' "')) for size in found[1].split(","))
+    causal = re.search(r'"mask_type":\s*"\w*CAUSAL', instruction.attributes)
+    products = 5 if backward else 2
+    return 2.0 * products * scores * operands[0].shape[-1] / (2 if causal else 1)

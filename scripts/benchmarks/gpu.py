@@ -196,7 +196,8 @@ def _card(options: argparse.Namespace, results: Results, deadline: float) -> dic
     """What the card is; measured if it is not known yet."""
     tiny = options.size == "tiny"
     wanted = gpu_plan.of_card(tiny) if results.card is None else gpu_plan.IDENTITY
-    here = measure(wanted, min(LONGEST, deadline - time.monotonic()), options.output)
+    left = max(EXPECTED, deadline - time.monotonic())  # Without it there is nothing to say.
+    here = measure(wanted, min(LONGEST, left), options.output)
     if "failed" in here:
         raise UserError(f"the card cannot be measured: {here['failed']}")
     if here["figures"]["platform"] != "gpu" and not tiny:

@@ -153,6 +153,31 @@ def test_a_sum_of_which_each_keeps_a_part_is_a_scatter() -> None:
     assert found.kernels == {"tpu_custom_call": 1}
 
 
+def test_cudnn_computes_half_of_causal_attention() -> None:
+    def kernel(target: str, mask: str) -> str:
+        scores = (
+            '"element_type": "BF16", "dimensions": ["8", "4", "576", "288"], "tuple_shapes": []'
+        )
+        return f"""\
+HloModule jit_step
+
+ENTRY %main (q: bf16[8,576,4,128], k: bf16[8,288,4,128]) -> bf16[8,4,576,128] {{
+  %q = bf16[8,576,4,128]{{3,2,1,0}} parameter(0)
+  %k = bf16[8,288,4,128]{{3,2,1,0}} parameter(1)
+  ROOT %fwd = bf16[8,4,576,128]{{3,1,2,0}} custom-call(%q, %k, %k), custom_call_target="{target}", \
+backend_config={{"cudnn_fmha_backend_config": {{"fmha_scale": 0.088, "intermediate_tensor_shape": \
+{{{scores}}}, "is_flash_attention": true, "mask_type": "{mask}"}}}}
+}}
+"""
+
+    product = 2 * 8 * 4 * 576 * 288 * 128
+    forward, backward = "__cudnn$fmhaSoftmax", "__cudnn$fmhaSoftmaxBackward"
+    assert costs(hlo.parse(kernel(forward, "NO_MASK"))).flops == 2 * product
+    assert costs(hlo.parse(kernel(forward, "PADDING_CAUSAL"))).flops == product
+    assert costs(hlo.parse(kernel(backward, "PADDING"))).flops == 5 * product
+    assert costs(hlo.parse(kernel(backward, "CAUSAL"))).flops == 2.5 * product
+
+
 def test_the_parts_of_an_exchange_are_one() -> None:
     """A TPU's compiler starts one in a fusion, goes on in a loop, ends in a third fusion."""
     part = (
