@@ -226,7 +226,7 @@ def train(
         times.append(time.perf_counter() - began)
     taken = statistics.median(times[1:])  # The first one loads the program.
     flops = rows * train_flops_per_example(made, *lengths) / taken
-    peak, planned = hardware.peak_flops().flops, compiled.memory_analysis()
+    planned = compiled.memory_analysis()
     return {
         "rows": rows,
         "seconds": taken,
@@ -234,7 +234,6 @@ def train(
         "loss": float(metrics["loss_sum"] / metrics["weight_sum"]),
         "tokens_per_second": rows * sum(lengths) / taken,
         "flops_per_second": flops,
-        "mfu": None if peak is None else flops / peak,
         "peak_bytes": _peak_bytes(),
         "argument_bytes": planned.argument_size_in_bytes,
         "temporary_bytes": planned.temp_size_in_bytes,

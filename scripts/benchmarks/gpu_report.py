@@ -93,14 +93,15 @@ _TRAINING = (
 )
 
 
-def _step(figures: Mapping[str, Any]) -> list[str]:
+def _step(figures: Mapping[str, Any], peak: float | None) -> list[str]:
+    """The figures of a step; `peak` in FLOP/s is the one that the report names."""
     planned = figures["argument_bytes"] + figures["temporary_bytes"]
     return [
         str(figures["rows"]),
         f"{figures['seconds']:.4g}",
         f"{figures['tokens_per_second']:,.0f}",
         f"{figures['flops_per_second'] / 1e12:.4g}",
-        _share(figures["mfu"]),
+        _share(None if peak is None else figures["flops_per_second"] / peak),
         _gib(figures["peak_bytes"]),
         _gib(planned),
         f"{figures['compile_seconds']:.1f}",
@@ -121,7 +122,7 @@ def _training(found: Found, card: Mapping[str, Any]) -> Iterator[str]:
     rows = [
         _failed(each["label"], each["failed"], len(columns))
         if "failed" in each
-        else [each["label"], *_step(each["figures"])]
+        else [each["label"], *_step(each["figures"], card["peak"])]
         for each in found.values()
     ]
     yield from _table(columns, rows)
@@ -147,7 +148,7 @@ def _levers(found: Found, card: Mapping[str, Any]) -> Iterator[str]:
         change = ""
         if base and figures is not base:
             change = f"{figures['tokens_per_second'] / base['tokens_per_second'] - 1:+.1%}"
-        rows.append([label, change, *_step(figures)])
+        rows.append([label, change, *_step(figures, card["peak"])])
     yield from _table(columns, rows)
 
 
