@@ -29,7 +29,7 @@ from openba_jax.pruning.criteria.base import RANDOM
 from openba_jax.pruning.stages import Stage
 from openba_jax.staged.ancestor import Ancestor
 from openba_jax.staged.corpora import Corpora
-from openba_jax.staged.settings import Phase
+from openba_jax.staged.settings import OPTIMIZERS, Phase
 from openba_jax.training import adaptation, optimizer, trainer
 from openba_jax.training.trainer import TrainResult
 
@@ -344,7 +344,7 @@ class Models:
             model_dir=str(self.folder(name)),
             model=model,
             batches=batches,
-            optimizer=optimizer.adamw(
+            optimizer=OPTIMIZERS[phase.optimizer](
                 learning_rate(phase, window), weight_decay=phase.weight_decay
             ),
             train_steps=steps,

@@ -51,6 +51,8 @@ class Pipeline:
       controls: models to train for comparison, with as many tokens as all stages: `all_at_once`,
         all cuts in one; `random_cut`, the same at random, recovered by cross entropy alone, as the
         original does; `from_scratch`, the last shape from random parameters.
+      recover_controls: how `random_cut` and `from_scratch` are trained, where other learning rates
+        or another optimizer suit them; None: as `recover` says.
       mesh_shape: data, fsdp, model.
       seed: of batches, parameters and dropout.
       log_every: steps.
@@ -69,6 +71,7 @@ class Pipeline:
     tune: Phase | None = None
     prompts: str | Sequence[str] = ()
     controls: Sequence[str] = (ALL_AT_ONCE, FROM_SCRATCH)
+    recover_controls: Phase | None = None
     mesh_shape: Sequence[int] = (-1, 1, 1)
     seed: int = 0
     log_every: int = 20
@@ -82,7 +85,8 @@ class Pipeline:
           UserError: `output_dir` cannot be written or overlaps with the data or the ancestor, there
             are no stages, two stages share a name, a mixture is unknown or for models of another
             kind, there is no ancestor or one too many, a phase has no tokens to train on or no
-            instructions to tune on, or a stage or the data cannot be used.
+            instructions to tune on, controls train on another mixture than is recovered with,
+            or a stage or the data cannot be used.
         """
         object.__setattr__(self, "output_dir", str(local(self.output_dir)))
         check_output_folder(self.output_dir)
@@ -99,6 +103,12 @@ class Pipeline:
         object.__setattr__(self, "controls", self._named_controls())
         self._check_origin()
         model, plan, pieces = self._beginning()
+        controls = self.recover_controls
+        if controls is not None and controls.mixture != self.recover.mixture:
+            raise UserError(
+                f"recover_controls trains on {controls.mixture} and recover on "
+                f"{self.recover.mixture}, whose losses cannot be compared; give both one mixture."
+            )
         check_mixtures(self._mixtures, model)
         if self.tune is not None and self.tune.tokens < 1:
             raise UserError(f"tune trains on {self.tune.tokens} tokens; give its Phase some.")
@@ -235,6 +245,7 @@ class Pipeline:
             parent, recovery_steps = stage.name, recovery_steps + steps
         final = parent
 
+        plain = dataclasses.replace(models, recover=self.recover_controls or self.recover)
         for name in self.controls:
             # As many steps as all stages took: their tokens are rounded up to whole steps.
             merged = dataclasses.replace(
@@ -242,10 +253,10 @@ class Pipeline:
             )
             whole, start = ScheduleWindow(total, part=1), data.tokens(ancestor_steps)
             if name != FROM_SCRATCH:
-                cut = merged if name == ALL_AT_ONCE else at_random(merged)
-                models.prune_and_recover(models.first, cut, whole)
+                by, cut = (models, merged) if name == ALL_AT_ONCE else (plain, at_random(merged))
+                by.prune_and_recover(models.first, cut, whole)
             elif total:
-                models.train_from_scratch(final, merged, whole)
+                plain.train_from_scratch(final, merged, whole)
             else:  # Random parameters that nobody trains would be no comparison.
                 continue
             models.tune_model(name)

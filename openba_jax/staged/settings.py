@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from openba_jax.cli import gin_values
 from openba_jax.errors import UserError
 from openba_jax.paths import address_or_local, local
+from openba_jax.training import layer_optimizers, optimizer
+
+OPTIMIZERS: dict[str, Callable[..., optimizer.Optimizer | optimizer.OptimizerOf]] = {
+    "adamw": optimizer.adamw,
+    "muon": layer_optimizers.muon,
+}
+"""By name: functions of a schedule and `weight_decay`, everything else as they have it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,8 +26,9 @@ class Phase:
       peak: learning rate that the cosine falls from.
       minimum: learning rate that it ends at.
       warmup_share: share of the phase's steps that warm up; of recovery, after every cut anew.
-      weight_decay: of AdamW.
+      weight_decay: multiplies the parameter; scaled by the learning rate, too.
       tokens: positions to train on, padding included; of recovery, the stages bring them.
+      optimizer: `adamw` or `muon`, see `training.optimizer` and `training.layer_optimizers`.
     """
 
     mixture: str
@@ -29,6 +37,19 @@ class Phase:
     warmup_share: float = 0.05
     weight_decay: float = 0.1
     tokens: int = 0
+    optimizer: str = "adamw"
+
+    def __post_init__(self) -> None:
+        """Checks the optimizer's name.
+
+        Raises:
+          UserError: no phase can train with it.
+        """
+        if self.optimizer not in OPTIMIZERS:
+            raise UserError(
+                f"a Phase has the optimizer {self.optimizer!r}; known are "
+                f"{' and '.join(OPTIMIZERS)}."
+            )
 
 
 @dataclasses.dataclass(frozen=True)

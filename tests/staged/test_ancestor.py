@@ -23,6 +23,10 @@ from openba_jax.staged.settings import Phase
 
 TOKENS = 8 * (48 + 24)  # of one step
 UL2 = Phase("ul2", peak=3e-3, minimum=3e-4)
+CONTROL = {
+    "controls": ["random_cut"],
+    "recover_controls": Phase("ul2", peak=1e-3, minimum=1e-3, warmup_share=0.0),
+}
 LAYERS = Stage("layers", drop_decoder=[1])
 WIDTH = Stage(
     "width",
@@ -56,7 +60,7 @@ def _rows(output: Path) -> dict[str, dict]:
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, corpus: Path, ancestor: Path) -> Path:
     output = tmp_path_factory.mktemp("run") / "run"
-    _pipeline(output, corpus, ancestor, controls=["random_cut"]).run()
+    _pipeline(output, corpus, ancestor, **CONTROL).run()
     return output
 
 
@@ -69,6 +73,18 @@ def test_a_control_cuts_at_random_and_learns_from_text_alone(finished: Path) -> 
     assert {step["method"] for step in plan["steps"]} == {"random", "drop_layers"}
     lines = (finished / "models/random_cut/metrics.jsonl").read_text().splitlines()
     assert not any("divergence" in json.loads(line) for line in lines)
+
+
+def test_a_control_trains_as_it_is_told(finished: Path) -> None:
+    rates = {}
+    for name in ("random_cut", "width"):
+        lines = (finished / f"models/{name}/metrics.jsonl").read_text().splitlines()
+        rates[name] = [
+            each["learning_rate"] for line in lines if "learning_rate" in (each := json.loads(line))
+        ]
+    assert rates["random_cut"] == pytest.approx([1e-3] * len(rates["random_cut"]))
+    assert len(rates["width"]) == len(rates["random_cut"]) > 0
+    assert rates["width"] != rates["random_cut"]
 
 
 def test_a_stage_without_tokens_cuts_and_measures(finished: Path) -> None:
@@ -107,7 +123,7 @@ def test_a_stage_has_a_criterion_and_a_teacher_of_its_own(finished: Path) -> Non
 
 def test_again_changes_nothing(finished: Path, corpus: Path, ancestor: Path) -> None:
     before = (finished / "report.json").read_bytes()
-    _pipeline(finished, corpus, ancestor, controls=["random_cut"]).run()
+    _pipeline(finished, corpus, ancestor, **CONTROL).run()
     assert (finished / "report.json").read_bytes() == before
 
 
@@ -166,6 +182,7 @@ def test_another_model_under_a_run_is_refused(tmp_path: Path, corpus: Path, ance
         ({"ancestor": "nowhere"}, "nowhere is no folder or file"),
         ({"tune": Phase("flan", 1e-3, 1e-4, tokens=9)}, "no instructions"),
         ({"recover": Phase("causal_lm", 1e-3, 1e-4)}, "causal_lm is for .* 'decoder_only'"),
+        ({"recover_controls": Phase("o_ul2", 1e-3, 1e-4)}, "o_ul2 and recover on ul2"),
         ({"eval_every": 0}, "eval_every is 0"),
         ({"controls": ["random"]}, "no control 'random'; there are all_at_once, random_cut"),
         ({"controls": True}, "controls is True; list some of all_at_once"),

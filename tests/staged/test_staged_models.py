@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from tiny_ancestor import data_of
 
 from examples import facts
+from openba_jax.errors import UserError
+from openba_jax.models.axes import flatten
+from openba_jax.models.registry import model_of, named_config
 from openba_jax.staged.corpora import Corpora
 from openba_jax.staged.models import ScheduleWindow, learning_rate
-from openba_jax.staged.settings import Data, Phase
+from openba_jax.staged.settings import OPTIMIZERS, Data, Phase
+from openba_jax.training.optimizer import optimizer_of
 
 RECOVER = Phase("ul2_flan", peak=4e-3, minimum=2e-4, warmup_share=0.05)
 
@@ -42,6 +48,31 @@ def test_a_phase_without_stages_ends_at_its_minimum() -> None:
     rate = learning_rate(RECOVER, ScheduleWindow(100))
     assert float(rate(5)) == pytest.approx(4e-3, rel=0.02)
     assert float(rate(100)) == pytest.approx(2e-4)
+
+
+def test_a_phase_trains_with_the_optimizer_that_it_names() -> None:
+    model = model_of(named_config("tiny"))
+    params = jax.jit(model.init)(jax.random.key(0))
+    updates = {}
+    for name, make in OPTIMIZERS.items():
+        phase = Phase("ul2", peak=1e-2, minimum=1e-3, optimizer=name)
+        rate = learning_rate(phase, ScheduleWindow(100))
+        transformation, schedule = optimizer_of(make(rate, weight_decay=0.0), model)
+        assert float(schedule(10)) == float(rate(10)) > 0
+        # Gradients of rank one: AdamW moves a kernel along their signs, Muon along their direction.
+        gradients = jax.tree.map(jnp.ones_like, params)
+        state = transformation.init(params)
+        for _ in range(2):  # The rate of the first step is 0.
+            update, state = transformation.update(gradients, state, params)
+        updates[name] = update
+    same = flatten(jax.tree.map(np.allclose, updates["adamw"], updates["muon"]))
+    assert same["decoder/final_layer_norm/scale"]
+    assert not same["decoder/layers/mlp/wo/kernel"]
+
+
+def test_an_unknown_optimizer_is_refused() -> None:
+    with pytest.raises(UserError, match="'sgd'; known are adamw and muon"):
+        Phase("ul2", peak=1e-3, minimum=1e-4, optimizer="sgd")
 
 
 def test_parts_train_on_other_batches_and_are_measured_on_the_same(tmp_path: Path) -> None:
