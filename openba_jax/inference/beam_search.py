@@ -23,6 +23,7 @@ import jax.numpy as jnp
 from openba_jax.errors import UserError
 from openba_jax.inference.decoding import EOS_ID, PAD_ID
 from openba_jax.models.base import BeamRules, DecodingState, Model, Params
+from openba_jax.models.layers_apart import apart
 
 _NEVER = -1e9
 """Score of the beams that do not exist yet at the first step."""
@@ -220,7 +221,8 @@ def generate_beams(
       The best `beams` answers to each row.
     """
     inputs = jnp.asarray(inputs)
-    cache, fixed = model.start_decoding(params, inputs, max_new_tokens)
+    first = model.start_decoding(params, inputs, max_new_tokens)
+    model, params, (cache, fixed) = apart(model, params, first)
 
     def step(cache: Any, last: jax.Array) -> tuple[jax.Array, Any]:
         state = DecodingState(cache, fixed)

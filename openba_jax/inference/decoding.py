@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from openba_jax.errors import UserError
 from openba_jax.models.base import DecodingState, Model, Params
+from openba_jax.models.layers_apart import apart
 
 PAD_ID = 0
 EOS_ID = 1
@@ -116,7 +117,8 @@ def generate(
     """
     inputs = jnp.asarray(inputs)
     batch, ends = inputs.shape[0], (*stop_ids, NOT_FINITE)
-    cache, fixed = model.start_decoding(params, inputs, max_new_tokens)
+    first = model.start_decoding(params, inputs, max_new_tokens)
+    model, params, (cache, fixed) = apart(model, params, first)
 
     def unfinished(state: tuple[Any, ...]) -> jax.Array:
         step, _, _, done, _ = state

@@ -16,6 +16,7 @@ from openba_jax.inference.decoding import GREEDY, NOT_FINITE, Sampling, choose_t
 from openba_jax.inference.padding import LENGTH_MULTIPLE, pad_rows
 from openba_jax.inference.stop_strings import StopStrings
 from openba_jax.models.base import DecodingState, Model, Params
+from openba_jax.models.layers_apart import apart, together
 from openba_jax.parallel.sharding import to_host
 
 SEGMENT = 16
@@ -145,6 +146,8 @@ def _advance(
     """
     inputs = jnp.asarray(inputs)
     start, end = steps
+    given = model
+    model, params, (cache, fixed) = apart(model, params, DecodingState(cache, fixed))
     ends = jnp.array((*stop_ids, NOT_FINITE))
 
     def unfinished(state: tuple[Any, ...]) -> jax.Array:
@@ -164,4 +167,4 @@ def _advance(
     ids = jnp.full((inputs.shape[0], SEGMENT), model.padding, jnp.int32)
     state = (start, last, cache, done, ids)
     _, last, cache, _, ids = jax.lax.while_loop(unfinished, advance, state)
-    return cache, last, ids
+    return together(given, cache), last, ids
