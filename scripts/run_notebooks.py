@@ -6,6 +6,7 @@ Without names all are run, which takes some 20 minutes on two CPU cores. A trans
 of its original and gets its outputs.
 """
 
+import re
 import sys
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from nbclient import NotebookClient
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "scripts" / "colab"
 SECONDS = 4 * 3600
+PROGRESS = re.compile(r"(: step \d+/\d+, | so far$|^The history saving thread|IPKernelApp)")
+"""Lines that tell how fast a machine was, and of it alone."""
 
 
 def run(path):
@@ -24,9 +27,8 @@ def run(path):
     NotebookClient(notebook, timeout=SECONDS, resources=resources).execute()
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
-        for output in cell.get("outputs", []):
-            if "text" in output:
-                output["text"] = output["text"].replace(f"{ROOT}/", "")
+        if cell.cell_type == "code":
+            cell.outputs = stored(cell.outputs)
     nbformat.write(notebook, path)
     translation = path.with_suffix(".zh.ipynb")
     if translation.exists():
@@ -35,6 +37,22 @@ def run(path):
             if cell.cell_type == "code":
                 theirs.update(outputs=cell.outputs, execution_count=cell.execution_count)
         nbformat.write(other, translation)
+
+
+def stored(outputs):
+    """Outputs as they are kept: one stream after another joined, without progress or this path."""
+    kept = []
+    for output in outputs:
+        if output.output_type == "stream":
+            lines = output.text.replace(f"{ROOT}/", "").splitlines(keepends=True)
+            output.text = "".join(line for line in lines if not PROGRESS.search(line.rstrip()))
+            if not output.text.strip():
+                continue
+            if kept and kept[-1].output_type == "stream" and kept[-1].name == output.name:
+                kept[-1].text += output.text
+                continue
+        kept.append(output)
+    return kept
 
 
 def main():
