@@ -45,6 +45,7 @@ def lesson_of_run(
       UserError: see `teacher.prepare` and `answers.answers_for`; or there are answers to batches
         whose rates move.
     """
+    settings = settings.of_length(steps)
     path = paths.local(settings.teacher)
     if not is_answers(path):
         return prepare(settings, student, mesh, first), batches

@@ -81,6 +81,14 @@ class Distillation:
         """Whether hidden states are compared."""
         return callable(self.hidden_weight) or self.hidden_weight > 0
 
+    def of_length(self, steps: int) -> Distillation:
+        """The settings for a run of so many steps: weights that move over all of them do so."""
+        return dataclasses.replace(
+            self,
+            weight=_of_length(self.weight, steps),
+            hidden_weight=_of_length(self.hidden_weight, steps),
+        )
+
     def identity(self) -> dict[str, Any]:
         """What the loss depends on besides the teacher, ready for JSON."""
         identity = {
@@ -95,22 +103,65 @@ class Distillation:
         return identity
 
 
-def linear_weight(start: float, end: float, steps: int) -> Schedule:
-    """A weight that goes from `start` to `end` in so many steps, on a line, and then stays.
+@dataclasses.dataclass(frozen=True)
+class Moving:
+    """A weight that goes from `start` to `end` and then stays.
+
+    Equal ones are one key of compiled programs.
+
+    Attributes:
+      start: at step 0.
+      end: from step `steps` on.
+      steps: how long it moves; None: over all steps of the run, which has to say how many.
+      shape: name of the way, `linear` or `cosine`.
+    """
+
+    start: float
+    end: float
+    steps: int | None
+    shape: str
+
+    def __post_init__(self) -> None:
+        """Checks the steps.
+
+        Raises:
+          UserError: there is none.
+        """
+        if self.steps is not None and self.steps < 1:
+            raise UserError(f"a weight cannot change in {self.steps} steps; give at least 1.")
+
+    def __call__(self, step: jax.typing.ArrayLike) -> jax.Array:
+        """The weight at a step, float32.
+
+        Raises:
+          UserError: the run did not say how many steps it has.
+        """
+        if self.steps is None:
+            raise UserError(
+                "a weight of the distillation moves over all steps of the run, and how many those "
+                "are is not known here; give the steps of its schedule."
+            )
+        share = jnp.clip(jnp.asarray(step, jnp.float32) / self.steps, 0.0, 1.0)
+        way = share if self.shape == "linear" else 0.5 - 0.5 * jnp.cos(jnp.pi * share)
+        return self.start + (self.end - self.start) * way
+
+
+def linear_weight(start: float, end: float, steps: int | None = None) -> Moving:
+    """A weight that goes from `start` to `end` in so many steps, or in all, on a line.
 
     Raises:
       UserError: `steps` is below 1.
     """
-    return _between(start, end, steps, lambda share: share)
+    return Moving(start, end, steps, "linear")
 
 
-def cosine_weight(start: float, end: float, steps: int) -> Schedule:
-    """A weight that goes from `start` to `end` in so many steps, on half a cosine, and then stays.
+def cosine_weight(start: float, end: float, steps: int | None = None) -> Moving:
+    """A weight that goes from `start` to `end` in so many steps, or in all, on half a cosine.
 
     Raises:
       UserError: `steps` is below 1.
     """
-    return _between(start, end, steps, lambda share: 0.5 - 0.5 * jnp.cos(jnp.pi * share))
+    return Moving(start, end, steps, "cosine")
 
 
 def value_at(weight: float | Schedule, step: jax.typing.ArrayLike) -> jax.Array:
@@ -118,28 +169,24 @@ def value_at(weight: float | Schedule, step: jax.typing.ArrayLike) -> jax.Array:
     return jnp.asarray(weight(step) if callable(weight) else weight, jnp.float32)
 
 
-def _between(
-    start: float, end: float, steps: int, shape: Callable[[jax.Array], jax.Array]
-) -> Schedule:
-    if steps < 1:
-        raise UserError(f"a weight cannot change in {steps} steps; give at least 1.")
-
-    def schedule(step: jax.typing.ArrayLike) -> jax.Array:
-        share = jnp.clip(jnp.asarray(step, jnp.float32) / steps, 0.0, 1.0)
-        return start + (end - start) * shape(share)
-
-    return schedule
+def _of_length(weight: float | Schedule, steps: int) -> float | Schedule:
+    if isinstance(weight, Moving) and weight.steps is None:
+        return dataclasses.replace(weight, steps=steps)
+    return weight
 
 
 def _known_by(weight: float | Schedule) -> Any:
     """A number, or the values of a schedule, for comparison with those of another run."""
     if not callable(weight):
         return weight
+    if isinstance(weight, Moving) and weight.steps is None:
+        return {"of_all_steps": [weight.start, weight.end, weight.shape]}
     return {str(step): float(value_at(weight, step)) for step in sorted(_STEPS_COMPARED)}
 
 
 def _check_range(name: str, weight: float | Schedule, most: float) -> None:
-    for value in [weight] if not callable(weight) else _known_by(weight).values():
+    of_run = _of_length(weight, max(_STEPS_COMPARED))
+    for value in [weight] if not callable(of_run) else _known_by(of_run).values():
         _check_number(name, value)
         if not 0 <= value <= most:
             bound = "at least 0" if most == math.inf else f"from 0 to {most:g}"

@@ -225,8 +225,11 @@ def prepare(
     Raises:
       DamagedCheckpointError: the teacher's checkpoint is damaged.
       UserError: there is no such model; it reads other batches, has another vocabulary, is not
-        what the student was cut from, where that matters, or is not finite.
+        what the student was cut from, where that matters, or is not finite; or a weight moves over
+        all steps, and `settings.of_length` has not said how many.
     """
+    for weight in (settings.weight, settings.hidden_weight):
+        value_at(weight, 0)  # Refuses a length that is not known before a checkpoint is read.
     teacher = open_teacher(settings, student)
     if batch is not None:
         jax.eval_shape(teacher.model.hidden, teacher.model.abstract_params(), dict(batch))

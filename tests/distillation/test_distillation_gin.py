@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import gin
-from openba_jax.distillation.settings import Distillation
+from openba_jax.distillation.settings import Distillation, linear_weight, value_at
 from openba_jax.errors import UserError
 from openba_jax.training import gin_bindings
 
@@ -45,6 +46,29 @@ def test_a_teacher_and_a_schedule() -> None:
     assert (found.teacher, found.divergence) == ("runs/ancestor", "js")
     assert callable(found.weight)
     assert [float(found.weight(step)) for step in (0, 500, 1000, 2000)] == [1.0, 0.75, 0.5, 0.5]
+
+
+def test_a_schedule_without_steps_lasts_as_long_as_the_run() -> None:
+    gin.parse_config("""
+        TEACHER = 'runs/ancestor'
+        DISTILLATION_HIDDEN_WEIGHT = @linear_weight()
+        linear_weight.start = 40.0
+        linear_weight.end = 1.0
+    """)
+    found = gin_bindings.distillation()
+    assert found is not None
+    assert callable(found.hidden_weight)
+    assert found.compares_hidden
+    with pytest.raises(UserError, match="give the steps of its schedule"):
+        found.hidden_weight(0)
+    lasting = found.of_length(200)
+    assert lasting == dataclasses.replace(found, hidden_weight=linear_weight(40.0, 1.0, 200))
+    assert [float(value_at(lasting.hidden_weight, step)) for step in (0, 200)] == [40.0, 1.0]
+    assert found.identity() != lasting.identity()
+    assert (
+        found.identity()
+        != dataclasses.replace(found, hidden_weight=linear_weight(40.0, 2.0)).identity()
+    )
 
 
 @pytest.mark.parametrize(
