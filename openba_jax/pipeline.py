@@ -31,12 +31,12 @@ from openba_jax import cli
 def main(argv: Sequence[str]) -> None:
     """Runs the pipeline as the gin files say."""
     cli.reject_positional(argv)
-    import jax
 
     import gin
     from openba_jax.cli import gin_values
     from openba_jax.distillation.settings import Distillation
     from openba_jax.files import explain_full_disk, only_process
+    from openba_jax.parallel.compiled import keep_programs
     from openba_jax.pruning.stages import Stage
     from openba_jax.staged.checks import claim_folder
     from openba_jax.staged.run import Pipeline
@@ -52,8 +52,7 @@ def main(argv: Sequence[str]) -> None:
     with only_process(root), explain_full_disk(root):
         claim_folder(root, pipeline.settings(gin.config_str()))
         # Controls and tuned models compile the same programs; so does a run that goes on.
-        jax.config.update("jax_compilation_cache_dir", str(root.absolute() / "compiled"))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+        keep_programs(root / "compiled")
         sys.stdout.write(pipeline.run())
         sys.stdout.write(f"report: {root / 'report.md'}, losses.png, coverage.png\n")
 

@@ -16,6 +16,7 @@ read, cut and written one after the other, so a model of any size needs little m
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -28,6 +29,7 @@ from openba_jax.paths import local
 from openba_jax.pruning import calibration_flags
 
 if TYPE_CHECKING:
+    from openba_jax.pruning.calibration import Calibration
     from openba_jax.pruning.stages import Stage
 
 
@@ -37,8 +39,10 @@ def main(argv: Sequence[str]) -> None:
     values = flags.FLAGS
     from openba_jax.checkpoints.registry import open_checkpoint
     from openba_jax.models.counting import parameter_count
+    from openba_jax.pruning import saved_scores
     from openba_jax.pruning.apply import prune_checkpoint
     from openba_jax.pruning.plan import pruned_model
+    from openba_jax.pruning.selection import targets_of
     from openba_jax.pruning.stages import Stage, only_stack
 
     sized = any(getattr(values, name) is not None for name in ("embed", "heads", "mlp"))
@@ -68,8 +72,15 @@ def main(argv: Sequence[str]) -> None:
         slices=values.slices,
         compensation=values.compensation,
     )
+    if values.scores and values["method"].using_default_value:
+        targets = targets_of(opened.model.axes, stage.all_sizes)
+        scores = local(values.scores)
+        of_file = saved_scores.read(scores).criteria_of(list(targets), scores)
+        stage = dataclasses.replace(stage, method=of_file)
+    _check_used(stage)
+    calibration = calibration_flags.calibration_of(opened)
     if values.dry_run:
-        _preview(stage)
+        _preview(stage, calibration)
         return
     plan = prune_checkpoint(
         values.input,
@@ -80,7 +91,7 @@ def main(argv: Sequence[str]) -> None:
         output_format=values.output_format,
         one_based=values.one_based,
         tools=values["for"].value or (),
-        calibration=calibration_flags.calibration_of(opened),
+        calibration=calibration,
         scores=values.scores,
         progress=True,
     )
@@ -90,7 +101,29 @@ def main(argv: Sequence[str]) -> None:
     )
 
 
-def _preview(stage: Stage) -> None:
+def _check_used(stage: Stage) -> None:
+    """Checks that no flag is given that this cut does not look at.
+
+    Raises:
+      UserError: one is.
+    """
+    from openba_jax.pruning.compensation.refit import NO_COMPENSATION
+    from openba_jax.pruning.criteria.base import RANDOM
+
+    values = flags.FLAGS
+    draws = {RANDOM} & stage.methods
+    by_text = stage.looks_at_text and not (values.scores and stage.compensation == NO_COMPENSATION)
+    for flag, used, why in (
+        ("method", stage.methods, "no size is to be reached; give one, or leave it out"),
+        ("seed", draws, "nothing is drawn; leave it out"),
+        ("scores", stage.methods - {RANDOM}, "all is drawn; name their criterion, or no --method"),
+        ("calibration_stores", by_text, "nothing looks at text; leave it out"),
+    ):
+        if not used and not values[flag].using_default_value:
+            raise UserError(f"--{flag} changes nothing: {why}.")
+
+
+def _preview(stage: Stage, calibration: Calibration | None) -> None:
     """Prints what the cut would leave."""
     from openba_jax.checkpoints.checkpoint import total_bytes
     from openba_jax.inspect import sizes
@@ -105,6 +138,8 @@ def _preview(stage: Stage) -> None:
         keep_optimizer=values.keep_optimizer,
         one_based=values.one_based,
         tools=values["for"].value or (),
+        calibration=calibration,
+        scores=values.scores,
     )
     before, lengths = cut.inner.model, sizes.LENGTHS
     named = {"before": before, "after": cut.model}
@@ -158,7 +193,7 @@ def define_flags() -> None:
         "method",
         ["random"],
         "How sizes are reached: random, or a criterion (docs/pruning.md), and AXIS=METHOD for axes "
-        "that have another: taylor,layers=block_influence.",
+        "that have another: taylor,layers=block_influence; by default that of --scores.",
     )
     flags.DEFINE_string("scores", None, "A file of openba-score to choose by.")
     flags.DEFINE_string(

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -20,6 +23,14 @@ if tuple(map(int, version("jaxlib").split(".")[:2])) < (0, 11):
     # Later XLA lacks the flag, and ends the process at a flag that it does not know.
     _XLA_FLAGS.append("--xla_cpu_use_fusion_emitters=false")
 os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *_XLA_FLAGS])
+
+# Programs that several tests, or processes that they start, have in common are compiled once; the
+# workers of pytest-xdist get the folder from the process that starts them.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    _PROGRAMS = tempfile.mkdtemp(prefix="openba_jax_programs.")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = _PROGRAMS
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    atexit.register(shutil.rmtree, _PROGRAMS, ignore_errors=True)
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 

@@ -186,7 +186,8 @@ def _known_by(weight: float | Schedule) -> Any:
 
 def _check_range(name: str, weight: float | Schedule, most: float) -> None:
     of_run = _of_length(weight, max(_STEPS_COMPARED))
-    for value in [weight] if not callable(of_run) else _known_by(of_run).values():
+    values: list[Any] = list(_known_by(of_run).values()) if callable(of_run) else [weight]
+    for value in values:
         _check_number(name, value)
         if not 0 <= value <= most:
             bound = "at least 0" if most == math.inf else f"from 0 to {most:g}"

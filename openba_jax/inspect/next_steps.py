@@ -99,12 +99,11 @@ def _of_store(about: Mapping[str, Any]) -> Iterator[Step]:
 
 
 def _of_scores(about: Mapping[str, Any]) -> Iterator[Step]:
-    methods = ",".join(f"{key}={method}" for key, method in about["methods"].items())
     yield Step(
         "cut by it the checkpoint that was scored",
         _line(
             *("openba", "prune", "--input=CHECKPOINT", "--output=FOLDER", "--sizes=AXIS=SIZE"),
-            *(f"--method=random,{methods}", f"--scores={about['path']}"),
+            f"--scores={about['path']}",
         ),
     )
 

@@ -25,6 +25,7 @@ def main(argv: Sequence[str]) -> None:
     cli.reject_positional(argv)
     values = flags.FLAGS
     from openba_jax.checkpoints.registry import open_checkpoint
+    from openba_jax.data.store.outputs import reject_store
     from openba_jax.paths import check_output_file, local, reject_overlap
     from openba_jax.pruning import saved_scores
     from openba_jax.pruning.criteria.base import RANDOM, Scores, Subject
@@ -34,6 +35,8 @@ def main(argv: Sequence[str]) -> None:
 
     source, output = local(values.input), check_output_file(local(values.output))
     reject_overlap(source, output, "checkpoint to score")
+    for store in values.calibration_stores:
+        reject_store(store, output)
     opened = open_checkpoint(source)
     keys = chosen(opened.model.axes, values.axes)
     methods = Stage("score", method=calibration_flags.methods(values.method)).methods_of(keys)

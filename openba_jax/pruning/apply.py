@@ -25,7 +25,7 @@ from openba_jax.checkpoints.registry import FORMATS, detect, open_headers
 from openba_jax.cli.progress import show_progress
 from openba_jax.errors import UserError
 from openba_jax.language import told
-from openba_jax.models.axes import LAYERS, VOCAB, Leaf
+from openba_jax.models.axes import LAYERS, VOCAB, AxisTable, Leaf
 from openba_jax.paths import local, reject_overlap
 from openba_jax.pruning import saved_scores
 from openba_jax.pruning.calibration import Calibration
@@ -34,10 +34,11 @@ from openba_jax.pruning.compensation.refit import (
     check_compensation,
     refitted,
 )
-from openba_jax.pruning.criteria.base import RANDOM, Scores, Subject
+from openba_jax.pruning.criteria.base import RANDOM, WITHOUT_TEXT, Scores, Subject
 from openba_jax.pruning.criteria.registry import score
 from openba_jax.pruning.plan import Plan, pruned_model, relative
 from openba_jax.pruning.saved_plan import plan_of
+from openba_jax.pruning.selection import targets_of
 from openba_jax.pruning.stages import Stage, apply_stage, check_method
 from openba_jax.pruning.targets import check_tools, misfits
 from openba_jax.pruning.transform import take_leaf
@@ -158,10 +159,7 @@ def prune_checkpoint(
     check_tools(tools)
     source, output = local(source), local(output)
     counts = [local(file) for file in counts]
-    if stage.compensation != NO_COMPENSATION and calibration is None:
-        raise UserError(
-            f"the compensation {stage.compensation} needs text to fit on; give calibration batches."
-        )
+    _check_text(stage, calibration, scores)
     found = detect(source)
     _check_output(source, output, counts)
     if scores is not None:
@@ -175,6 +173,7 @@ def prune_checkpoint(
     with _vocabulary(stage, opened.tokenizer, counts, source) as (tokenizer, rows):
         child = apply_stage(stage, parent, scorer=scorer, vocabulary_rows=rows, one_based=one_based)
         cut = PrunedCheckpoint(opened, child, parent, tokenizer, keep_optimizer)
+        _warn_of_nothing_cut(stage, opened, cut)
         for sentence in misfits(cut.model, tools):
             logging.warning("%s", sentence)
         with (
@@ -204,29 +203,70 @@ def preview(
     keep_optimizer: bool = False,
     one_based: bool = False,
     tools: Sequence[str] = (),
+    calibration: Calibration | None = None,
+    scores: str | Path | None = None,
 ) -> PrunedCheckpoint:
     """What `prune_checkpoint` would write: its shape and types; no parameter is read.
 
     What is kept is drawn at random here, whatever the stage says: sizes do not depend on it.
+    Arguments as for `prune_checkpoint`; whether scores are of this very checkpoint is not told.
 
     Raises:
       UserError: as `prune_checkpoint`, for all that can be told without reading parameters.
     """
     check_tools(tools)
-    check_method(stage.method)
-    check_compensation(stage.compensation)
+    _check_text(stage, calibration, scores)
     source, output = local(source), local(output)
     counts = [local(file) for file in counts]
     opened = open_headers(source)
     _check_output(source, output, counts)
     parent = plan_of(opened, source) or Plan.identity(opened.model, str(source))
+    _check_choice(stage, opened.model.axes, scores)
     drawn = dataclasses.replace(stage, method=RANDOM, compensation=NO_COMPENSATION)
     with _vocabulary(stage, opened.tokenizer, counts, source) as (_, rows):
         child = apply_stage(drawn, parent, vocabulary_rows=rows, one_based=one_based)
     cut = PrunedCheckpoint(opened, child, parent, None, keep_optimizer)
+    _warn_of_nothing_cut(stage, opened, cut)
     for sentence in misfits(cut.model, tools):
         logging.warning("%s", sentence)
     return cut
+
+
+def _check_text(stage: Stage, calibration: Calibration | None, scores: str | Path | None) -> None:
+    """Checks that there is text for what looks at it.
+
+    Raises:
+      UserError: there is none; or a method or the compensation is unknown.
+    """
+    check_method(stage.method)
+    check_compensation(stage.compensation)
+    if calibration is not None:
+        return
+    if stage.compensation != NO_COMPENSATION:
+        raise UserError(
+            f"the compensation {stage.compensation} needs text to fit on; give calibration batches."
+        )
+    if stage.looks_at_text and scores is None:
+        method = sorted(stage.methods - WITHOUT_TEXT)[0]
+        raise UserError(
+            f"the method {method} needs text to look at the model with; give calibration batches, "
+            "or scores that have seen some."
+        )
+
+
+def _check_choice(stage: Stage, axes: AxisTable, scores: str | Path | None) -> None:
+    """Checks what a stage chooses by, as far as no parameter tells.
+
+    Raises:
+      UserError: its methods do not fit its sizes, or `scores` is no file that has them.
+    """
+    methods = stage.methods_of(targets_of(axes, stage.all_sizes)) if stage.all_sizes else {}
+    if scores is None:
+        return
+    saved = saved_scores.read(local(scores))
+    for key, method in methods.items():
+        if method != RANDOM:
+            saved.of(method, [key], local(scores))
 
 
 def _check_output(source: Path, output: Path, counts: Sequence[str | Path]) -> None:
@@ -235,6 +275,19 @@ def _check_output(source: Path, output: Path, counts: Sequence[str | Path]) -> N
     for file in counts:
         reject_overlap(file, output, "file of counts")
     require_free(output)
+
+
+def _warn_of_nothing_cut(stage: Stage, opened: Checkpoint, cut: PrunedCheckpoint) -> None:
+    """Says so where a cut leaves as many parameters, or as many rows of a smaller vocabulary."""
+    before, after = opened.model.axes, cut.model.axes
+    if before.count() == after.count():
+        logging.warning("The cut of %s leaves all %d parameters.", stage.name, after.count())
+    if stage.vocabulary is not None and before.sizes[VOCAB] == after.sizes[VOCAB]:
+        logging.warning(
+            "The embedding keeps all of its %d rows, since their number is rounded up: the "
+            "smaller vocabulary saves no parameter, and texts may take more tokens.",
+            after.sizes[VOCAB],
+        )
 
 
 @contextlib.contextmanager

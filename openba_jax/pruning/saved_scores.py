@@ -57,6 +57,15 @@ class SavedScores:
         with atomic_path(path) as temporary, temporary.open("wb") as file:
             np.savez(file, allow_pickle=False, **arrays)
 
+    def criteria_of(self, keys: Sequence[str], where: Path) -> dict[str, str]:
+        """The criterion that made the scores of each of some keys.
+
+        Raises:
+          UserError: the file, `where`, has no scores of a key.
+        """
+        self._check(keys, where)
+        return {key: self.methods[key] for key in keys}
+
     def of(self, method: str, keys: Sequence[str], where: Path) -> Scores:
         """The scores of some keys by a criterion.
 
@@ -68,15 +77,19 @@ class SavedScores:
         Raises:
           UserError: the file has no scores of a key, or has them by another criterion.
         """
+        self._check(keys, where)
         for key in keys:
-            if key not in self.scores:
-                raise UserError(f"{where} has no scores of {key}; it has {', '.join(self.scores)}.")
             if (found := self.methods[key]) != method:
                 raise UserError(
                     f"{where} scores {key} by {found}, and {method} is asked for; name {found}, or "
                     "other scores."
                 )
         return {key: self.scores[key] for key in keys}
+
+    def _check(self, keys: Sequence[str], where: Path) -> None:
+        for key in keys:
+            if key not in self.scores:
+                raise UserError(f"{where} has no scores of {key}; it has {', '.join(self.scores)}.")
 
 
 def load(path: Path, checkpoint: Checkpoint, source: Path) -> SavedScores:

@@ -12,7 +12,7 @@ from openba_jax.models.axes import LAYERS, AxisTable, axis_of, join
 from openba_jax.models.base import Model
 from openba_jax.pruning.compensation.refit import NO_COMPENSATION, check_compensation
 from openba_jax.pruning.criteria import registry
-from openba_jax.pruning.criteria.base import RANDOM, Scores
+from openba_jax.pruning.criteria.base import RANDOM, WITHOUT_TEXT, Scores
 from openba_jax.pruning.plan import Plan, pruned_model
 from openba_jax.pruning.selection import Selection, best, drawn, targets_of
 
@@ -119,6 +119,18 @@ class Stage:
         """Layers to drop, by stack."""
         named = {"encoder": self.drop_encoder, "decoder": self.drop_decoder, **self.drop}
         return {stack: numbers for stack, numbers in named.items() if numbers}
+
+    @property
+    def methods(self) -> set[str]:
+        """How sizes are reached, by whatever criteria; nothing where the stage reaches none."""
+        if not self.all_sizes:
+            return set()
+        return {self.method} if isinstance(self.method, str) else set(self.method.values())
+
+    @property
+    def looks_at_text(self) -> bool:
+        """Whether the cut needs batches: for its scores, or to fit anew what it leaves."""
+        return bool(self.methods - WITHOUT_TEXT) or self.compensation != NO_COMPENSATION
 
     def methods_of(self, targets: Collection[str]) -> dict[str, str]:
         """How each of some keys is chosen.
@@ -268,6 +280,7 @@ def apply_stage(
                 f"stage {stage.name} names {stack} layers to drop and a number of them to keep "
                 f"({key}); give one of the two."
             )
+    check_method(stage.method)
     loaded = plan
     # Sizes first: the original draws for all loaded layers, dropped ones included.
     if stage.all_sizes:

@@ -29,12 +29,12 @@ from openba_jax import cli
 def main(argv: Sequence[str]) -> None:
     """Runs the search as the gin files say."""
     cli.reject_positional(argv)
-    import jax
 
     import gin
     from openba_jax.cli import gin_values
     from openba_jax.distillation.settings import Distillation
     from openba_jax.files import explain_full_disk, only_process
+    from openba_jax.parallel.compiled import keep_programs
     from openba_jax.search.budget import Budget
     from openba_jax.search.run import Search
     from openba_jax.staged.checks import claim_folder
@@ -50,8 +50,7 @@ def main(argv: Sequence[str]) -> None:
     with only_process(root), explain_full_disk(root):
         claim_folder(root, search.settings(gin.config_str()), "search.gin")
         # Trials of a candidate compile the same programs; so does a search that goes on.
-        jax.config.update("jax_compilation_cache_dir", str(root.absolute() / "compiled"))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+        keep_programs(root / "compiled")
         sys.stdout.write(search.run())
         sys.stdout.write(f"report: {root / 'search.md'}, search.png; cut: {root / 'stage.gin'}\n")
 

@@ -137,7 +137,7 @@ class Search:
             stage_file.check_distillation(self.distillation)
         self._check_vocabularies()
         check_mixtures({self.recover.mixture}, self._opened.model.config)
-        check_data(self.data)
+        check_data(self.data, {self.recover.mixture})
         grid = grid_of(self._opened.model, self.axes, self.multiples)
         if not grid.moving and not self.vocabularies:
             raise UserError("nothing can move; name other axes, or smaller multiples.")

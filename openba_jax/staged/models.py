@@ -24,8 +24,6 @@ from openba_jax.objectives.mixture import Mixture
 from openba_jax.parallel import sharding
 from openba_jax.pruning.apply import prune_checkpoint
 from openba_jax.pruning.calibration import Calibration
-from openba_jax.pruning.compensation.refit import NO_COMPENSATION
-from openba_jax.pruning.criteria.base import RANDOM
 from openba_jax.pruning.stages import Stage
 from openba_jax.staged.ancestor import Ancestor
 from openba_jax.staged.corpora import Corpora
@@ -40,6 +38,7 @@ ANCESTOR = "ancestor"
 """The ancestor, where a run is given one; and, of a teacher, the ancestor in either case."""
 
 BEFORE = "before"
+OWN_TEACHERS = (ANCESTOR, BEFORE)
 """Of a teacher: the model that is cut."""
 
 FROM_SCRATCH = "from_scratch"
@@ -76,22 +75,6 @@ def learning_rate(phase: Phase, window: ScheduleWindow) -> optax.Schedule:
         return cosine(window.before + step) * ramp(step)
 
     return rate
-
-
-def looks_at_text(stage: Stage) -> bool:
-    """Whether a cut needs batches: for its scores, or to fit anew what it leaves."""
-    return bool(methods(stage) - _WITHOUT_TEXT) or stage.compensation != NO_COMPENSATION
-
-
-def methods(stage: Stage) -> set[str]:
-    """How a stage chooses, by whatever criteria; nothing where it cuts no sizes."""
-    if not stage.all_sizes:
-        return set()
-    return {stage.method} if isinstance(stage.method, str) else set(stage.method.values())
-
-
-_WITHOUT_TEXT = {RANDOM, "magnitude"}
-"""Methods that look at parameters alone, or at nothing."""
 
 
 def pruned_name(name: str) -> str:
@@ -263,7 +246,7 @@ class Models:
 
     def calibration(self, parent: str, stage: Stage, part: int) -> Calibration | None:
         """The text that a cut looks at, if it looks at any."""
-        if not looks_at_text(stage):
+        if not stage.looks_at_text:
             return None
         window = ScheduleWindow(0, part=CALIBRATION_PART + part)
         batches = self._recovery_batches(self.vocabulary(parent), stage, window)

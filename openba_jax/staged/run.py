@@ -20,7 +20,13 @@ from openba_jax.paths import check_output_folder, local, reject_overlap
 from openba_jax.pruning.plan import Plan
 from openba_jax.pruning.stages import Stage, at_random, merge_stages
 from openba_jax.staged.ancestor import Ancestor, open_ancestor
-from openba_jax.staged.checks import check_data, check_mixtures, check_stages
+from openba_jax.staged.checks import (
+    check_data,
+    check_mixtures,
+    check_stages,
+    check_teachers,
+    digest_of_questions,
+)
 from openba_jax.staged.corpora import Corpora
 from openba_jax.staged.models import FROM_SCRATCH, Models, ScheduleWindow
 from openba_jax.staged.results import Results
@@ -86,7 +92,7 @@ class Pipeline:
             are no stages, two stages share a name, a mixture is unknown or for models of another
             kind, there is no ancestor or one too many, a phase has no tokens to train on or no
             instructions to tune on, controls train on another mixture than is recovered with,
-            or a stage or the data cannot be used.
+            or a stage, its teacher, the seed or the data cannot be used.
         """
         object.__setattr__(self, "output_dir", str(local(self.output_dir)))
         check_output_folder(self.output_dir)
@@ -112,8 +118,11 @@ class Pipeline:
         check_mixtures(self._mixtures, model)
         if self.tune is not None and self.tune.tokens < 1:
             raise UserError(f"tune trains on {self.tune.tokens} tokens; give its Phase some.")
-        check_data(self.data)
+        if self.seed < 0:
+            raise UserError(f"seed is {self.seed}; it must be at least 0.")
+        check_data(self.data, self._mixtures)
         check_stages(self.stages, plan, pieces)
+        check_teachers(self.stages, model)
 
     def _named_controls(self) -> list[str]:
         """The controls, in the order of the report.
@@ -187,10 +196,13 @@ class Pipeline:
         return self.model, plan, self.data.vocabulary_size
 
     def settings(self, text: str) -> str:
-        """What the folder of the run keeps of its settings: the gin text, and which ancestor."""
-        if self._opened is None:
-            return text
-        return f"{text.rstrip()}\n\n# ancestor: {self._opened.path}, {self._opened.identity()}\n"
+        """What the folder keeps of its settings: the gin text, and which ancestor and questions."""
+        more = ""
+        if self._opened is not None:
+            more += f"# ancestor: {self._opened.path}, {self._opened.identity()}\n"
+        if digest := digest_of_questions(self.data):
+            more += f"# questions: {self.data.questions}, {digest}\n"
+        return f"{text.rstrip()}\n\n{more}" if more else text
 
     def run(self) -> str:
         """Does what is not done yet; returns the report as text.

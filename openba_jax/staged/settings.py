@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 
 from openba_jax.cli import gin_values
@@ -40,16 +41,34 @@ class Phase:
     optimizer: str = "adamw"
 
     def __post_init__(self) -> None:
-        """Checks the optimizer's name.
+        """Checks each value by itself.
 
         Raises:
-          UserError: no phase can train with it.
+          UserError: no phase can train so.
         """
+        optimizer.check_rates(self.peak, self.minimum)
+        if not 0 <= self.warmup_share <= 1:
+            raise UserError(
+                f"a Phase has the warmup_share {self.warmup_share}; it must be from 0 to 1."
+            )
+        if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
+            raise UserError(
+                f"a Phase has the weight_decay {self.weight_decay}; it must be a number from 0 on."
+            )
+        if self.tokens < 0:
+            raise UserError(f"a Phase has {self.tokens} tokens; give 0 or more.")
         if self.optimizer not in OPTIMIZERS:
             raise UserError(
                 f"a Phase has the optimizer {self.optimizer!r}; known are "
                 f"{' and '.join(OPTIMIZERS)}."
             )
+
+
+_COUNTS = (
+    *("group_size", "encoder_length", "decoder_length"),
+    *("batch_size", "held_out", "eval_batches"),
+)
+"""Fields of `Data` that count something there must be of."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,11 +103,15 @@ class Data:
     stores: str | Sequence[str] = ()
 
     def __post_init__(self) -> None:
-        """Makes lists of single files, and expands `~`.
+        """Makes lists of single files, expands `~`, and checks the numbers.
 
         Raises:
-          UserError: a path cannot be one, `questions` is an address, or text is given twice.
+          UserError: a path cannot be one, `questions` is an address, text is given twice, or a
+            number is below 1.
         """
+        for name in _COUNTS:
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} is {getattr(self, name)}; it must be at least 1.")
         for name in ("corpus", "instructions"):
             files = gin_values.several(getattr(self, name))
             object.__setattr__(self, name, [address_or_local(file) for file in files])

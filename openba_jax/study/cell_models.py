@@ -15,6 +15,7 @@ from openba_jax.parallel import sharding
 from openba_jax.staged.models import ANCESTOR, FROM_SCRATCH, Models
 from openba_jax.staged.results import evaluations, score
 from openba_jax.study.cells import SHAPE, Cell, Step
+from openba_jax.study.origin import origin
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +44,7 @@ def run_cell(cell: Cell, steps: Sequence[Step], models: CellModels) -> dict[str,
       Its figures, ready for JSON: `recipe`, `tokens`, `seed`, `parameters`, `flops` of an example,
       `curves` (for each stage its `name`, its `start` in tokens, and `tokens` and `losses` of its
       evaluations), `loss_before`, `loss_cut` right after the last cut, `loss` at the end, `losses`
-      by denoiser, and `scores` if there are questions.
+      by denoiser, `scores` if there are questions, and the `origin` of the figures.
     """
     data = models.corpora.data
     curves: list[dict[str, Any]] = []
@@ -73,6 +74,7 @@ def run_cell(cell: Cell, steps: Sequence[Step], models: CellModels) -> dict[str,
         "loss_cut": None if last == FROM_SCRATCH else curves[-1]["losses"][0],
         "loss": curves[-1]["losses"][-1],
         "curves": [curve for curve in curves if curve["name"] != SHAPE],
+        "origin": origin(),
         **figures_of(models, last),
     }
 

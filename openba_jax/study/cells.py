@@ -19,7 +19,6 @@ from openba_jax.staged.models import (
     BEFORE,
     FROM_SCRATCH,
     ScheduleWindow,
-    looks_at_text,
     pruned_name,
 )
 from openba_jax.staged.settings import Phase
@@ -131,7 +130,7 @@ def keys_of(cell: Cell, steps: Sequence[Step], phase: Phase, eval_every: int) ->
             "slices": stage.slices,
             "compensation": stage.compensation,
             "seed": [stage.seed, cell.seed] if draws(stage) and stage.name != SHAPE else None,
-            "calibration": stage.calibration_batches if looks_at_text(stage) else None,
+            "calibration": stage.calibration_batches if stage.looks_at_text else None,
         }
         pruned = _key(pruned_name(stage.name), cut)
         if not step.steps:

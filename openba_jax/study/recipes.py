@@ -10,7 +10,7 @@ from typing import Any
 from openba_jax.errors import UserError
 from openba_jax.pruning.criteria.base import RANDOM
 from openba_jax.pruning.stages import Stage
-from openba_jax.staged.models import ScheduleWindow, looks_at_text, methods
+from openba_jax.staged.models import ScheduleWindow
 from openba_jax.staged.settings import Phase
 
 ONE_COSINE, PER_STAGE = "one_cosine", "per_stage"
@@ -129,4 +129,4 @@ class Recipe:
 
 def draws(stage: Stage) -> bool:
     """Whether a cut is another one with another seed: it is drawn, or looks at batches."""
-    return RANDOM in methods(stage) or looks_at_text(stage)
+    return RANDOM in stage.methods or stage.looks_at_text

@@ -10,7 +10,7 @@ from typing import Any
 from openba_jax.files import write_atomically, write_json
 from openba_jax.report import page
 from openba_jax.report.page import Table
-from openba_jax.study import plots, summary
+from openba_jax.study import origin, plots, summary
 from openba_jax.study.statistics import Mean, Ratio
 from openba_jax.study.summary import Results
 
@@ -28,7 +28,7 @@ def write(folder: Path, results: Results) -> str:
       The report as text, for a terminal.
     """
     found = tables(results)
-    sentences = summary.statements(results)
+    sentences = [*summary.statements(results), *origin.sentences(results.cells)]
     write_json(folder / "report.json", as_dict(results, sentences))
     write_atomically(folder / "report.md", as_markdown(results, found, sentences))
     images: list[Path] = []
@@ -175,6 +175,11 @@ def as_dict(results: Results, sentences: Sequence[str]) -> dict[str, Any]:
                 for recipe, means in summary.by_task(results, tokens).items()
             }
             for tokens in results.tokens
+        },
+        "own_schedules": {
+            recipe: _plain(found)
+            for recipe in results.recipes
+            if (found := summary.own_schedules(results, recipe)) is not None
         },
         "statements": list(sentences),
         "cells": [dict(cell) for cell in results.cells],

@@ -18,7 +18,13 @@ from openba_jax.errors import UserError
 from openba_jax.files import write_atomically, write_json
 from openba_jax.paths import check_output_folder, local, reject_overlap
 from openba_jax.staged.ancestor import Ancestor, open_ancestor
-from openba_jax.staged.checks import check_data, check_mixtures, check_stages
+from openba_jax.staged.checks import (
+    check_data,
+    check_mixtures,
+    check_stages,
+    check_teachers,
+    digest_of_questions,
+)
 from openba_jax.staged.corpora import Corpora
 from openba_jax.staged.models import ANCESTOR
 from openba_jax.staged.results import evaluations
@@ -111,17 +117,20 @@ class Study:
                 "tokens are 0, which only cuts, beside "
                 f"{max(self.tokens)}; give each a folder of its own."
             )
-        self._check_recipes()
+        mixtures = self._check_recipes()
         known = [cell.name for cell in self._all_cells]
         if unknown := [name for name in self.cells if name not in known]:
             raise UserError(
                 f"the study has no cell {unknown[0]}; they are called RECIPE.TOKENS.SEED, such as "
                 f"{known[0]}."
             )
-        check_data(self.data)
+        check_data(self.data, mixtures)
 
-    def _check_recipes(self) -> None:
+    def _check_recipes(self) -> set[str]:
         """Checks that all recipes can be cut and trained from the ancestor.
+
+        Returns:
+          The mixtures that they train and are evaluated on.
 
         Raises:
           UserError: one cannot.
@@ -131,6 +140,7 @@ class Study:
         mixtures = {self.recover.mixture}
         for recipe in self.recipes:
             check_stages(recipe.stages_for(0), opened.plan, pieces)
+            check_teachers(recipe.stages_for(0), opened.model.config)
             mixtures.add((recipe.recover or self.recover).mixture)
             mixtures |= {stage.recover_objective for stage in recipe.stages} - {""}
             if stored and any(stage.vocabulary is not None for stage in recipe.stages):
@@ -150,6 +160,7 @@ class Study:
                         f"{recipe.name}; give more."
                     )
         check_mixtures(mixtures, opened.model.config)
+        return mixtures
 
     @functools.cached_property
     def _opened(self) -> Ancestor:
@@ -179,6 +190,7 @@ class Study:
         shared = {
             "ancestor": [str(self._opened.path), self._opened.identity()],
             "data": dataclasses.asdict(self.data),
+            "questions": digest_of_questions(self.data),
             "evaluated_on": self.recover.mixture,
             "mesh_shape": list(self.mesh_shape),
         }

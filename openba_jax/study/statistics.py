@@ -53,8 +53,15 @@ class Mean(NamedTuple):
     high: float | None
     seeds: int
 
+    @property
+    def unmoved(self) -> bool:
+        """Whether several seeds gave one value, so that no interval can be told from them."""
+        return self.seeds > 1 and self.low == self.high
+
     def excludes(self, value: float) -> bool:
-        """Whether the interval is there and does not hold a value."""
+        """Whether there is an interval, which seeds have made, and it does not hold a value."""
+        if self.unmoved:
+            return False
         return self.low is not None and self.high is not None and not self.low <= value <= self.high
 
 

@@ -198,6 +198,11 @@ def statements(results: Results) -> list[str]:
         what = f"{line.recipe} against {results.baseline}{at}"
         if line.difference.low is None:
             found.append(f"{what}: one seed tells no interval; nothing is decided.")
+        elif line.difference.unmoved:
+            found.append(
+                f"{what}: no seed changes the difference ({line.difference.value:+.3f}), and "
+                "other text or another ancestor was not tried; nothing is decided."
+            )
         elif line.difference.excludes(0):
             better = "lower" if line.difference.value < 0 else "higher"
             found.append(f"{what}: the loss is {better} (the interval excludes 0).")
@@ -206,6 +211,7 @@ def statements(results: Results) -> list[str]:
     for recipe in results.recipes:
         found += _crossings(results, recipe)
         found += _with_fewer_tokens(results, recipe)
+        found += _of_own_schedules(results, recipe)
     return found
 
 
@@ -244,6 +250,49 @@ def _with_fewer_tokens(results: Results, recipe: str) -> list[str]:
             f"{most:,}: {seen} ({gap.value:+.3f} [{gap.low:+.3f}, {gap.high:+.3f}])."
         )
     return found
+
+
+def own_schedules(results: Results, recipe: str) -> Ratio | None:
+    """Tokens after which trainings of a recipe end where the baseline's longest does.
+
+    Unlike `Line.reach`, which asks within one training, each number of tokens is a training with a
+    schedule of its own. Between two numbers the last loss is taken to be a line over the logarithm
+    of the tokens.
+
+    Returns:
+      Tokens over the baseline's, seed by seed; a seed that ends there with the fewest tokens counts
+      with these. None without several numbers of tokens, and of the baseline itself.
+    """
+    if recipe == results.baseline or len(results.tokens) < 2:
+        return None
+    most = results.tokens[-1]
+    ends = {tokens: _losses(results.of(recipe, tokens)) for tokens in results.tokens}
+    shares: list[float | None] = []
+    bounds = []
+    for seed, target in sorted(_losses(results.of(results.baseline, most)).items()):
+        known = [tokens for tokens in results.tokens if seed in ends[tokens]]
+        if len(known) < 2:
+            continue
+        logs = [math.log(tokens) for tokens in known]
+        reached = tokens_to_reach(logs, [ends[tokens][seed] for tokens in known], target)
+        shares.append(None if reached is None else math.exp(reached) / most)
+        bounds.append(known[-1] / most)
+    return ratio(shares, bounds)
+
+
+def _of_own_schedules(results: Results, recipe: str) -> list[str]:
+    found = own_schedules(results, recipe)
+    if found is None:
+        return []
+    most, fewest = results.tokens[-1], results.tokens[0]
+    what = f"{recipe}, trained anew for each number of tokens, ends where {results.baseline} does"
+    if found.mean is None:
+        return [f"{what} with {most:,}: in {found.reached} of {found.seeds} seeds."]
+    share, low, high = found.mean[:3]
+    within = "" if low is None else f" [{low:.2f}, {high:.2f}]"
+    least = fewest / most
+    bound = f"; fewer than {least:.2f} were not tried" if (low or share) <= least else ""
+    return [f"{what} with {most:,} after {share:.2f}{within} of them{bound}."]
 
 
 def _losses(cells: Mapping[int, Figures]) -> dict[int, float]:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -53,6 +54,22 @@ def check_moment_dtype(name: str | None) -> None:
         )
 
 
+def check_rates(peak: float, minimum: float = 0.0) -> None:
+    """Checks the learning rates of a schedule.
+
+    Raises:
+      UserError: one is negative, infinite or NaN, or the last is above the highest.
+    """
+    for name, rate in (("peak", peak), ("minimum", minimum)):
+        if not (math.isfinite(rate) and rate >= 0):
+            raise UserError(f"the {name} learning rate is {rate}; it must be a number from 0 on.")
+    if minimum > peak:
+        raise UserError(
+            f"the minimum learning rate is {minimum} and the peak {peak}, which it falls from; "
+            "give a minimum below."
+        )
+
+
 def decay_mask(params: Any) -> Any:
     """The same tree, true where weight decay applies."""
     return jax.tree_util.tree_map_with_path(
@@ -74,8 +91,9 @@ def warmup_cosine(
       decay_steps: step at which the cosine ends, counted from the start of the run.
 
     Raises:
-      UserError: the decay ends before the warm-up does.
+      UserError: the decay ends before the warm-up does, or a rate cannot be one.
     """
+    check_rates(peak, minimum)
     if not 0 <= warmup_steps < decay_steps:
         raise UserError(
             f"decay_steps is {decay_steps} and warmup_steps {warmup_steps}; "
@@ -93,7 +111,12 @@ def warmup_cosine(
 
 
 def warmup_constant(peak: float, warmup_steps: int = 0) -> optax.Schedule:
-    """Linear warm-up from 0 to `peak`, which then stays."""
+    """Linear warm-up from 0 to `peak`, which then stays.
+
+    Raises:
+      UserError: the rate cannot be one.
+    """
+    check_rates(peak)
 
     def schedule(step: jax.typing.ArrayLike) -> jax.Array:
         step = jnp.asarray(step, jnp.float32)

@@ -233,6 +233,12 @@ def test_other_settings_are_refused(tmp_path: Path) -> None:
     claim_folder(tmp_path / "run", "a = 1\nb = 1\n")  # Nothing was made yet.
     (tmp_path / "run/data/full/tokenizer.model").write_text("made")
     claim_folder(tmp_path / "run", "a = 1\nb = 1\n")
+    assert (tmp_path / "run/data/full/tokenizer.model").exists()
+    claim_folder(tmp_path / "run", "a = 1\nb = 3\n")  # There is no model yet.
+    assert not (tmp_path / "run/data").exists()
+    claim_folder(tmp_path / "run", "a = 1\nb = 1\n")
+    (tmp_path / "run/models/pretrain").mkdir(parents=True)
+    (tmp_path / "run/models/pretrain/config.json").write_text("made")
     with pytest.raises(UserError, match="new is b = 2;"):
         claim_folder(tmp_path / "run", "a = 1\nb = 2\n")
     with pytest.raises(UserError, match="missing is b = 1;"):

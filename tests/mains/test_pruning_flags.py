@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from absl import flags
 from absl.testing import flagsaver
@@ -13,8 +14,12 @@ from memory_checkpoint import MemoryCheckpoint
 
 import openba_jax.prune
 from openba_jax.checkpoints.formats.native import Native
+from openba_jax.checkpoints.registry import open_checkpoint
 from openba_jax.errors import UserError
 from openba_jax.models.registry import named_config
+from openba_jax.pruning import saved_scores
+from openba_jax.pruning.criteria.base import Subject
+from openba_jax.pruning.criteria.registry import score
 
 
 @pytest.fixture
@@ -95,6 +100,66 @@ def test_sizes_that_tools_refuse_are_named_before_anything_is_written(
     assert "gguf: mlp is 33 and not a multiple of 32" in said
     assert "ctranslate2: heads x kv is 24 and not as large as embed" in said
     assert "vllm" not in said
+
+
+UNUSED = [
+    (["--drop_layers=1", "--method=taylor"], "--method changes nothing: no size"),
+    (["--drop_layers=1", "--seed=3"], "--seed changes nothing: nothing is drawn"),
+    (["--mlp=16", "--method=magnitude", "--seed=3"], "--seed changes nothing: nothing is drawn"),
+    (["--mlp=16", "--calibration_stores=none"], "--calibration_stores changes nothing: nothing"),
+    (
+        ["--mlp=16", "--method=random", "--scores={scores}"],
+        "--scores changes nothing: all is drawn",
+    ),
+]
+REFUSED = [
+    (["--mlp=16", "--method=nonsense"], "no pruning method is called 'nonsense'"),
+    (["--mlp=16", "--method=taylor"], "taylor needs text .* give calibration batches"),
+    (["--mlp=16", "--method=magnitude,heads=random"], "a method for heads, which it does not cut"),
+    (["--mlp=16", "--compensation=ridge"], "compensation ridge needs text"),
+    (["--mlp=16", "--scores=nowhere.npz"], "nowhere.npz does not exist"),
+    (["--embed=16", "--scores={scores}"], "has no scores of embed; it has decoder/mlp"),
+    (["--mlp=16", "--scores={scores}", "--method=taylor"], "scores decoder/mlp by magnitude"),
+]
+
+
+@pytest.fixture
+def scores(models: Path) -> Path:
+    """Scores of the LLaMA's units by magnitude."""
+    opened = open_checkpoint(models / "llama")
+    found = score("magnitude", Subject(opened.model, opened.read), ["decoder/mlp"])
+    digest = saved_scores.fingerprint(opened)
+    methods = dict.fromkeys(found, "magnitude")
+    saved_scores.SavedScores(found, methods, digest, {}).save(models / "scores.npz")
+    return models / "scores.npz"
+
+
+@pytest.mark.parametrize("dry", [[], ["--dry_run"]])
+@pytest.mark.parametrize(("arguments", "message"), [*UNUSED, *REFUSED])
+def test_what_would_change_nothing_or_cannot_be_is_refused_with_and_without_a_dry_run(
+    models: Path, scores: Path, prune: Callable, arguments: list[str], message: str, dry: list[str]
+) -> None:
+    given = [argument.format(scores=scores) for argument in arguments]
+    with pytest.raises(UserError, match=message):
+        prune(f"--input={models}/llama", f"--output={models}/cut_so", *given, *dry)
+    assert not (models / "cut_so").exists()
+
+
+def test_scores_bring_their_criteria(models: Path, scores: Path, prune: Callable) -> None:
+    folders = f"--input={models}/llama", f"--output={models}/by_scores"
+    prune(*folders, "--mlp=16", f"--scores={scores}")
+    plan = json.loads((models / "by_scores/plan.json").read_text())
+    assert plan["steps"][0]["method"] == "magnitude"
+    best = np.argsort(-np.load(scores)["decoder.mlp"], axis=-1, kind="stable")[:, :16]
+    assert plan["keep"]["decoder/mlp"] == np.sort(best, axis=-1).tolist()
+
+
+def test_a_cut_that_cuts_nothing_says_so(
+    models: Path, prune: Callable, caplog: pytest.LogCaptureFixture
+) -> None:
+    width = open_checkpoint(models / "llama").model.axes.sizes["decoder/mlp"]
+    prune(f"--input={models}/llama", f"--output={models}/as_wide", f"--mlp={width}")
+    assert "leaves all" in caplog.text
 
 
 def test_a_dry_run_shows_what_the_cut_then_leaves_and_writes_nothing(

@@ -76,6 +76,10 @@ def test_scores_that_do_not_fit_are_refused(
         "prune", by, "--mlp=4", "--method=fisher"
     )
     assert "needs text to look at" in refused("prune", "--mlp=4", "--method=taylor")
+    store = stores.partition("=")[2]
+    lost = run("pruning", f"--input={ancestor}", f"--output={store}.json", stores, *TEXT)
+    assert lost.returncode == 2
+    assert "the token store, which is only read" in lost.stderr
     assert "needs text to fit on" in refused("prune", "--mlp=4", "--compensation=ridge")
     assert "--calibration_seed without --calibration_stores" in refused(
         "prune", "--mlp=4", "--calibration_seed=3"

@@ -216,7 +216,7 @@ def test_what_cannot_be_fitted_is_said() -> None:
     cut = PrunedCheckpoint(whole, plan, root)
     calibration = subject_of(model, params).calibration
     with (
-        pytest.raises(UserError, match="read by a bias that could be fitted"),
+        pytest.raises(UserError, match="no projection of what was cut has a bias"),
         refitted(whole, cut, relative(plan, root), calibration, "bias"),
     ):
         pass

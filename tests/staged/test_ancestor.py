@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import math
 import shutil
 from pathlib import Path
 
@@ -184,6 +186,12 @@ def test_another_model_under_a_run_is_refused(tmp_path: Path, corpus: Path, ance
         ({"recover": Phase("causal_lm", 1e-3, 1e-4)}, "causal_lm is for .* 'decoder_only'"),
         ({"recover_controls": Phase("o_ul2", 1e-3, 1e-4)}, "o_ul2 and recover on ul2"),
         ({"eval_every": 0}, "eval_every is 0"),
+        ({"seed": -1}, "seed is -1"),
+        (
+            {"stages": [dataclasses.replace(WIDTH, distillation=Distillation("nowhere"))]},
+            "nowhere of the stage width does not exist; name a model folder, or ancestor or before",
+        ),
+        ({"recover": Phase("ul2_flan", 1e-3, 1e-4)}, "ul2_flan takes instructions, too"),
         ({"controls": ["random"]}, "no control 'random'; there are all_at_once, random_cut"),
         ({"controls": True}, "controls is True; list some of all_at_once"),
         (
@@ -209,6 +217,63 @@ def test_text_is_given_once_and_fits(tmp_path: Path, corpus: Path, ancestor: Pat
     words = [Stage("words", vocabulary=400)]
     with pytest.raises(UserError, match="give the corpus instead of stores"):
         _pipeline(tmp_path / "run", corpus, ancestor, data=stored, stages=words)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"corpus": ["corpsu.jsonl"]}, "corpsu.jsonl is no file"),
+        ({"instructions": ["pairs.jsonl"]}, "pairs.jsonl is no file"),
+        ({"corpus": [], "stores": ["spans"]}, "no token store .*spans; openba-prepare makes"),
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"held_out": -1}, "held_out is -1"),
+        ({"group_size": 0}, "group_size is 0"),
+        ({"encoder_length": -34}, "encoder_length is -34"),
+        ({"eval_batches": 0}, "eval_batches is 0"),
+    ],
+)
+def test_data_that_cannot_be_are_refused_before_the_folder_is_claimed(
+    tmp_path: Path, corpus: Path, ancestor: Path, changes, message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        _pipeline(tmp_path / "run", corpus, ancestor, data=data_of(corpus, **changes))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"peak": -1.0}, "peak learning rate is -1"),
+        ({"peak": math.inf}, "peak learning rate is inf"),
+        ({"peak": math.nan}, "peak learning rate is nan"),
+        ({"minimum": 1.0}, "minimum learning rate is 1.0 and the peak 0.003"),
+        ({"warmup_share": 5.0}, "warmup_share 5.0"),
+        ({"weight_decay": -0.1}, "weight_decay -0.1"),
+        ({"tokens": -5}, "-5 tokens"),
+    ],
+)
+def test_phases_that_cannot_train_are_refused(changes, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        dataclasses.replace(UL2, **changes)
+
+
+def test_other_questions_at_the_same_place_are_other_settings(
+    tmp_path: Path, corpus: Path, ancestor: Path
+) -> None:
+    questions = tmp_path / "questions"
+    shutil.copytree(corpus / "questions", questions)
+    output = tmp_path / "run"
+
+    def settings() -> str:
+        data = data_of(corpus, questions=str(questions))
+        return _pipeline(output, corpus, ancestor, data=data).settings("a = 1\n")
+
+    claim_folder(output, settings())
+    (output / "made").write_text("something")
+    claim_folder(output, settings())
+    next(questions.glob("*.json")).unlink()
+    with pytest.raises(UserError, match=r"other settings \(new is # questions: "):
+        claim_folder(output, settings())
 
 
 def test_an_ancestor_without_tokenizer_is_refused(tmp_path: Path, ancestor: Path) -> None:

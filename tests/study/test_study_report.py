@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from openba_jax.study import report, summary
+from openba_jax.study import origin, report, summary
 from openba_jax.study.summary import Results
 
 ANCESTOR = {"loss": 0.5, "losses": {"r": 0.4, "s": 0.6}, "parameters": 900}
@@ -51,7 +51,11 @@ def test_recipes_are_compared_seed_by_seed() -> None:
     first = (10 + 10 * 2 / 3) / 40
     assert fast.reach.mean.value == pytest.approx(first, rel=0.15)
     assert fast.reach.mean.high < 1
-    assert summary.statements(RESULTS) == [
+    (unmoved,) = summary.statements(RESULTS)
+    assert unmoved.startswith("fast against slow: no seed changes the difference (-0.300)")
+    assert unmoved.endswith("nothing is decided.")
+    moved = [*CELLS[:-1], _cell("fast", 2, [*FAST[2][:-1], 0.61])]
+    assert summary.statements(Results(ANCESTOR, moved, ["slow", "fast"], "slow", [])) == [
         "fast against slow: the loss is lower (the interval excludes 0)."
     ]
 
@@ -78,12 +82,65 @@ def test_curves_that_cross_are_named() -> None:
         for seed, losses in enumerate(runs)
     ]
     crossing = Results(ANCESTOR, [*CELLS, *longer], ["slow", "fast"], "slow", [])
-    *_, crossed, fewer = summary.statements(crossing)
+    *_, crossed, fewer, own = summary.statements(crossing)
     assert crossed.startswith("fast crosses slow between 40 and 80 tokens, at about 57 ")
     assert fewer == (
         "fast with 50% of the tokens against slow with all 80: the loss is higher "
         "(+0.200 [+0.200, +0.200])."
     )
+    assert own == (
+        "fast, trained anew for each number of tokens, ends where slow does with 80: in 0 of 3 "
+        "seeds."
+    )
+
+
+def test_trainings_of_their_own_are_compared_with_the_longest_of_the_baseline() -> None:
+    # At 40 tokens 0.2 above what slow ends with at 80, and there 0.2 below: halfway on a
+    # logarithmic scale.
+    longer = [
+        _cell(name, seed, [*losses[:-1], losses[-1] + change], tokens=80)
+        for name, runs, change in (("slow", SLOW, -0.5), ("fast", FAST, -0.4))
+        for seed, losses in enumerate(runs)
+    ]
+    results = Results(ANCESTOR, [*CELLS, *longer], ["slow", "fast"], "slow", [])
+    found = summary.own_schedules(results, "fast")
+    assert found is not None
+    assert found.mean is not None
+    assert found.mean.value == pytest.approx(2**-0.5)
+    assert summary.statements(results)[-1] == (
+        "fast, trained anew for each number of tokens, ends where slow does with 80 after 0.71 "
+        "[0.71, 0.71] of them."
+    )
+    assert summary.own_schedules(results, "slow") is None
+    assert summary.own_schedules(RESULTS, "fast") is None
+
+
+def test_a_training_that_ends_there_with_the_fewest_tokens_is_a_bound() -> None:
+    longer = [
+        _cell(name, seed, losses, tokens=80)
+        for name, runs in (("slow", SLOW), ("fast", FAST))
+        for seed, losses in enumerate(runs)
+    ]
+    results = Results(ANCESTOR, [*CELLS, *longer], ["slow", "fast"], "slow", [])
+    assert (
+        "after 0.50 [0.50, 0.50] of them; fewer than 0.50 were not tried"
+        in (summary.statements(results)[-1])
+    )
+
+
+def test_the_report_names_what_made_the_figures() -> None:
+    here = origin.origin()
+    assert set(here) == {"openba_jax", "jax", "devices", "machine"}
+    assert all(here.values())
+    other = {**here, "machine": "another"}
+    assert origin.sentences([{"origin": here}]) == [
+        f"Made by openba_jax {here['openba_jax']}, jax {here['jax']}, {here['devices']}, "
+        f"{here['machine']}."
+    ]
+    both = origin.sentences([{"origin": here}, {"origin": other}, {}])
+    assert [line.split()[0] for line in both] == ["1", "1", "1"]
+    assert both[1].endswith("another.")
+    assert "not written down" in both[2]
 
 
 def test_accuracies_count_every_question_once() -> None:

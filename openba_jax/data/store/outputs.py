@@ -11,6 +11,17 @@ from openba_jax.paths import check_output_file, local, reject_overlap
 _SUFFIXES = (".bin", ".idx", ".json", ".counts.txt", ".progress")
 
 
+def reject_store(prefix: str | Path, target: Path) -> None:
+    """Checks that writing a file cannot change a token store, which is known by its prefix.
+
+    Raises:
+      UserError: the file is one of the store's, or may be one.
+    """
+    place = local(prefix)
+    for suffix in _SUFFIXES:
+        reject_overlap(place.with_name(place.name + suffix), target, "token store")
+
+
 def check_output(prefix: str | Path, sources: Iterable[str | Path] = ()) -> Path:
     """Checks that the files of a store can be written at a prefix.
 

@@ -142,6 +142,11 @@ class _Refit:
         self._mesh = calibration.mesh
         self._batches = list(calibration.placed())
         self._only_bias = compensation == BIAS
+        if self._only_bias and not any(map(self._shares_a_cut_axis, self._biases())):
+            raise UserError(
+                "no projection of what was cut has a bias to fit; give the compensation "
+                f"{RIDGE}, or {NO_COMPENSATION}."
+            )
         self._fits: list[Fit] = []
         self._tokens = 0.0
         self._compiled = functools.lru_cache(maxsize=32)(self._compile)
@@ -356,6 +361,16 @@ class _Refit:
             sums.append(jax.device_get(self._moments(x, z, real)))
         moments = Moments.summed(sums)
         self._fit(Leaf(path), Leaf(path), axes.paths[path][:1], moments)
+
+    def _biases(self) -> list[str]:
+        """The kernels of projections that have a bias."""
+        paths = self._whole.model.axes.paths
+        kernels = [path for path in paths if path.endswith("/kernel")]
+        return [path for path in kernels if path.removesuffix("kernel") + "bias" in paths]
+
+    def _shares_a_cut_axis(self, path: str) -> bool:
+        axes = self._whole.model.axes
+        return any(axes.key(path, axis) in self._keep for axis in axes.paths[path])
 
     def _wanted(self, site: Site) -> bool:
         """Whether a projection reads a cut axis."""

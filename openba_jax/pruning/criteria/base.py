@@ -121,9 +121,16 @@ RANDOM = "random"
 
 CRITERIA: dict[str, Criterion] = {}
 
+WITHOUT_TEXT = {RANDOM}
+"""Methods that look at parameters alone, or at nothing."""
 
-def criterion(name: str) -> Callable[[Criterion], Criterion]:
+
+def criterion(name: str, *, looks_at_text: bool = True) -> Callable[[Criterion], Criterion]:
     """Registers a criterion under a name.
+
+    Args:
+      name: of the criterion.
+      looks_at_text: whether it needs calibration batches.
 
     Raises:
       UserError: the name is taken.
@@ -133,6 +140,8 @@ def criterion(name: str) -> Callable[[Criterion], Criterion]:
         if name == RANDOM or CRITERIA.get(name, function) is not function:
             raise UserError(f"a criterion {name!r} is known already; choose another name.")
         CRITERIA[name] = function
+        if not looks_at_text:
+            WITHOUT_TEXT.add(name)
         return function
 
     return register

@@ -14,7 +14,7 @@ _BLOCK = 2**22
 """Values that are squared at once."""
 
 
-@criterion("magnitude")
+@criterion("magnitude", looks_at_text=False)
 def magnitude(subject: Subject, keys: Collection[str]) -> Scores:
     """Sums of squared weights, over all parameters that have the axis.
 
