@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 from openba_jax.checkpoints import checksums, model_folder
@@ -54,31 +55,8 @@ class Ancestor:
         return open_vocabulary(self.tokenizer)
 
     def identity(self) -> str:
-        """What tells this checkpoint from another one: its step and a digest of what it holds.
-
-        A model folder is told by the checksums that lie in it. Of another format all files count,
-        by their sizes and by what stands at both ends of each.
-        """
-        digest = hashlib.sha256()
-        if self.native:
-            folder, step = model_folder.split_path(self.path)
-            step = model_folder.existing_step(folder, step)
-            place = folder / model_folder.CHECKPOINTS / str(step)
-            files = [
-                path
-                for path in (folder / model_folder.CONFIG, folder / model_folder.PLAN)
-                if path.exists()
-            ]
-            listed = place / "state" / checksums.FILE
-            # Checkpoints of older versions have no checksums.
-            files += [listed] if listed.exists() else _files(place)
-            where = f"step {step}, "
-        else:
-            files, where = _files(self.path), ""
-        files.append(self.tokenizer)
-        for file in files:
-            _add(digest, file)
-        return f"{where}sha256 {digest.hexdigest()[:16]}"
+        """What tells this checkpoint from another one, see `identity_of`."""
+        return identity_of(self.path, [self.tokenizer])
 
     def convert(self, folder: Path) -> None:
         """Writes a model folder of it, layer by layer.
@@ -97,6 +75,34 @@ class Ancestor:
             FORMATS[Native.name].write(checkpoint, work)
             if found := checkpoint.warnings():
                 raise UserError(f"{self.path}: {found[0].rstrip('.')}; start from a sound model.")
+
+
+def identity_of(path: Path, beside: Sequence[Path] = ()) -> str:
+    """What tells a checkpoint from another one: its step and a digest of what it holds.
+
+    A model folder is told by the checksums that lie in it. Of another format all files count, by
+    their sizes and by what stands at both ends of each.
+
+    Args:
+      path: of the checkpoint.
+      beside: other files that count.
+    """
+    digest = hashlib.sha256()
+    if Native().recognises(path):
+        folder, step = model_folder.split_path(path)
+        step = model_folder.existing_step(folder, step)
+        place = folder / model_folder.CHECKPOINTS / str(step)
+        described = (folder / model_folder.CONFIG, folder / model_folder.PLAN)
+        files = [file for file in described if file.exists()]
+        listed = place / "state" / checksums.FILE
+        # Checkpoints of older versions have no checksums.
+        files += [listed] if listed.exists() else _files(place)
+        where = f"step {step}, "
+    else:
+        files, where = _files(path), ""
+    for file in (*files, *beside):
+        _add(digest, file)
+    return f"{where}sha256 {digest.hexdigest()[:16]}"
 
 
 def open_ancestor(named: str) -> Ancestor:

@@ -12,8 +12,10 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from openba_jax.paths import local
 from openba_jax.pruning.criteria.base import RANDOM
 from openba_jax.pruning.stages import Stage, merge_stages
+from openba_jax.staged.ancestor import identity_of
 from openba_jax.staged.models import (
     ANCESTOR,
     BEFORE,
@@ -146,7 +148,8 @@ def _teacher(stage: Stage, keys: Mapping[str, str], parent: str) -> Any:
     if stage.distillation is None:
         return None
     named = stage.distillation.teacher
-    teacher = {ANCESTOR: ANCESTOR, BEFORE: keys[parent]}.get(named, named)
+    own = {ANCESTOR: ANCESTOR, BEFORE: keys[parent]}
+    teacher = own[named] if named in own else [named, identity_of(local(named))]
     return [teacher, stage.distillation.identity()]
 
 

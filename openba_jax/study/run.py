@@ -112,6 +112,14 @@ class Study:
         ):
             if min(values) < least:
                 raise UserError(f"{name} is {min(values)}; it must be at least {least}.")
+        by_steps: dict[int, int] = {}
+        for tokens in self.tokens:
+            if (steps := self.data.steps(tokens)) in by_steps:
+                raise UserError(
+                    f"{by_steps[steps]} and {tokens} tokens are both {steps} steps of "
+                    f"{self.data.tokens(1)}; give one of them."
+                )
+            by_steps[steps] = tokens
         if 0 in self.tokens and len(self.tokens) > 1:
             raise UserError(
                 "tokens are 0, which only cuts, beside "

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from openba_jax.distillation.settings import Distillation
@@ -73,6 +75,15 @@ def test_every_setting_that_changes_a_model_changes_its_key() -> None:
         for steps in (10, 12)
     }
     assert len(keys) == 12  # "before" the only stage is the ancestor.
+
+
+def test_another_teacher_at_the_same_place_is_another_one(tmp_path: Path) -> None:
+    (tmp_path / "weights").write_bytes(b"one")
+    recipe = Recipe("a", [WIDTH], distillation=Distillation(str(tmp_path)))
+    first = _keys(recipe)
+    assert first == _keys(recipe)
+    (tmp_path / "weights").write_bytes(b"two")
+    assert first["width"] != _keys(recipe)["width"]
 
 
 def test_random_parameters_have_the_shape_that_all_seeds_share() -> None:

@@ -221,6 +221,7 @@ def _study(output: Path, corpus: Path, ancestor: Path, **changes) -> Study:
         ({"seeds": [1, 1]}, "needs seeds"),
         ({"seeds": [-1]}, "seeds is -1"),
         ({"tokens": [-1]}, "tokens is -1"),
+        ({"tokens": [1, 2]}, "1 and 2 tokens are both 1 steps of"),
         ({"tokens": [0, 1000]}, "0, which only cuts, beside 1000"),
         ({"tokens": [0], "recipes": [SCRATCH]}, "scratch starts from random parameters"),
         ({"baseline": "best"}, "'best' is no recipe; there are width"),
