@@ -12,7 +12,7 @@ from openba_jax.models.axes import LAYERS, AxisTable, axis_of, join
 from openba_jax.models.base import Model
 from openba_jax.pruning.compensation.refit import NO_COMPENSATION, check_compensation
 from openba_jax.pruning.criteria import registry
-from openba_jax.pruning.criteria.base import RANDOM, WITHOUT_TEXT, Scores
+from openba_jax.pruning.criteria.base import RANDOM, WITHOUT_TEXT, Scores, check_keys
 from openba_jax.pruning.plan import Plan, pruned_model
 from openba_jax.pruning.selection import Selection, best, drawn, targets_of
 
@@ -136,10 +136,12 @@ class Stage:
         """How each of some keys is chosen.
 
         Raises:
-          UserError: `method` has none for a key, names what is not cut, or one is unknown.
+          UserError: `method` has none for a key, names what is not cut, or one is unknown or
+            scores no such axis.
         """
         if isinstance(self.method, str):
             check_method(self.method)
+            check_keys(self.method, targets)
             return dict.fromkeys(targets, self.method)
         found: dict[str, str] = {}
         used: set[str] = set()
@@ -153,6 +155,7 @@ class Stage:
             used.add(name)
             found[key] = self.method[name]
             check_method(found[key])
+            check_keys(found[key], [key])
         if unused := sorted(set(self.method) - used):
             raise UserError(
                 f"stage {self.name} has a method for {unused[0]}, which it does not cut."

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from absl import flags
 
@@ -23,15 +22,16 @@ def main(argv: Sequence[str]) -> None:
     """Reports the runs that are named on the command line."""
     from openba_jax.errors import UserError
     from openba_jax.files import write_atomically
+    from openba_jax.paths import check_output_folder, local, reject_overlap
     from openba_jax.report import page, plots
     from openba_jax.report.runs import read_runs
     from openba_jax.report.tables import tables
 
     if len(argv) < 2:
         raise UserError("name one or more run folders, such as `openba-report runs/small`.")
-    output, over = Path(flags.FLAGS.output), flags.FLAGS.over
-    if output.exists() and not output.is_dir():
-        raise UserError(f"--output={output} is a file; name a folder.")
+    output, over = check_output_folder(local(flags.FLAGS.output)), flags.FLAGS.over
+    for run in argv[1:]:
+        reject_overlap(local(run), output, "folder of a run")
     runs = read_runs(argv[1:])
     found = tables(runs, over)
     image = output / "report.png"

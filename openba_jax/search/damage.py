@@ -31,9 +31,6 @@ def layers_kept(grid: Grid, scores: Scores) -> dict[str, list[list[int]]]:
     }
 
 
-OF_LAYERS = ("leave_one_out", "block_influence", "leave_out_in_turn")
-"""Criteria that score nothing else."""
-
 MEASURED, SCORES = "measured", "scores"
 ESTIMATES = (MEASURED, SCORES)
 """`measured`: the sum of `curves` over dimensions; `scores`: of the scores of all that goes."""

@@ -23,7 +23,8 @@ from openba_jax.models.axes import LAYERS, VOCAB, axis_of
 from openba_jax.models.base import Model
 from openba_jax.paths import check_output_folder, local, reject_overlap
 from openba_jax.pruning.compensation.refit import check_compensation
-from openba_jax.pruning.criteria.base import RANDOM, Scores, score_shape
+from openba_jax.pruning.criteria.base import RANDOM, Scores, check_keys, score_shape
+from openba_jax.pruning.selection import chosen
 from openba_jax.pruning.stages import NO_COMPENSATION, Stage, check_method
 from openba_jax.pruning.vocabulary import pieces_of, prune_vocabulary, sum_counts
 from openba_jax.search import report, stage_file
@@ -33,7 +34,6 @@ from openba_jax.search.damage import (
     ESTIMATES,
     IN_NATS,
     MEASURED,
-    OF_LAYERS,
     SCORES,
     damage_by_curves,
     damage_by_scores,
@@ -45,7 +45,7 @@ from openba_jax.search.scoring import scores_of_ancestor, subject_of
 from openba_jax.search.shapes import Shape, Shapes, figures, stage_of
 from openba_jax.search.speed import milliseconds_per_token
 from openba_jax.staged.ancestor import Ancestor, open_ancestor
-from openba_jax.staged.checks import check_data, check_mixtures, check_stages
+from openba_jax.staged.checks import check_data, check_mesh, check_mixtures, check_stages
 from openba_jax.staged.corpora import Corpora
 from openba_jax.staged.models import ANCESTOR, Models, ScheduleWindow, pruned_name
 from openba_jax.staged.results import evaluations
@@ -138,6 +138,7 @@ class Search:
         self._check_vocabularies()
         check_mixtures({self.recover.mixture}, self._opened.model.config)
         check_data(self.data, {self.recover.mixture})
+        check_mesh(self.mesh_shape, self.data.batch_size)
         grid = grid_of(self._opened.model, self.axes, self.multiples)
         if not grid.moving and not self.vocabularies:
             raise UserError("nothing can move; name other axes, or smaller multiples.")
@@ -154,8 +155,8 @@ class Search:
         """Checks how shapes are estimated and cut.
 
         Raises:
-          UserError: an estimate or a criterion is unknown, a criterion draws or is of layers alone,
-            or scores are to be added that are no changes of the loss.
+          UserError: an estimate or a criterion is unknown, a criterion draws or does not score what
+            may move, or scores are to be added that are no changes of the loss.
         """
         if self.estimate not in ESTIMATES:
             raise UserError(
@@ -170,10 +171,9 @@ class Search:
                     f"scores by {method} are no changes of the loss and cannot be added; choose "
                     f"{' or '.join(IN_NATS)}, or the estimate {MEASURED}."
                 )
-        if self.width_method in OF_LAYERS:
-            raise UserError(
-                f"{self.width_method} scores layers alone; choose taylor, say, for widths."
-            )
+        moved = chosen(self._opened.model.axes, self.axes)
+        for layers, method in ((True, self.layer_method), (False, self.width_method)):
+            check_keys(method, [key for key in moved if (axis_of(key) == LAYERS) == layers])
 
     def _check_vocabularies(self) -> None:
         """Checks that the vocabulary can be cut to what is given, with all else.

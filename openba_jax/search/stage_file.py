@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 FILE = "stage.gin"
 
 
+_OF_MACROS = ("mixture", "peak", "minimum", "tokens")
+"""Fields of the recovery that macros stand for; its tokens are RECOVER_TOKENS."""
+
+
 def check_distillation(distillation: Distillation) -> None:
     """Checks that a stage file can say how candidates are taught.
 
@@ -75,9 +79,10 @@ def text(search: Search, stage: Stage, found: str, recover_tokens: int) -> str:
     bindings = {
         "cut/Stage.compensation": stage.compensation,
         "cut/Stage.calibration_batches": stage.calibration_batches,
-        "recover/Phase.warmup_share": recover.warmup_share,
-        "recover/Phase.weight_decay": recover.weight_decay,
     }
+    for name, value in dataclasses.asdict(recover).items():
+        if name not in _OF_MACROS:
+            bindings[f"recover/Phase.{name}"] = value
     lines = [
         f"# What a search found: {found}",
         "#",

@@ -18,6 +18,7 @@ from openba_jax.files import write_atomically
 from openba_jax.models.config import ModelConfig
 from openba_jax.models.registry import model_of
 from openba_jax.objectives.mixture import get_mixture, mixture_names
+from openba_jax.parallel import sharding
 from openba_jax.paths import local
 from openba_jax.pruning.compensation.refit import NO_COMPENSATION, check_compensation
 from openba_jax.pruning.plan import Plan, pruned_model
@@ -26,6 +27,7 @@ from openba_jax.pruning.stages import RANDOM, Stage, apply_stage, check_method
 from openba_jax.pruning.vocabulary import SPECIAL_TOKENS
 from openba_jax.staged.models import OWN_TEACHERS
 from openba_jax.staged.settings import Data
+from openba_jax.training.train_step import check_batch_size
 
 
 def check_mixtures(mixtures: Collection[str], model: ModelConfig) -> None:
@@ -42,6 +44,15 @@ def check_mixtures(mixtures: Collection[str], model: ModelConfig) -> None:
                 f"the mixture {name} is for models of the kind {layout!r}, and the family "
                 f"{model.family} is of the kind {wanted!r}, for which there are {', '.join(known)}."
             )
+
+
+def check_mesh(mesh_shape: Sequence[int], batch_size: int) -> None:
+    """Checks that the devices of this machine make the mesh, and that it divides a batch.
+
+    Raises:
+      UserError: they do not, or it does not.
+    """
+    check_batch_size(batch_size, 1, sharding.make_mesh(mesh_shape))
 
 
 def check_data(data: Data, mixtures: Collection[str]) -> None:

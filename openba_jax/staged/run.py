@@ -22,6 +22,7 @@ from openba_jax.pruning.stages import Stage, at_random, merge_stages
 from openba_jax.staged.ancestor import Ancestor, open_ancestor
 from openba_jax.staged.checks import (
     check_data,
+    check_mesh,
     check_mixtures,
     check_stages,
     check_teachers,
@@ -121,6 +122,7 @@ class Pipeline:
         if self.seed < 0:
             raise UserError(f"seed is {self.seed}; it must be at least 0.")
         check_data(self.data, self._mixtures)
+        check_mesh(self.mesh_shape, self.data.batch_size)
         check_stages(self.stages, plan, pieces)
         check_teachers(self.stages, model)
 

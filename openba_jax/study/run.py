@@ -20,6 +20,7 @@ from openba_jax.paths import check_output_folder, local, reject_overlap
 from openba_jax.staged.ancestor import Ancestor, open_ancestor
 from openba_jax.staged.checks import (
     check_data,
+    check_mesh,
     check_mixtures,
     check_stages,
     check_teachers,
@@ -133,6 +134,7 @@ class Study:
                 f"{known[0]}."
             )
         check_data(self.data, mixtures)
+        check_mesh(self.mesh_shape, self.data.batch_size)
 
     def _check_recipes(self) -> set[str]:
         """Checks that all recipes can be cut and trained from the ancestor.

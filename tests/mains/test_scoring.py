@@ -94,5 +94,5 @@ def test_scores_that_do_not_fit_are_refused(
         "--method=taylor",
     )
     assert "has the scores of another checkpoint" in other.stderr
-    assert "activations score no layers" in refused("pruning", "--method=activation", stores, *TEXT)
+    assert "activation scores no layers" in refused("pruning", "--method=activation", stores, *TEXT)
     assert "no axis 'mpl' that can be cut; did you mean mlp?" in refused("pruning", "--axes=mpl")

@@ -234,7 +234,7 @@ def test_what_cannot_be_scored_is_said() -> None:
     subject = subject_of(model, params)
     with pytest.raises(UserError, match="no pruning criterion is called 'tailor'"):
         score("tailor", subject, ["embed"])
-    with pytest.raises(UserError, match="activations score no layers"):
+    with pytest.raises(UserError, match="activation scores no layers"):
         score("activation", subject, ["decoder/layers"])
     with pytest.raises(UserError, match="block_influence scores layers, and embed is none"):
         score("block_influence", subject, ["embed"])

@@ -118,6 +118,20 @@ def test_rates_and_losses_of_d_ul2(tmp_path: Path) -> None:
     assert "held-out batches" in tables([run], "steps")[1].rows[1]
 
 
+@pytest.mark.parametrize("output", ["pipeline", "pipeline/models/run/report", "new/../pipeline"])
+def test_a_report_is_written_beside_runs_and_not_over_theirs(
+    output: str, tmp_path: Path, run_main: Any
+) -> None:
+    run = tmp_path / "pipeline/models/run"
+    write_run(run, [3.0])
+    (tmp_path / "pipeline/report.md").write_text("of the pipeline")
+    done = run_main(str(run), f"--output={tmp_path / output}")
+    assert done.returncode == 2
+    assert "the folder of a run, which is only read" in done.stderr
+    assert (tmp_path / "pipeline/report.md").read_text() == "of the pipeline"
+    assert run_main(str(run), "--output=").returncode == 2
+
+
 @pytest.mark.parametrize(
     ("names", "message"),
     [

@@ -187,6 +187,7 @@ def test_another_model_under_a_run_is_refused(tmp_path: Path, corpus: Path, ance
         ({"recover_controls": Phase("o_ul2", 1e-3, 1e-4)}, "o_ul2 and recover on ul2"),
         ({"eval_every": 0}, "eval_every is 0"),
         ({"seed": -1}, "seed is -1"),
+        ({"mesh_shape": (3, 5, 7)}, r"mesh_shape \(3, 5, 7\) does not fit"),
         (
             {"stages": [dataclasses.replace(WIDTH, distillation=Distillation("nowhere"))]},
             "nowhere of the stage width does not exist; name a model folder, or ancestor or before",

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from openba_jax.errors import UserError
-from openba_jax.models.axes import LAYERS, Grouped, axis_of, stack_of
+from openba_jax.models.axes import Grouped, axis_of, stack_of
 from openba_jax.models.base import Batch, Params
 from openba_jax.nn import probes
 from openba_jax.nn.layers import LayerNorm, Projection, RMSNorm
@@ -35,10 +35,6 @@ def _activation(
 ) -> Scores:
     """Scores by activations, float64; see the docstring of this module."""
     axes, model = subject.axes, subject.scanned
-    if layers := [key for key in keys if axis_of(key) == LAYERS]:
-        raise UserError(
-            f"activations score no layers, and {layers[0]} are some; use block_influence or taylor."
-        )
     followed = {c.outer: c.inner for c in axes.couplings if isinstance(c, Grouped)}
     wanted = {followed.get(key, key) for key in keys}
 
@@ -122,9 +118,9 @@ def _of_all(rows: np.ndarray, how: str) -> np.ndarray:
     return rows.var(axis=-2) if how == "variance" else rows.mean(axis=-2)
 
 
-criterion("activation")(_activation)
+criterion("activation", layers=False)(_activation)
 for _rows, _tokens in itertools.product(AGGREGATIONS, repeat=2):
     if (_rows, _tokens) != ("mean", "mean"):
-        criterion(f"activation_{_rows}_{_tokens}")(
+        criterion(f"activation_{_rows}_{_tokens}", layers=False)(
             functools.partial(_activation, over_rows=_rows, over_tokens=_tokens)
         )

@@ -125,12 +125,23 @@ WITHOUT_TEXT = {RANDOM}
 """Methods that look at parameters alone, or at nothing."""
 
 
-def criterion(name: str, *, looks_at_text: bool = True) -> Callable[[Criterion], Criterion]:
+OF_LAYERS: set[str] = set()
+"""Criteria that score layers alone."""
+
+OF_WIDTH: set[str] = set()
+"""Criteria that score everything but layers."""
+
+
+def criterion(
+    name: str, *, looks_at_text: bool = True, layers: bool = True, width: bool = True
+) -> Callable[[Criterion], Criterion]:
     """Registers a criterion under a name.
 
     Args:
       name: of the criterion.
       looks_at_text: whether it needs calibration batches.
+      layers: whether it scores layers.
+      width: whether it scores what is in layers, and channels.
 
     Raises:
       UserError: the name is taken.
@@ -142,6 +153,10 @@ def criterion(name: str, *, looks_at_text: bool = True) -> Callable[[Criterion],
         CRITERIA[name] = function
         if not looks_at_text:
             WITHOUT_TEXT.add(name)
+        if not width:
+            OF_LAYERS.add(name)
+        if not layers:
+            OF_WIDTH.add(name)
         return function
 
     return register
@@ -153,17 +168,21 @@ def score_shape(axes: AxisTable, key: str) -> tuple[int, ...]:
     return (axes.sizes[key],) if of_layers is None else (axes.sizes[of_layers], axes.sizes[key])
 
 
-def only_layers(name: str, keys: Collection[str]) -> None:
-    """Checks that a criterion of layers is asked for layers.
+def check_keys(name: str, keys: Collection[str]) -> None:
+    """Checks that a criterion scores what it is asked for.
 
     Raises:
-      UserError: it is not.
+      UserError: it scores layers alone, or none, and is asked for others.
     """
-    others = [key for key in keys if axis_of(key) != LAYERS]
-    if others:
-        raise UserError(
-            f"{name} scores layers, and {others[0]} is none; choose another criterion for it."
-        )
+    for key in keys:
+        if name in OF_LAYERS and axis_of(key) != LAYERS:
+            raise UserError(
+                f"{name} scores layers, and {key} is none; choose another criterion for it."
+            )
+        if name in OF_WIDTH and axis_of(key) == LAYERS:
+            raise UserError(
+                f"{name} scores no layers, and {key} are some; use block_influence or taylor."
+            )
 
 
 def check_scores(name: str, scores: Mapping[str, np.ndarray]) -> None:

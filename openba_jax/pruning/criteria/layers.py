@@ -23,14 +23,13 @@ from openba_jax.models.base import Batch, Model, Params
 from openba_jax.nn import probes
 from openba_jax.nn.losses import token_cross_entropy
 from openba_jax.parallel import sharding
-from openba_jax.pruning.criteria.base import Scores, Subject, criterion, only_layers
+from openba_jax.pruning.criteria.base import Scores, Subject, criterion
 from openba_jax.pruning.plan import Plan, pruned_model
 
 
-@criterion("block_influence")
+@criterion("block_influence", width=False)
 def block_influence(subject: Subject, keys: Collection[str]) -> Scores:
     """1 - cos(input, output) of each layer, mean over tokens that are no padding."""
-    only_layers("block_influence", keys)
     model = subject.scanned
 
     def observe(params: Params, batch: Batch) -> dict[str, jax.Array]:
@@ -60,10 +59,9 @@ def block_influence(subject: Subject, keys: Collection[str]) -> Scores:
     return {key: total(key) / total(f"{key.rpartition('/')[0]} tokens") for key in keys}
 
 
-@criterion("leave_one_out")
+@criterion("leave_one_out", width=False)
 def leave_one_out(subject: Subject, keys: Collection[str]) -> Scores:
     """What the loss rises by without each layer, nats per target token: a forward step each."""
-    only_layers("leave_one_out", keys)
     losses = _Losses(subject)
     depths = {key: subject.axes.sizes[key] for key in keys}
     whole = losses.without({})
@@ -73,14 +71,13 @@ def leave_one_out(subject: Subject, keys: Collection[str]) -> Scores:
     }
 
 
-@criterion("leave_out_in_turn")
+@criterion("leave_out_in_turn", width=False)
 def leave_out_in_turn(subject: Subject, keys: Collection[str]) -> Scores:
     """The rank in which layers of a stack go, 0 first, if ever the one goes that is missed least.
 
     After each removal the others are tried anew, in the model without it: some depth^2 / 2 forward
     steps for a stack. Other stacks are whole.
     """
-    only_layers("leave_out_in_turn", keys)
     losses = _Losses(subject)
     scores = {}
     for key in keys:

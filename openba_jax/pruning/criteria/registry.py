@@ -9,7 +9,7 @@ from openba_jax.cli.progress import show_progress
 from openba_jax.errors import UserError
 from openba_jax.language import told
 from openba_jax.pruning.criteria import activation, base, gradients, layers, magnitude  # noqa: F401
-from openba_jax.pruning.criteria.base import RANDOM, Scores, Subject, check_scores
+from openba_jax.pruning.criteria.base import RANDOM, Scores, Subject, check_keys, check_scores
 
 
 def names() -> tuple[str, ...]:
@@ -27,6 +27,7 @@ def score(name: str, subject: Subject, keys: Collection[str]) -> Scores:
     if name not in base.CRITERIA:
         known = ", ".join(names())
         raise UserError(f"no pruning criterion is called {name!r}; known are {known}.")
+    check_keys(name, keys)
     with show_progress(told("scoring by {method}", method=name)):
         scores = base.CRITERIA[name](subject, keys)
     check_scores(name, scores)
