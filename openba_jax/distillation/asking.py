@@ -12,6 +12,7 @@ from openba_jax.distillation.answers import Answers, write_answers
 from openba_jax.distillation.descent import Party
 from openba_jax.distillation.settings import Distillation
 from openba_jax.distillation.teacher import open_teacher, party_of
+from openba_jax.errors import UserError
 from openba_jax.parallel import hardware, sharding
 
 
@@ -40,9 +41,14 @@ def ask(
       progress: show how far it is.
 
     Raises:
-      UserError: see `teacher.open_teacher` and `answers.write_answers`; or a batch is not for the
-        teacher.
+      UserError: see `teacher.open_teacher` and `answers.write_answers`; a batch is not for the
+        teacher; or the mixture moves its rates, so that no run has these batches.
     """
+    if batches.mixture.rule is not None:
+        raise UserError(
+            f"the mixture {batches.mixture.name} moves its rates as a run goes on, and answers are "
+            "to fixed batches; choose another, or name the teacher itself in the run."
+        )
     source, folder = paths.local(settings.teacher), paths.local(output)
     for read in (settings.teacher, student):
         if read is not None:

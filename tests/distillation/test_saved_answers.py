@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -17,10 +18,12 @@ from toy_run import ToyBatches, folder_hashes, saved_state, toy_train
 from openba_jax.checkpoints import model_folder, training_state
 from openba_jax.distillation import answers as answering
 from openba_jax.distillation import teacher as teaching
+from openba_jax.distillation.asking import ask
 from openba_jax.distillation.divergences import DIVERGENCES
 from openba_jax.distillation.lessons import lesson_of_run
 from openba_jax.distillation.settings import Distillation
 from openba_jax.errors import UserError
+from openba_jax.objectives.mixture import get_mixture
 from openba_jax.parallel import sharding
 from openba_jax.training import train_step
 from openba_jax.training.records import metrics
@@ -102,6 +105,13 @@ def test_answers_teach_what_their_teacher_does(
     )
     with pytest.raises(UserError, match="this mixture moves its rates; name the teacher itself"):
         lesson_of_run(settings_of(given), student, mesh, SMALL, {}, 12, adapts=True)
+
+
+def test_answers_to_batches_that_move_are_not_written(tmp_path: Path, ancestor: Path) -> None:
+    moving = SimpleNamespace(mixture=get_mixture("d_ul2"))
+    with pytest.raises(UserError, match="the mixture d_ul2 moves its rates"):
+        ask(settings_of(ancestor), moving, "none", str(tmp_path / "made"), steps=2, top=3)
+    assert not (tmp_path / "made").exists()
 
 
 def test_a_run_goes_on_with_its_answers(tmp_path: Path, few_words: Path, given: Path) -> None:
