@@ -105,21 +105,12 @@ def execute(sweep: Sweep, arguments: Sequence[str]) -> list[Run]:
       UserError: a folder holds a run with other arguments.
     """
     runs, root, failed = runs_of(sweep.grid), Path(sweep.output_dir), []
+    _check_folders(sweep, runs, arguments)
     seconds = [took for run in runs if (took := _seconds(root, run)) is not None]
     for number, run in enumerate(runs):
         argv = command(sweep, run, arguments)
         started, done = (root / f"{run.name}.{mark}" for mark in ("started", "done"))
-        wanted = json.dumps(argv[1:], indent=1)
-        folder = root / run.name
-        if (
-            started.exists()
-            and started.read_text() != wanted
-            and (folder.exists() or done.exists())
-        ):
-            raise UserError(
-                f"{folder} holds a run with other arguments; "
-                "choose another OUTPUT_DIR, or repeat the arguments."
-            )
+        wanted = _known_by(argv)
         head = f"[{number + 1}/{len(runs)}] {run.name}"
         if done.exists():
             sys.stdout.write(f"{head}: done before\n")
@@ -139,6 +130,31 @@ def execute(sweep: Sweep, arguments: Sequence[str]) -> list[Run]:
             write_atomically(done, wanted)
             seconds.append(_seconds(root, run) or 0.0)
     return failed
+
+
+def _check_folders(sweep: Sweep, runs: Sequence[Run], arguments: Sequence[str]) -> None:
+    """Checks that no folder holds a run with other arguments, before any run begins.
+
+    Raises:
+      UserError: one does.
+    """
+    for run in runs:
+        folder = Path(sweep.output_dir) / run.name
+        started, done = (folder.with_name(f"{run.name}.{mark}") for mark in ("started", "done"))
+        if (
+            started.exists()
+            and started.read_text() != _known_by(command(sweep, run, arguments))
+            and (folder.exists() or done.exists())
+        ):
+            raise UserError(
+                f"{folder} holds a run with other arguments; "
+                "choose another OUTPUT_DIR, or repeat the arguments."
+            )
+
+
+def _known_by(argv: Sequence[str]) -> str:
+    """The arguments of a run as its folder keeps them."""
+    return json.dumps(argv[1:], indent=1)
 
 
 def _seconds(root: Path, run: Run) -> float | None:
@@ -265,6 +281,8 @@ def main(argv: Sequence[str]) -> None:
     sweep = dataclasses.replace(sweep, output_dir=str(local(sweep.output_dir)))
     check_output_folder(sweep.output_dir)
     failed = execute(sweep, argv[1:])
+    if len(failed) == len(runs_of(sweep.grid)):  # A table of an earlier sweep stays.
+        raise UserError(f"all {len(failed)} runs failed; see their logs in {sweep.output_dir}.")
     sys.stdout.write(write_comparison(sweep))
     if failed:
         raise UserError(f"{len(failed)} runs failed; see their logs in {sweep.output_dir}.")

@@ -56,8 +56,11 @@ def _check_flags() -> None:
       UserError: there are some.
     """
     from openba_jax.errors import UserError
+    from openba_jax.paths import check_output_folder
 
     values = flags.FLAGS
+    if values.output:
+        check_output_folder(values.output)
     for name in ("batches", "remats", "meshes", "compilations"):
         if values[name].present and not values.search:
             raise UserError(f"--{name} is for --search.")

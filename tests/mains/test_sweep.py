@@ -88,6 +88,13 @@ def test_failed_runs_go_on_and_finished_ones_stay(
     others = [f"--gin_bindings=PERMIT = {permit}", "--gin_bindings=SEED = 2"]
     with pytest.raises(UserError, match="other arguments"):
         sweep.execute(toy, others)
+    # The first run could be done otherwise, and another one forbids it: none begins.
+    shutil.rmtree(folders[0])
+    folders[0].with_name(f"{folders[0].name}.done").unlink()
+    with pytest.raises(UserError, match="other arguments"):
+        sweep.execute(toy, others)
+    assert not folders[0].exists()
+    assert sweep.execute(toy, arguments) == []
     # What died before it made anything may be started otherwise.
     for run in sweep.runs_of(toy.grid):
         shutil.rmtree(Path(toy.output_dir) / run.name)
