@@ -146,6 +146,7 @@ def define_flags() -> None:
         "seed",
         None,
         "split: of the draws, 423 as the original. show: 0. teacher: 1234, of the run.",
+        lower_bound=0,
     )
     flags.DEFINE_string(
         "mixture",

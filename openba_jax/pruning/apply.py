@@ -244,13 +244,14 @@ def _check_text(stage: Stage, calibration: Calibration | None, scores: str | Pat
         return
     if stage.compensation != NO_COMPENSATION:
         raise UserError(
-            f"the compensation {stage.compensation} needs text to fit on; give calibration batches."
+            f"the compensation {stage.compensation} needs text to fit on; give calibration batches "
+            "(--calibration_stores)."
         )
     if stage.looks_at_text and scores is None:
         method = sorted(stage.methods - WITHOUT_TEXT)[0]
         raise UserError(
-            f"the method {method} needs text to look at the model with; give calibration batches, "
-            "or scores that have seen some."
+            f"the method {method} needs text to look at the model with; give calibration batches "
+            "(--calibration_stores), or scores that have seen some."
         )
 
 

@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from openba_jax.errors import UserError
+from openba_jax.models.axes import axis_of
 from openba_jax.pruning.criteria.base import RANDOM
-from openba_jax.pruning.stages import Stage
+from openba_jax.pruning.stages import ELSE, Stage
 from openba_jax.staged.models import ScheduleWindow
 from openba_jax.staged.settings import Phase
 
@@ -24,7 +25,8 @@ class Recipe:
     Attributes:
       name: of the recipe.
       stages: what is cut, in order; their `recover_tokens` are the study's to give.
-      method: how all stages choose; empty: as each stage says.
+      method: how all stages choose; empty: as each stage says. Of several, a stage takes those for
+        axes that it cuts.
       compensation: what all stages fit anew after a cut; empty: as each stage says.
       distillation: how all stages learn from a teacher; None: as each stage says.
       shares: share of the tokens that each stage recovers with, only their ratios count; empty:
@@ -98,7 +100,7 @@ class Recipe:
         for stage in self.stages:
             changes: dict[str, Any] = {"seed": stage.seed + seed}
             if self.method:
-                changes["method"] = self.method
+                changes["method"] = _methods_for(stage, self.method)
             if self.compensation:
                 changes["compensation"] = self.compensation
             if self.distillation is not None:
@@ -125,6 +127,17 @@ class Recipe:
                 windows.append(ScheduleWindow(max(1, steps), 0, part))
             before += steps
         return windows
+
+
+def _methods_for(stage: Stage, method: str | Mapping[str, str]) -> str | dict[str, str]:
+    """What a recipe says of the axes that a stage cuts."""
+    if isinstance(method, str):
+        return method
+    cut = {axis_of(name) for name in stage.all_sizes}
+    named = {name: how for name, how in method.items() if name != ELSE and axis_of(name) in cut}
+    if ELSE in method and cut - set(map(axis_of, named)):
+        named[ELSE] = method[ELSE]
+    return named or RANDOM
 
 
 def draws(stage: Stage) -> bool:

@@ -47,6 +47,18 @@ def test_a_recipe_speaks_for_all_of_its_stages() -> None:
     assert stages[0].seed == LAYERS.seed + 2
 
 
+def test_a_stage_takes_the_methods_of_the_axes_that_it_cuts() -> None:
+    by = {"layers": "block_influence", "*": "taylor"}
+    fewer, both = Stage("fewer", sizes={"layers": 2}), Stage("both", mlp=8, sizes={"layers": 2})
+    stages = Recipe("a", [fewer, WIDTH, both, LAYERS], method=by).stages_for(0)
+    assert [stage.method for stage in stages] == [
+        {"layers": "block_influence"},
+        {"*": "taylor"},
+        by,
+        "random",
+    ]
+
+
 def test_cells_share_what_they_make_alike() -> None:
     plain = Recipe("ce", [WIDTH], method="magnitude")
     taught = Recipe("kl", [WIDTH], method="magnitude", distillation=KL)
