@@ -41,8 +41,8 @@ def check_finite(
         if not all(math.isfinite(float(values[name])) for values in steps):
             raise UserError(
                 f"{name} is not finite in the steps before {step} of {folder}, which began with "
-                "finite parameters; lower the learning rate, look at the data, or set NOT_FINITE = "
-                f"'skip' ({_what_is_saved(newest)})."
+                "finite parameters; lower the learning rate, look at the data, or let openba-train "
+                f"go on by NOT_FINITE = 'skip' ({_what_is_saved(newest)})."
             )
 
 
