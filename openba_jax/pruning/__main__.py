@@ -37,6 +37,8 @@ def main(argv: Sequence[str]) -> None:
     reject_overlap(source, output, "checkpoint to score")
     for store in values.calibration_stores:
         reject_store(store, output)
+    if output.exists():  # Scores may be made again; nothing else is written over.
+        saved_scores.read(output)
     opened = open_checkpoint(source)
     keys = chosen(opened.model.axes, values.axes)
     methods = Stage("score", method=calibration_flags.methods(values.method)).methods_of(keys)

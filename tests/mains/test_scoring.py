@@ -80,6 +80,11 @@ def test_scores_that_do_not_fit_are_refused(
     lost = run("pruning", f"--input={ancestor}", f"--output={store}.json", stores, *TEXT)
     assert lost.returncode == 2
     assert "the token store, which is only read" in lost.stderr
+    (tmp_path / "notes").write_text("mine")
+    lost = run("pruning", f"--input={ancestor}", f"--output={tmp_path}/notes", stores, *TEXT)
+    assert lost.returncode == 2
+    assert "notes is no file of scores" in lost.stderr
+    assert (tmp_path / "notes").read_text() == "mine"
     assert "needs text to fit on" in refused("prune", "--mlp=4", "--compensation=ridge")
     assert "--calibration_seed without --calibration_stores" in refused(
         "prune", "--mlp=4", "--calibration_seed=3"
