@@ -229,8 +229,8 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
 
 def test_other_settings_are_refused(tmp_path: Path) -> None:
     claim_folder(tmp_path / "run", "a = 1\n")
-    (tmp_path / "run/data/full").mkdir(parents=True)
     claim_folder(tmp_path / "run", "a = 1\nb = 1\n")  # Nothing was made yet.
+    (tmp_path / "run/data/full").mkdir(parents=True)
     (tmp_path / "run/data/full/tokenizer.model").write_text("made")
     claim_folder(tmp_path / "run", "a = 1\nb = 1\n")
     assert (tmp_path / "run/data/full/tokenizer.model").exists()
