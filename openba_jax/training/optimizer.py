@@ -132,8 +132,9 @@ def inverse_square_root(peak: float, warmup_steps: int) -> optax.Schedule:
     al. 2020, arXiv:1910.10683, 3.1.2).
 
     Raises:
-      UserError: there is no step before it falls.
+      UserError: there is no step before it falls, or the rate cannot be one.
     """
+    check_rates(peak)
     if warmup_steps < 1:
         raise UserError(f"warmup_steps is {warmup_steps}; it must be at least 1.")
 
